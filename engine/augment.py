@@ -1,0 +1,59 @@
+"""Augmentation on batches: one affine and one intensity change an image, drawn for a whole epoch at once.
+
+Draws depend on seed, epoch and the sample's place alone, so the number of workers never changes them.
+Legend: N samples of the epoch, B batch, H, W view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """Ranges: degrees, relative scale, shift as share of the view, and exponents / factors of intensity."""
+
+    rotation_deg: float = 20.0
+    scale: float = 0.15
+    shift: float = 0.08
+    gamma: float = 0.3
+    contrast: float = 0.2
+    flip: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Affine matrices [N, 2, 3] in normalised output->input coordinates, gamma [N], contrast [N]."""
+
+    affine_N23: Tensor
+    gamma_N: Tensor
+    contrast_N: Tensor
+
+    def at(self, index_B: Tensor) -> Draws:
+        """The draws of some samples."""
+        return Draws(self.affine_N23[index_B], self.gamma_N[index_B], self.contrast_N[index_B])
+
+
+def draw(count: int, ranges: Augmentation, *, seed: int, epoch: int) -> Draws:
+    """Draws of one epoch for ``count`` samples."""
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    u = torch.rand((count, 7), generator=generator) * 2 - 1
+    angle = u[:, 0] * torch.pi * ranges.rotation_deg / 180
+    zoom = 1 + u[:, 1] * ranges.scale
+    mirror = torch.where(u[:, 2] < 2 * ranges.flip - 1, -1.0, 1.0)
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    shift_x, shift_y = u[:, 3] * 2 * ranges.shift, u[:, 4] * 2 * ranges.shift
+    rows = torch.stack([cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y], 1)
+    return Draws(rows.reshape(-1, 2, 3), (u[:, 5] * ranges.gamma).exp(), 1 + u[:, 6] * ranges.contrast)
+
+
+def augmented(x_B1HW: Tensor, draws: Draws) -> Tensor:
+    """Warped and re-exposed images, still in [0, 1]; outside the image is black."""
+    grid = F.affine_grid(draws.affine_N23, list(x_B1HW.shape), align_corners=False)
+    warped = F.grid_sample(x_B1HW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    exposed = warped.clamp(1e-6, 1) ** draws.gamma_N[:, None, None, None]
+    return (exposed * draws.contrast_N[:, None, None, None]).clamp(0, 1)

@@ -1,0 +1,223 @@
+"""The books of an output folder: shards committed whole, and the proof that every input ended once.
+
+    DIR/plan.parquet            every input, written first
+    DIR/shards/00042/           appears by one rename, with its tables and shard.json (counts, digests)
+    DIR/manifest.json           written last; ``complete`` is true only then
+    DIR/.lease                  held by flock while a job runs; the kernel drops it when the holder dies
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine import schema
+from engine.errors import BooksError, LeaseHeldError, TableError
+from engine.manifest import MANIFEST_NAME, now, read_json, replacing, sha256_of_file, sync, write_json
+
+PLAN_NAME = "plan.parquet"
+REJECT_TABLES = ("filtered", "quarantine")
+COUNT_NAMES = {"samples": "samples", "predictions": "scored", "filtered": "filtered", "quarantine": "quarantined"}
+"""Table to the name of its row count in manifests and summaries."""
+
+
+def begin(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the manifest of a job that starts, or accept the one it resumes.
+
+    Raises:
+        TableError: the folder was begun by another kind of job or with another configuration.
+    """
+    path = folder / MANIFEST_NAME
+    if path.exists():
+        earlier = read_json(path)
+        for name in ("kind", "config_sha256"):
+            if earlier.get(name) != facts[name]:
+                raise TableError(f"{folder} was begun with another configuration ({name}): choose another --out")
+        return
+    write_json(path, {**facts, "started": now(), "complete": False})
+
+
+def close(folder: Path, plan: pa.Table, facts: Mapping[str, Any]) -> dict[str, int]:
+    """Write the manifest of a finished job, last of all files; returns its counts."""
+    manifest = read_json(folder / MANIFEST_NAME)
+    if manifest["complete"]:
+        return dict(manifest["counts"])
+    counts = totals(folder, plan)
+    clear_staging(folder)
+    write_json(folder / MANIFEST_NAME, {**manifest, **facts, "counts": counts, "finished": now(), "complete": True})
+    return counts
+
+
+@contextmanager
+def lease(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process.
+
+    Raises:
+        LeaseHeldError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lease").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LeaseHeldError(f"another job is writing to {folder}: wait for it, or choose --out") from error
+        yield
+
+
+def write_plan(folder: Path, plan: pa.Table) -> None:
+    """Write the plan; an earlier plan of the same inputs is left as it is.
+
+    Raises:
+        TableError: the folder was begun on other inputs.
+    """
+    path = folder / PLAN_NAME
+    if path.exists():
+        if not pq.read_table(path).select(plan.column_names).equals(plan):
+            raise TableError(f"{folder} was begun on other inputs or another shard size: choose another --out")
+        return
+    with replacing(path) as temporary:
+        pq.write_table(plan.cast(schema.stamped(schema.PLAN, "plan")), temporary, compression="zstd")
+
+
+def read_plan(folder: Path) -> pa.Table:
+    """The plan of ``folder``.
+
+    Raises:
+        TableError: there is none.
+    """
+    return read_table(folder / PLAN_NAME)
+
+
+def read_table(path: Path) -> pa.Table:
+    """One Parquet table.
+
+    Raises:
+        TableError: absent or damaged.
+    """
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise TableError(f"{path} is absent or damaged: run `osteoray verify` on its folder") from error
+
+
+def shard_folder(folder: Path, shard: int) -> Path:
+    """Where a committed shard lies."""
+    return folder / "shards" / f"{shard:05d}"
+
+
+def missing_shards(folder: Path, plan: pa.Table) -> list[int]:
+    """Shards of the plan that are not committed yet, ascending."""
+    planned = range(plan["shard"][-1].as_py() + 1)
+    return [shard for shard in planned if not (shard_folder(folder, shard) / "shard.json").exists()]
+
+
+def commit_shard(folder: Path, shard: int, tables: Mapping[str, pa.Table]) -> dict[str, int]:
+    """Write the tables of a shard and make them appear at once; returns rows by table.
+
+    A shard that is already there is kept: both were made from the same inputs, the first one counts.
+    """
+    target = shard_folder(folder, shard)
+    staging_root = folder / ".staging"
+    staging_root.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f"{shard:05d}.", dir=staging_root))
+    counts = {name: table.num_rows for name, table in tables.items()}
+    digests = {}
+    for name, table in tables.items():
+        path = staging / f"{name}.parquet"
+        pq.write_table(table, path, compression="zstd")
+        sync(path)
+        digests[path.name] = sha256_of_file(path)
+    write_json(staging / "shard.json", {"shard": shard, "rows": counts, "sha256": digests})
+    sync(staging)
+    staging.chmod(0o755)
+    try:
+        staging.rename(target)
+    except OSError:
+        if not (target / "shard.json").exists():
+            raise
+        shutil.rmtree(staging)
+    sync(target.parent)
+    return counts
+
+
+def clear_staging(folder: Path) -> None:
+    """Remove what a killed run left half-written. Call it under the lease, with no worker running."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder / ".staging")
+
+
+def totals(folder: Path, plan: pa.Table) -> dict[str, int]:
+    """Rows by table over all committed shards, from their shard.json, named as in COUNT_NAMES."""
+    counts: Counter[str] = Counter(planned=plan.num_rows)
+    for shard in range(plan["shard"][-1].as_py() + 1):
+        path = shard_folder(folder, shard) / "shard.json"
+        if path.exists():
+            counts.update(_named(read_json(path)["rows"]))
+    return dict(counts)
+
+
+def tables_of(folder: Path, table: str) -> list[Path]:
+    """Paths of one table's parts, in shard order."""
+    return sorted((folder / "shards").glob(f"[0-9]*/{table}.parquet"))
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Prove from the files alone that every planned input ended exactly once, undamaged.
+
+    Returns the counts. Reads every file of the folder.
+
+    Raises:
+        BooksError: names the first contradiction found.
+        TableError: no manifest or plan, or a table that cannot be read.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    plan = read_plan(folder)
+    _require(bool(manifest.get("complete")), f"{folder} is not complete: run the same command again to resume")
+    planned_by_shard: dict[int, set[int]] = {}
+    for index, shard in zip(plan["instance_index"].to_pylist(), plan["shard"].to_pylist(), strict=True):
+        planned_by_shard.setdefault(shard, set()).add(index)
+    counts: Counter[str] = Counter(planned=plan.num_rows)
+    for shard, planned in planned_by_shard.items():
+        counts.update(_verify_shard(shard_folder(folder, shard), planned))
+    extra = len(list((folder / "shards").iterdir())) - len(planned_by_shard)
+    _require(extra == 0, f"{folder}/shards holds {extra} folder(s) that the plan does not know")
+    stated = manifest.get("counts", {})
+    _require(stated == dict(counts), f"the manifest states {stated}, the tables hold {dict(counts)}")
+    return dict(counts)
+
+
+def _verify_shard(folder: Path, planned: set[int]) -> Counter[str]:
+    facts = read_json(folder / "shard.json")
+    present = {entry.name for entry in os.scandir(folder)} - {"shard.json"}
+    _require(present == set(facts["sha256"]), f"{folder} holds other files than its shard.json names")
+    ended: Counter[int] = Counter()
+    for name, digest in facts["sha256"].items():
+        _require(sha256_of_file(folder / name) == digest, f"{folder / name} was changed or damaged")
+        indices = read_table(folder / name)["instance_index"].to_pylist()
+        table = name.removesuffix(".parquet")
+        _require(facts["rows"].get(table) == len(indices), f"{folder / name} has another row count than stated")
+        ended.update(indices)
+    doubled = sum(1 for count in ended.values() if count > 1)
+    _require(doubled == 0, f"{folder}: {doubled} instance(s) ended twice")
+    _require(set(ended) == planned, f"{folder}: {len(planned - set(ended))} planned instance(s) have no row")
+    return Counter(_named(facts["rows"]))
+
+
+def _named(rows: Mapping[str, int]) -> dict[str, int]:
+    return {COUNT_NAMES[table]: count for table, count in rows.items()}
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise BooksError(message)

@@ -1,0 +1,81 @@
+"""The state of a training, and its checkpoint: safetensors and JSON, nothing pickled."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from engine.distill import Trainee
+from engine.errors import TrainingError
+from engine.manifest import read_json, write_json
+from engine.models import AgeNet, ModelFacts, channels_last, save_weights
+from engine.recipe import Recipe
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """What a step changes: network in training, its moving average, optimiser, epochs and steps done."""
+
+    trainee: Trainee
+    ema: AgeNet
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    step: int = 0
+
+
+def new_state(recipe: Recipe, teacher_channels: tuple[int, ...], device: torch.device) -> State:
+    """The seeded state before the first step; adapters only where the hint term is used."""
+    torch.manual_seed(recipe.seed)
+    net = AgeNet(ModelFacts(backbone=recipe.backbone))
+    trainee = Trainee(net, teacher_channels if "hint" in recipe.distill else ())
+    channels_last(trainee).to(device)
+    ema = copy.deepcopy(net).eval().requires_grad_(requires_grad=False)
+    return State(trainee=trainee, ema=ema, optimizer=_optimizer(trainee, recipe))
+
+
+def save_state(state: State, folder: Path) -> None:
+    """Write the state into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(state.trainee, folder / "trainee.safetensors")
+    save_weights(state.ema, folder / "ema.safetensors")
+    moments: dict[str, Tensor] = {
+        f"{index}.{name}": value.contiguous()
+        for index, slots in state.optimizer.state_dict()["state"].items()
+        for name, value in slots.items()
+    }
+    safetensors.torch.save_file(moments, folder / "optimizer.safetensors")
+    write_json(folder / "state.json", {"epoch": state.epoch, "step": state.step})
+
+
+def load_state(state: State, folder: Path) -> None:
+    """Continue from ``folder``.
+
+    Raises:
+        TrainingError: the checkpoint does not fit the recipe.
+    """
+    try:
+        state.trainee.load_state_dict(safetensors.torch.load_file(folder / "trainee.safetensors"))
+        state.ema.load_state_dict(safetensors.torch.load_file(folder / "ema.safetensors"))
+        moments = safetensors.torch.load_file(folder / "optimizer.safetensors")
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise TrainingError(f"the checkpoint {folder} does not fit this recipe: choose another --out") from error
+    restored = state.optimizer.state_dict()
+    restored["state"] = {}
+    for key, value in moments.items():
+        index, _, name = key.partition(".")
+        restored["state"].setdefault(int(index), {})[name] = value
+    state.optimizer.load_state_dict(restored)
+    facts = read_json(folder / "state.json")
+    state.epoch, state.step = int(facts["epoch"]), int(facts["step"])
+
+
+def _optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
+    matrices = [p for p in trainee.parameters() if p.ndim > 1]
+    vectors = [p for p in trainee.parameters() if p.ndim <= 1]  # norms and biases are not decayed
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate)

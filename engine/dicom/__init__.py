@@ -1,0 +1,1 @@
+"""The only door to pydicom: guarded reading, header whitelist, pixels, and writing."""

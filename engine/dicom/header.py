@@ -1,0 +1,192 @@
+"""Header elements -> whitelisted columns. Names and values stay as the standard has them.
+
+Patient identity leaves this module only as an HMAC; dates leave it only as an age.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from datetime import date
+from typing import Any
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+
+from engine.dicom.guard import PARSER_ERRORS
+from engine.errors import HeaderError
+
+DAYS_PER_MONTH = 365.25 / 12
+_AGE = re.compile(r"^(\d{1,3})([DWMY])$")
+_MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
+_UID = re.compile(r"^[0-9.]{1,64}$")
+
+_KEYWORDS = (
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
+    "Modality", "Manufacturer", "BodyPartExamined", "ViewPosition", "Laterality", "ImageLaterality",
+    "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate",
+    "PixelSpacing", "PixelSpacingCalibrationType", "ImagerPixelSpacing",
+    "EstimatedRadiographicMagnificationFactor",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PresentationLUTShape",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
+)  # fmt: skip
+
+
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return tag
+
+
+TAGS: tuple[int, ...] = tuple(_tag(keyword) for keyword in _KEYWORDS)
+"""The only elements that are ever parsed before the pixel data."""
+
+
+def text(header: Dataset, keyword: str) -> str | None:
+    """The element as stripped text, its first value where it has several; None where absent or broken."""
+    value = _first(header, keyword)
+    stripped = str(value).strip("\0 ") if value is not None else ""
+    return stripped or None
+
+
+def number(header: Dataset, keyword: str) -> float | None:
+    """The element's first value as a number; None where absent, broken or not finite."""
+    return _number(_first(header, keyword))
+
+
+def integer(header: Dataset, keyword: str, default: int | None = None) -> int:
+    """The element's first value as an integer.
+
+    Raises:
+        HeaderError: absent without a default, or no whole number.
+    """
+    value = number(header, keyword)
+    if value is None and default is not None:
+        return default
+    if value is None or value != int(value):
+        raise HeaderError(f"{keyword} is missing or is no whole number")
+    return int(value)
+
+
+def columns(header: Dataset, transfer_syntax_uid: str, salt: bytes) -> dict[str, Any]:
+    """The header columns of ``schema.HEADER_FIELDS``.
+
+    Raises:
+        HeaderError: SOP instance or class UID is missing or malformed.
+    """
+    row, column, source = spacing(header)
+    return {
+        "sop_instance_uid": _uid(header, "SOPInstanceUID"),
+        "sop_class_uid": _uid(header, "SOPClassUID"),
+        "study_instance_uid": text(header, "StudyInstanceUID"),
+        "series_instance_uid": text(header, "SeriesInstanceUID"),
+        "transfer_syntax_uid": transfer_syntax_uid,
+        "modality": text(header, "Modality"),
+        "manufacturer": text(header, "Manufacturer"),
+        "photometric_interpretation": text(header, "PhotometricInterpretation"),
+        "rows": integer(header, "Rows", 0),
+        "columns": integer(header, "Columns", 0),
+        "bits_stored": integer(header, "BitsStored", 0),
+        "body_part_examined": text(header, "BodyPartExamined"),
+        "view_position": text(header, "ViewPosition"),
+        "laterality": text(header, "ImageLaterality") or text(header, "Laterality"),
+        "patient_sex": text(header, "PatientSex"),
+        "patient_key": patient_key(header, salt),
+        "age_months": age_months(header),
+        "spacing_row_mm": row,
+        "spacing_column_mm": column,
+        "spacing_source": source,
+    }
+
+
+def patient_key(header: Dataset, salt: bytes) -> str:
+    """HMAC-SHA256 of issuer and patient ID; of the study (or instance) UID where there is no patient ID.
+
+    The fall-back never merges two strangers, which an empty ID would.
+    """
+    patient = text(header, "PatientID")
+    identity = (
+        f"patient|{text(header, 'IssuerOfPatientID') or ''}|{patient}"
+        if patient
+        else f"study|{text(header, 'StudyInstanceUID') or text(header, 'SOPInstanceUID')}"
+    )
+    return hmac.new(salt, identity.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def age_months(header: Dataset) -> float | None:
+    """Chronological age at the study: PatientAge (PS3.5 AS), else StudyDate - PatientBirthDate; else None."""
+    match = _AGE.match(text(header, "PatientAge") or "")
+    if match:
+        return int(match[1]) * _MONTHS_PER_UNIT[match[2]]
+    born, studied = _date(text(header, "PatientBirthDate")), _date(text(header, "StudyDate"))
+    if born is None or studied is None or studied < born:
+        return None
+    return (studied - born).days / DAYS_PER_MONTH
+
+
+def spacing(header: Dataset) -> tuple[float | None, float | None, str | None]:
+    """(row, column) spacing in mm and where it comes from.
+
+    PixelSpacing with its calibration type; else ImagerPixelSpacing divided by the magnification, said to be
+    at the detector where no magnification is known (PS3.3 10.7.1.3).
+    """
+    calibrated = _pair(header, "PixelSpacing")
+    if calibrated:
+        kind = text(header, "PixelSpacingCalibrationType") or "unspecified"
+        return *calibrated, f"pixel_spacing:{kind.lower()}"
+    detector = _pair(header, "ImagerPixelSpacing")
+    if not detector:
+        return None, None, None
+    magnification = number(header, "EstimatedRadiographicMagnificationFactor")
+    if magnification and magnification > 0:
+        return detector[0] / magnification, detector[1] / magnification, "imager_pixel_spacing:magnification"
+    return *detector, "imager_pixel_spacing:detector_plane"
+
+
+def _uid(header: Dataset, keyword: str) -> str:
+    value = text(header, keyword)
+    if value is None or not _UID.match(value):
+        raise HeaderError(f"{keyword} is missing or malformed")
+    return value
+
+
+def _values(header: Dataset, keyword: str) -> list[Any]:
+    try:
+        value = header[keyword].value if keyword in header else None
+    except PARSER_ERRORS:
+        return []
+    if value is None:
+        return []
+    is_many = not isinstance(value, str | bytes) and hasattr(value, "__len__")
+    return list(value) if is_many else [value]
+
+
+def _first(header: Dataset, keyword: str) -> Any:
+    return next(iter(_values(header, keyword)), None)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        converted = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return converted if abs(converted) < float("inf") else None
+
+
+def _pair(header: Dataset, keyword: str) -> tuple[float, float] | None:
+    values = [_number(v) for v in _values(header, keyword)[:2]]
+    if len(values) != 2:  # noqa: PLR2004
+        return None
+    row, column = values
+    return (row, column) if row and column and row > 0 and column > 0 else None
+
+
+def _date(value: str | None) -> date | None:
+    try:
+        return date(int(value[:4]), int(value[4:6]), int(value[6:8])) if value else None
+    except ValueError:
+        return None

@@ -1,0 +1,218 @@
+"""Every error that osteoray raises on purpose.
+
+    EngineError                      ORY-E00   anything below; the message says what, to which file, what to do
+    ├── UsageError                   ORY-U01   the caller asked for something that cannot be done (exit 2)
+    │   └── UnknownNameError         ORY-U02   a name that is not in a table; carries the nearest one
+    ├── InstanceError                ORY-I00   one input cannot be used; becomes one quarantined row
+    │   ├── EmptyFileError           ORY-I01
+    │   ├── NotDicomError            ORY-I02
+    │   ├── TruncatedError           ORY-I03
+    │   ├── HeaderError              ORY-I04
+    │   ├── OverLimitError           ORY-I05
+    │   ├── UnsupportedSyntaxError   ORY-I06
+    │   ├── NoPixelDataError         ORY-I07
+    │   ├── PixelDecodeError         ORY-I08
+    │   └── SourceReadError          ORY-I09
+    ├── FilteredError                ORY-F00   one input is sound but not for this task; becomes one filtered row
+    │   ├── SopClassFilteredError    ORY-F01
+    │   ├── NotGrayscaleError        ORY-F02
+    │   ├── MultiFrameError          ORY-F03
+    │   └── NoLabelError             ORY-F04
+    ├── TableError                   ORY-T01   a table or folder on disk is not what its manifest says
+    │   └── BooksError               ORY-T02   inputs, samples, filtered and quarantined rows do not add up
+    ├── TrainingError                ORY-L01   a run cannot start, continue or stay finite
+    ├── ExportError                  ORY-X01
+    │   └── ParityError              ORY-X02   the compiled student departs from the torch student
+    ├── BundleError                  ORY-B01   a model bundle is incomplete or was changed
+    ├── MissingDependencyError       ORY-D01   an optional package is absent; says what to install
+    └── LeaseHeldError               ORY-R01   another run holds the output folder (exit 75)
+
+Messages never hold header values of a patient: they name the file as the caller named it, and the tag.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """Root of the tree; ``code`` is stable across releases, ``exit_code`` is what a job ends with."""
+
+    code: ClassVar[str] = "ORY-E00"
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(EngineError):
+    """The request itself is wrong: a missing folder, a bad option, two that exclude each other."""
+
+    code = "ORY-U01"
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name is in none of our tables."""
+
+    code = "ORY-U02"
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Say what kind of name was unknown, and the nearest known one."""
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+        super().__init__(f"unknown {kind} '{name}': {hint}")
+
+
+class InstanceError(EngineError):
+    """One input cannot be used. ``reason`` is the value of the quarantine table's reason column."""
+
+    code = "ORY-I00"
+    reason: ClassVar[str] = "unusable"
+
+
+class EmptyFileError(InstanceError):
+    """The file has no bytes."""
+
+    code = "ORY-I01"
+    reason = "empty_file"
+
+
+class NotDicomError(InstanceError):
+    """The bytes are no DICOM data set."""
+
+    code = "ORY-I02"
+    reason = "not_dicom"
+
+
+class TruncatedError(InstanceError):
+    """The data set or its pixel data ends early."""
+
+    code = "ORY-I03"
+    reason = "truncated"
+
+
+class HeaderError(InstanceError):
+    """A header element that decoding or identity needs is missing or has no sense."""
+
+    code = "ORY-I04"
+    reason = "bad_header"
+
+
+class OverLimitError(InstanceError):
+    """File, inflated or pixel size is above the cap, checked before any allocation."""
+
+    code = "ORY-I05"
+    reason = "over_limit"
+
+
+class UnsupportedSyntaxError(InstanceError):
+    """No decoder for this transfer syntax is installed."""
+
+    code = "ORY-I06"
+    reason = "unsupported_syntax"
+
+
+class NoPixelDataError(InstanceError):
+    """An image SOP class without pixel data."""
+
+    code = "ORY-I07"
+    reason = "no_pixel_data"
+
+
+class PixelDecodeError(InstanceError):
+    """The decoder refused the code stream, or gave another shape than the header says."""
+
+    code = "ORY-I08"
+    reason = "pixel_decode"
+
+
+class SourceReadError(InstanceError):
+    """The source could not hand over the bytes."""
+
+    code = "ORY-I09"
+    reason = "source_read"
+
+
+class FilteredError(EngineError):
+    """One sound input is not for this task. ``reason`` is the value of the filtered table's reason column."""
+
+    code = "ORY-F00"
+    reason: ClassVar[str] = "filtered"
+
+
+class SopClassFilteredError(FilteredError):
+    """The SOP class is not among those the task takes."""
+
+    code = "ORY-F01"
+    reason = "sop_class"
+
+
+class NotGrayscaleError(FilteredError):
+    """Colour pixels: a photograph or a screenshot, not a radiograph."""
+
+    code = "ORY-F02"
+    reason = "not_grayscale"
+
+
+class MultiFrameError(FilteredError):
+    """More than one frame where the task takes a single projection image."""
+
+    code = "ORY-F03"
+    reason = "multi_frame"
+
+
+class NoLabelError(FilteredError):
+    """A label table was given and has no row for this instance."""
+
+    code = "ORY-F04"
+    reason = "no_label"
+
+
+class TableError(EngineError):
+    """A table or folder on disk is not what its manifest says."""
+
+    code = "ORY-T01"
+
+
+class BooksError(TableError):
+    """Inputs, samples, filtered and quarantined rows do not add up."""
+
+    code = "ORY-T02"
+
+
+class TrainingError(EngineError):
+    """A run cannot start, continue or stay finite."""
+
+    code = "ORY-L01"
+
+
+class ExportError(EngineError):
+    """The student could not be compiled."""
+
+    code = "ORY-X01"
+
+
+class ParityError(ExportError):
+    """The compiled student departs from the torch student by more than the gate allows."""
+
+    code = "ORY-X02"
+
+
+class BundleError(EngineError):
+    """A model bundle is incomplete or was changed after it was written."""
+
+    code = "ORY-B01"
+
+
+class MissingDependencyError(EngineError):
+    """An optional package is absent."""
+
+    code = "ORY-D01"
+
+
+class LeaseHeldError(EngineError):
+    """Another run holds the output folder; try again when it has ended."""
+
+    code = "ORY-R01"
+    exit_code = 75

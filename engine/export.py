@@ -1,0 +1,179 @@
+"""A finished student run -> ONNX -> the site's engine, through a parity gate, into a model bundle.
+
+The only door to onnx. The gate runs real held-out samples through torch and the compiled engine; a bundle
+is written only where they agree.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from engine.bundle import BUNDLE_NAME, CARD_NAME, ONNX_NAME, SEALED, WEIGHTS_NAME, Bundle, open_bundle
+from engine.errors import ExportError, ParityError
+from engine.manifest import code_version, now, sha256_of_file, write_json
+from engine.models import AgeNet, Deployed
+from engine.predict import OUTPUT_NAMES, Predictor, choose_engine, open_predictor
+from engine.run import load_net, read_run
+from engine.tasks import task_named
+
+PARITY_MONTHS = 0.01
+"""Largest absolute difference between torch and the compiled engine, in months, that the gate allows."""
+OPSET = 20
+
+
+def export(
+    run: Path, bundle: Path, *, engine: str, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32], threads: int
+) -> Bundle:
+    """Write a bundle for ``run``; ``images_BHW`` and ``sex_B`` are real samples for the gate.
+
+    Raises:
+        ParityError: torch and the engine differ by more than PARITY_MONTHS; nothing is written.
+        ExportError: the graph cannot be exported, or ``bundle`` already holds files.
+    """
+    if bundle.exists() and any(bundle.iterdir()):
+        raise ExportError(f"{bundle} is not empty: choose another --out")
+    facts, net, chosen = read_run(run), load_net(run), choose_engine(engine)
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as name:
+        staging = Path(name) / "bundle"
+        staging.mkdir()
+        write_onnx(net, (images_BHW.shape[1], images_BHW.shape[2]), staging / ONNX_NAME)
+        shutil.copyfile(run / WEIGHTS_NAME, staging / WEIGHTS_NAME)
+        write_json(staging / BUNDLE_NAME, {"model": facts["model"]})  # what the torch reference needs
+        parity = _parity(staging, chosen, images_BHW, sex_B, threads=threads)
+        described = _facts(facts, net, chosen, parity, images_BHW.shape[1:])
+        (staging / CARD_NAME).write_text(card(described))
+        described["sha256"] = {sealed: sha256_of_file(staging / sealed) for sealed in SEALED}
+        write_json(staging / BUNDLE_NAME, described)
+        if bundle.exists():
+            bundle.rmdir()
+        staging.replace(bundle)
+    return open_bundle(bundle)
+
+
+def write_onnx(net: AgeNet, size_HW: tuple[int, int], path: Path) -> None:
+    """Export the deployed graph with a dynamic batch and check it.
+
+    Raises:
+        ExportError: torch or onnx refuses the graph.
+    """
+    graph = Deployed(net).eval()
+    example = (torch.rand(2, 1, *size_HW), torch.zeros(2, 1))
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph, example, dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=["image", "sex"], output_names=list(OUTPUT_NAMES),
+                dynamic_shapes={"image": {0: batch}, "sex": {0: batch}},
+            )  # fmt: skip
+        if program is None:
+            raise ExportError("torch gave no ONNX program for this network")
+        program.save(str(path), external_data=False)
+        onnx.checker.check_model(str(path), full_check=True)
+    except (torch.onnx.OnnxExporterError, onnx.checker.ValidationError, RuntimeError) as error:
+        raise ExportError(f"the network cannot be exported to ONNX: {error}") from error
+
+
+def images_per_second(predictor: Predictor, images_BHW: NDArray[np.uint8], *, seconds: float = 3.0) -> float:
+    """Images per second of a predictor, after a warm-up."""
+    sex_B = np.zeros(len(images_BHW), np.float32)
+    predictor.predict(images_BHW, sex_B)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        predictor.predict(images_BHW, sex_B)
+        count += len(images_BHW)
+    return count / (time.perf_counter() - started)
+
+
+def card(facts: dict[str, Any]) -> str:
+    """The model card, Markdown."""
+    evaluation, data = facts["evaluation"], facts["data"]
+    terms = facts["distill"] if facts["distill"] != "none" else {}
+    return "\n".join(
+        [
+            f"# {facts['task']['name']}: {facts['backbone']}",
+            "",
+            "Research use only. Not a medical device; not for diagnosis.",
+            "",
+            f"- Role: {facts['role']}, {facts['parameters']:,} parameters, engine {facts['engine']}",
+            f"- Input: {facts['task']['rule']['view']['size_HW']} pixels, sex; steps "
+            f"{', '.join(facts['task']['rule']['view']['steps'])}",
+            f"- Distilled: {', '.join(f'{k} x {v:g}' for k, v in terms.items()) or 'no'}",
+            f"- Held-out error ({evaluation['split']}, {evaluation['instances']} instances): MAE "
+            f"{evaluation['mae_months']:.2f} months (95 % interval {evaluation['mae_low']:.2f} to "
+            f"{evaluation['mae_high']:.2f}, patients resampled); predicting the mean: "
+            f"{evaluation['mean_predictor_mae']:.1f}",
+            f"- Data: {data['counts']['samples']} samples, digest {data['sha256'][:16]}",
+            f"- Parity with torch on {facts['parity']['instances']} real samples: "
+            f"{facts['parity']['max_abs_months']:.2g} months at most",
+            f"- Written {facts['written']} by osteoray {facts['code_version']}",
+            "",
+            "Limits: judged on the data above alone. No claim for other sites, devices, views or populations.",
+            "The sd is that of the predicted age distribution; it is not calibrated.",
+            "",
+        ]
+    )
+
+
+def _parity(
+    staging: Path, engine: str, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32], *, threads: int
+) -> dict[str, Any]:
+    """Largest difference in months and sd between torch and the engine.
+
+    Raises:
+        ParityError: above the gate, or not finite.
+    """
+    reference = open_predictor(staging, "torch", threads=threads).predict(images_BHW, sex_B)
+    compiled_predictor = open_predictor(staging, engine, threads=threads)
+    compiled = compiled_predictor.predict(images_BHW, sex_B)
+    months = float(np.abs(reference.months_B - compiled.months_B).max())
+    sd = float(np.abs(reference.sd_B - compiled.sd_B).max())
+    if not max(months, sd) <= PARITY_MONTHS:
+        raise ParityError(
+            f"{engine} departs from torch by {months:.3g} months (sd {sd:.3g}), the gate is {PARITY_MONTHS}: "
+            "no bundle was written; try --engine onnxruntime"
+        )
+    return {
+        "instances": len(images_BHW),
+        "max_abs_months": months,
+        "max_abs_sd": sd,
+        "gate_months": PARITY_MONTHS,
+        "images_per_second": round(images_per_second(compiled_predictor, images_BHW), 1),
+        "threads": threads,
+    }
+
+
+def _facts(
+    run: dict[str, Any], net: AgeNet, engine: str, parity: dict[str, Any], size: tuple[int, ...]
+) -> dict[str, Any]:
+    with torch.inference_mode():
+        attention = Deployed(net).eval()(torch.zeros(1, 1, *size), torch.zeros(1, 1))[2]
+    task = {**task_named(run["task"]).facts(), "rule": run["data"]["rule"]}
+    kept = ("role", "backbone", "distill", "model", "parameters", "evaluation", "data", "recipe", "teacher")
+    return {
+        "format": 1,
+        "research_use_only": True,
+        "task": task,
+        "num_bins": run["model"]["num_bins"],
+        "outputs": list(OUTPUT_NAMES),
+        "attention_HW": list(attention.shape[1:]),
+        "engine": engine,
+        "parity": parity,
+        "code_version": code_version(),
+        "written": now(),
+        **{name: run[name] for name in kept},
+    }

@@ -1,0 +1,57 @@
+"""The label table: CSV keyed by SOP instance UID, joined to instances at ingest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+
+from engine.errors import NoLabelError, UsageError
+
+KEY = "sop_instance_uid"
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Label values by SOP instance UID; ``split_by_uid`` is empty where the table has no split column."""
+
+    values_by_uid: dict[str, dict[str, float | None]]
+    split_by_uid: dict[str, str] = field(default_factory=dict)
+
+
+def read_labels(path: Path, columns: tuple[str, ...]) -> Labels:
+    """Read ``columns`` (numbers) and ``split`` from a CSV.
+
+    Raises:
+        UsageError: no such file, a column is missing, a value is no number, or a UID stands twice.
+    """
+    types = {KEY: pa.string(), "split": pa.string(), **dict.fromkeys(columns, pa.float64())}
+    try:
+        table = pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UsageError(f"the label table {path} cannot be read ({error})") from error
+    missing = [name for name in (KEY, *columns) if name not in table.column_names]
+    if missing:
+        raise UsageError(f"the label table {path} has no column {', '.join(missing)}")
+    uids = table[KEY].to_pylist()
+    if len(set(uids)) != len(uids):
+        raise UsageError(f"the label table {path} names a SOP instance UID twice")
+    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    values = {uid: dict(zip(columns, row, strict=True)) for uid, row in zip(uids, rows, strict=True)}
+    splits = table["split"].to_pylist() if "split" in table.column_names else []
+    return Labels(values, dict(zip(uids, splits, strict=True)) if splits else {})
+
+
+def label_columns(labels: Labels | None, uid: str, columns: tuple[str, ...]) -> dict[str, float | str | None]:
+    """Label columns and ``split`` of one instance; all None without a label table.
+
+    Raises:
+        NoLabelError: a label table was given and does not name this instance.
+    """
+    if labels is None:
+        return {**dict.fromkeys(columns), "split": None}
+    if uid not in labels.values_by_uid:
+        raise NoLabelError("the label table has no row for this instance")
+    return {**labels.values_by_uid[uid], "split": labels.split_by_uid.get(uid)}

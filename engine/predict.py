@@ -1,0 +1,189 @@
+"""Predictors: prepared images to months, sd and attention map, on whichever engine the site has.
+
+Every predictor runs one instance at a time through a compiled graph, several in flight. A result then
+never depends on its neighbours in a batch: bulk scoring and HTTP give the same bits.
+
+Legend: B instances, H, W network view, h, w attention grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle import ONNX_NAME, WEIGHTS_NAME, read_facts
+from engine.errors import BundleError, MissingDependencyError, UnknownNameError
+
+OUTPUT_NAMES = ("months", "sd_months", "attention")
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Predicted months [B], their sd [B], and attention maps uint8 [B, h, w] scaled to 0..255."""
+
+    months_B: NDArray[np.float32]
+    sd_B: NDArray[np.float32]
+    attention_Bhw: NDArray[np.uint8]
+
+
+class Predictor(Protocol):
+    """Images uint8 [B, H, W] and sex (1 male, -1 female, 0 unknown) float32 [B] to Scores."""
+
+    def predict(self, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32]) -> Scores:
+        """Score B prepared instances; B may be 0."""
+        ...
+
+
+def sex_covariate(patient_sex: str | None) -> float:
+    """PatientSex to the model's covariate: M 1, F -1, anything else 0 (unknown)."""
+    return {"M": 1.0, "F": -1.0}.get(patient_sex or "", 0.0)
+
+
+def as_scores(months_B: Any, sd_B: Any, attention_Bhw: Any) -> Scores:
+    """Raw graph outputs as Scores; the attention map, in [0, 1], becomes uint8."""
+    attention = np.rint(np.clip(np.asarray(attention_Bhw, np.float32), 0, 1) * 255).astype(np.uint8)
+    return Scores(np.asarray(months_B, np.float32), np.asarray(sd_B, np.float32), attention)
+
+
+class OnnxRuntimePredictor:
+    """ONNX Runtime on the CPU: the floor that runs everywhere."""
+
+    def __init__(self, bundle: Path, *, threads: int) -> None:
+        """Load the graph in ``bundle`` with ``threads`` intra-op threads."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(
+            str(bundle / ONNX_NAME), options, providers=["CPUExecutionProvider"]
+        )
+
+    def predict(self, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32]) -> Scores:
+        """See ``Predictor``."""
+        feeds = ({"image": _network_input(images_BHW[i]), "sex": sex_B[i : i + 1, None]} for i in range(len(images_BHW)))
+        return _stacked([self._session.run(list(OUTPUT_NAMES), feed) for feed in feeds])
+
+
+class OpenVinoPredictor:
+    """OpenVINO on the CPU: the compiled engine of sites without a GPU. Computes in f32."""
+
+    def __init__(self, bundle: Path, *, threads: int) -> None:
+        """Compile the graph in ``bundle`` for this CPU with ``threads`` threads, one stream a thread."""
+        import openvino
+
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": str(threads),
+            "NUM_STREAMS": str(threads),
+        }
+        model = core.read_model(bundle / ONNX_NAME)
+        model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
+        self._compiled = core.compile_model(model, "CPU", settings)
+        self._queue = openvino.AsyncInferQueue(self._compiled, threads)
+
+    def predict(self, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32]) -> Scores:
+        """See ``Predictor``."""
+        outputs: list[Any] = [None] * len(images_BHW)
+
+        def keep(request: Any, index: int) -> None:
+            outputs[index] = [request.get_tensor(name).data.copy() for name in OUTPUT_NAMES]
+
+        self._queue.set_callback(keep)
+        for index, image_HW in enumerate(images_BHW):
+            feed = {"image": _network_input(image_HW), "sex": sex_B[index : index + 1, None]}
+            self._queue.start_async(feed, index)
+        self._queue.wait_all()
+        return _stacked(outputs)
+
+
+class TorchPredictor:
+    """Plain torch on the CPU: the reference that compiled engines are held against."""
+
+    def __init__(self, bundle: Path, *, threads: int) -> None:
+        """Load the weights in ``bundle``; ``threads`` applies to the whole process."""
+        import torch
+
+        from engine.models import Deployed, load_model
+
+        torch.set_num_threads(threads)
+        self._graph = Deployed(load_model(read_facts(bundle)["model"], bundle / WEIGHTS_NAME)).eval()
+
+    def predict(self, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32]) -> Scores:
+        """See ``Predictor``."""
+        import torch
+
+        outputs = []
+        with torch.inference_mode():
+            for index, image_HW in enumerate(images_BHW):
+                image, sex = torch.from_numpy(_network_input(image_HW)), torch.from_numpy(sex_B[index : index + 1, None])
+                outputs.append([part.numpy() for part in self._graph(image, sex)])
+        return _stacked(outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One serving engine: the package it needs and how to open a bundle with it."""
+
+    package: str
+    install: str
+    open: Callable[..., Predictor]
+
+    def available(self) -> bool:
+        """Whether its package is installed."""
+        return find_spec(self.package) is not None
+
+
+PREDICTORS: dict[str, Backend] = {
+    "openvino": Backend("openvino", "pip install 'osteoray[openvino]'", OpenVinoPredictor),
+    "onnxruntime": Backend("onnxruntime", "pip install onnxruntime", OnnxRuntimePredictor),
+    "torch": Backend("torch", "pip install torch", TorchPredictor),
+}
+"""In order of preference: ``auto`` takes the first that is available."""
+
+
+def choose_engine(name: str) -> str:
+    """``auto`` to the first available engine; a name to itself.
+
+    Raises:
+        UnknownNameError: no such engine.
+        MissingDependencyError: its package is not installed.
+    """
+    if name == "auto":
+        return next(key for key, backend in PREDICTORS.items() if backend.available())
+    if name not in PREDICTORS:
+        raise UnknownNameError("engine", name, [*PREDICTORS, "auto"])
+    if not PREDICTORS[name].available():
+        raise MissingDependencyError(f"engine {name} is not installed: {PREDICTORS[name].install}")
+    return name
+
+
+def open_predictor(bundle: Path, engine: str, *, threads: int) -> Predictor:
+    """Open the student in the folder ``bundle`` on ``engine`` (a name in PREDICTORS, or ``auto``).
+
+    Raises:
+        UnknownNameError, MissingDependencyError: see ``choose_engine``.
+        BundleError: the file is absent or the engine refuses it.
+    """
+    backend = PREDICTORS[choose_engine(engine)]
+    try:
+        return backend.open(bundle, threads=threads)
+    except RuntimeError as error:
+        raise BundleError(f"{bundle} cannot be opened by {engine}: {error}") from error
+
+
+def _network_input(image_HW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return image_HW[None, None].astype(np.float32) / np.float32(255)
+
+
+def _stacked(outputs: list[Any]) -> Scores:
+    if not outputs:
+        return as_scores(np.zeros(0), np.zeros(0), np.zeros((0, 1, 1)))
+    months, sd, attention = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    return as_scores(months, sd, attention)

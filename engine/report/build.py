@@ -1,0 +1,270 @@
+"""Composes a report: one self-contained HTML page of a score folder, or of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup
+
+from engine import metrics
+from engine.metrics import BlandAltman
+from engine.report import plots, tables
+from engine.report.folders import RunFolder, ScoreFolder, read_labels, read_run, read_score_folder
+from engine.report.page import flat_facts, render, value
+from engine.report.reasons import ReasonRow, reason_rows
+from engine.report.tables import Estimate, Evaluated
+from engine.report.thumbnails import Case, LoadImage, cases
+
+NUM_WORST, NUM_LEAST_SURE, NUM_FILES = 8, 4, 20
+TITLES = {"hand-age": "Bone age of the hand", "knee-age": "Bone age of the knee"}
+_VALIDATION = "val/mae_months"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """The accuracy section: who counts, tables and plots."""
+
+    who: Evaluated
+    rows: list[tables.ErrorRow]
+    agreement: BlandAltman
+    spread: list[tables.SpreadRow]
+    truth_plot: Markup
+    agreement_plot: Markup
+    coverage_plot: Markup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """Where every planned instance ended, counted from the tables, not copied from the manifest."""
+
+    planned: int
+    scored: int
+    filtered: int
+    quarantined: int
+    manifest: dict[str, int]
+
+    @property
+    def balance(self) -> bool:
+        """True when the tables add up and say what the manifest says."""
+        counted = {name: getattr(self, name) for name in ("planned", "scored", "filtered", "quarantined")}
+        adds_up = self.planned == self.scored + self.filtered + self.quarantined
+        return adds_up and all(self.manifest.get(name) == number for name, number in counted.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejects:
+    """One table of instances that were not scored: by reason, and the first files."""
+
+    total: int
+    reasons: list[ReasonRow]
+    files: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """One run in the table of models; ``within_12`` and ``mae`` are on its own held-out instances."""
+
+    name: str
+    role: str
+    backbone: str
+    parameters: int | None
+    distillation: str
+    instances: int
+    mae: Estimate | None
+    within_12: Estimate | None
+    images_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Runs beside each other; ``curves`` is None where fewer than one run kept a validation curve."""
+
+    models: list[ModelRow]
+    pairs: list[tables.PairedRow]
+    curves: Markup | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looks:
+    """Cases to look at; ``has_images`` is False where the archive could not be read again."""
+
+    worst: list[Case]
+    least_sure: list[Case]
+    has_images: bool
+
+
+def score_report(
+    folder: Path, *, labels: Path | None, compare: Mapping[str, Path], load_image: LoadImage | None
+) -> str:
+    """The page of a score folder.
+
+    Args:
+        folder: what ``osteoray score`` wrote.
+        labels: label table; with a split column only its held-out rows count for accuracy.
+        compare: name -> run folder, for the table of models.
+        load_image: reads an image of the archive again for the case pictures; None leaves them out.
+
+    Raises:
+        UsageError: the folder or the label table is not what it should be.
+        TableError: a manifest or table is damaged.
+    """
+    score = read_score_folder(folder)
+    accuracy = _accuracy(tables.evaluated(score.predictions, read_labels(labels))) if labels else None
+    manifest = score.manifest
+    return render(
+        "score.html.j2",
+        title=_title(manifest.get("task")),
+        manifest=manifest,
+        model=_model_line(score),
+        models_seen=score.predictions["model_sha256"].n_unique(),
+        patients=score.predictions["patient"].n_unique(),
+        books=_books(score),
+        accuracy=accuracy,
+        ages=plots.age_plot(score.predictions) if len(score.predictions) else None,
+        looks=_looks(score, accuracy, load_image),
+        comparison=_comparison([read_run(path, name) for name, path in compare.items()]),
+        quarantined=_rejects(score.quarantined),
+        filtered=_rejects(score.filtered),
+        speed=manifest.get("speed") or {},
+        facts=list(flat_facts(manifest.get("model") or {})),
+        few=tables.FEW,
+    )
+
+
+def run_report(folder: Path, *, compare: Mapping[str, Path] | None = None) -> str:
+    """The page of a training run, beside other runs where ``compare`` names some.
+
+    Raises:
+        TableError: run.json, the learning curve or the evaluation table is damaged.
+    """
+    run = read_run(folder)
+    others = [read_run(path, name) for name, path in (compare or {}).items()]
+    who = tables.evaluated_run(run.evaluation)
+    return render(
+        "run.html.j2",
+        title=_title(run.facts.get("task")),
+        run=run,
+        row=_model_row(run),
+        accuracy=_accuracy(who) if len(who.frame) else None,
+        recorded_mae=(run.facts.get("evaluation") or {}).get("mae_months"),
+        validation=_validation_plot([run], "validation"),
+        losses=_loss_plot(run),
+        comparison=_comparison([run, *others]) if others else None,
+        recipe=list(flat_facts(run.facts.get("recipe") or {})),
+        data=list(flat_facts(run.facts.get("data") or {})),
+        few=tables.FEW,
+    )
+
+
+def _title(task: str | None) -> str:
+    return TITLES.get(task or "", task or "Unnamed task")
+
+
+def _model_line(score: ScoreFolder) -> dict[str, str]:
+    """Name and digest of the model, from the manifest or else from the predictions themselves."""
+    facts = score.manifest.get("model") or {}
+    digests = score.predictions["model_sha256"].unique(maintain_order=True).to_list()
+    digest = next((facts[key] for key in ("model_sha256", "sha256", "digest") if facts.get(key)), None)
+    name = next((facts[key] for key in ("name", "bundle", "backbone") if facts.get(key)), None)
+    return {"name": str(name or "unnamed"), "digest": str(digest or (digests[0] if digests else ""))}
+
+
+def _books(score: ScoreFolder) -> Books:
+    return Books(
+        planned=score.planned,
+        scored=len(score.predictions),
+        filtered=len(score.filtered),
+        quarantined=len(score.quarantined),
+        manifest=score.manifest.get("counts") or {},
+    )
+
+
+def _rejects(frame: pl.DataFrame) -> Rejects:
+    """Counts by reason, and files taken from the reasons in turn, so that a frequent one hides no rare one."""
+    in_turn = frame.sort("path").with_columns(pl.int_range(pl.len()).over("reason").alias("turn"))
+    first = in_turn.sort("turn", "reason").head(NUM_FILES).sort("reason", "path")
+    return Rejects(
+        total=len(frame),
+        reasons=reason_rows(frame),
+        files=first.select("path", "reason", "code", "message").to_dicts(),
+    )
+
+
+def _accuracy(who: Evaluated) -> Accuracy:
+    frame = who.frame
+    agreement = metrics.bland_altman(frame["predicted"].to_numpy(), frame["truth"].to_numpy())
+    return Accuracy(
+        who=who,
+        rows=tables.error_rows(frame),
+        agreement=agreement,
+        spread=tables.spread_rows(frame),
+        truth_plot=plots.truth_plot(frame),
+        agreement_plot=plots.bland_altman_plot(frame, agreement),
+        coverage_plot=plots.coverage_plot(frame),
+    )
+
+
+def _looks(score: ScoreFolder, accuracy: Accuracy | None, load_image: LoadImage | None) -> Looks:
+    """The worst held-out cases where truth is known, and the least sure of all."""
+    least_sure = tables.least_sure(score.predictions, NUM_LEAST_SURE)
+    if accuracy is not None:
+        truth = accuracy.who.frame.select("instance_index", "truth")
+        least_sure = least_sure.join(truth, on="instance_index", how="left", maintain_order="left")
+    worst = tables.worst(accuracy.who.frame, NUM_WORST) if accuracy else score.predictions.head(0)
+    return Looks(
+        worst=cases(score.root, worst, load_image),
+        least_sure=cases(score.root, least_sure, load_image),
+        has_images=load_image is not None,
+    )
+
+
+def _comparison(runs: list[RunFolder]) -> Comparison | None:
+    if not runs:
+        return None
+    return Comparison(
+        models=[_model_row(run) for run in runs],
+        pairs=tables.paired_rows(runs),
+        curves=_validation_plot(runs, "compared"),
+    )
+
+
+def _model_row(run: RunFolder) -> ModelRow:
+    facts = run.facts
+    frame = tables.evaluated_run(run.evaluation).frame
+    overall = tables.error_rows(frame)[0] if len(frame) else None
+    distill = facts.get("distill") or "none"
+    terms = ", ".join(f"{term} ({value(weight)})" for term, weight in distill.items()) if isinstance(distill, dict) else str(distill)
+    return ModelRow(
+        name=run.name,
+        role=str(facts.get("role") or "model"),
+        backbone=str(facts.get("backbone") or "unnamed"),
+        parameters=facts.get("parameters"),
+        distillation=terms,
+        instances=len(frame),
+        mae=overall.mae if overall else None,
+        within_12=overall.within[tables.WITHIN_MONTHS.index(12)] if overall else None,
+        images_per_second=(facts.get("speed") or {}).get("images_per_second_eager"),
+    )
+
+
+def _validation_plot(runs: list[RunFolder], name: str) -> Markup | None:
+    curves = {run.name: plots.finite_curve(run.epochs, _VALIDATION) for run in runs}
+    drawn = {label: curve for label, curve in curves.items() if curve[0]}
+    return plots.curve_plot(drawn, name, unit="Validation MAE, months") if drawn else None
+
+
+def _loss_plot(run: RunFolder) -> Markup | None:
+    """Training loss and each weighted term, on a logarithmic axis; values that are not positive fall out."""
+    keys = dict.fromkeys(key for row in run.epochs for key in row)
+    shown = [key for key in keys if key == "train/loss" or (key.startswith("term/") and key.endswith("/weighted"))]
+    drawn = {}
+    for key in shown:
+        epochs, values = plots.finite_curve(run.epochs, key)
+        points = [(e, v) for e, v in zip(epochs, values, strict=True) if v > 0]
+        if points:
+            drawn[key.removesuffix("/weighted")] = ([e for e, _ in points], [v for _, v in points])
+    return plots.curve_plot(drawn, "losses", unit="Loss (logarithmic)", log=True) if drawn else None

@@ -1,0 +1,210 @@
+"""Score folders, runs and label tables, read back from disk into frames with the columns a report needs.
+
+Column names inside the report: ``truth``, ``predicted`` and ``sd`` in months, ``sex`` one of SEXES,
+``patient`` the patient key. Text stays as it was read: making it harmless is the page's work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine import schema
+from engine.errors import TableError, UsageError
+from engine.manifest import MANIFEST_NAME, read_json
+
+RUN_NAME = "run.json"
+SEXES = ("female", "male", "not stated")
+HELD_OUT = "test"
+"""The split of a label table that no training has seen."""
+
+_EVALUATION_COLUMNS = ("sop_instance_uid", "patient_key", "patient_sex", "predicted_months", "sd_months")
+_SCORE_COLUMNS = ("instance_index", "path", "shard", *_EVALUATION_COLUMNS, "model_sha256")
+_SHORT_NAMES = {
+    "patient_key": "patient",
+    "patient_sex": "sex",
+    "predicted_months": "predicted",
+    "sd_months": "sd",
+    "truth_months": "truth",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreFolder:
+    """What ``osteoray score`` left: the manifest, and the tables of all finished shards, each as one frame."""
+
+    root: Path
+    manifest: dict[str, Any]
+    planned: int
+    predictions: pl.DataFrame
+    filtered: pl.DataFrame
+    quarantined: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """What ``osteoray train`` left; ``evaluation`` has no rows where nothing was held out."""
+
+    name: str
+    facts: dict[str, Any]
+    epochs: tuple[dict[str, Any], ...]
+    evaluation: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """A label table: frame of ``sop_instance_uid``, ``truth`` and, where ``has_split``, ``split``."""
+
+    frame: pl.DataFrame
+    has_split: bool
+
+
+def is_run(folder: Path) -> bool:
+    """True for a training run, False for a score folder.
+
+    Raises:
+        UsageError: the folder is neither.
+    """
+    if (folder / RUN_NAME).is_file():
+        return True
+    if (folder / MANIFEST_NAME).is_file():
+        return False
+    raise UsageError(f"{folder} holds neither {MANIFEST_NAME} nor {RUN_NAME}: name a score folder or a run")
+
+
+def read_score_folder(folder: Path) -> ScoreFolder:
+    """The books and tables of a score folder; shards without their end marker are left out.
+
+    Raises:
+        UsageError: the folder was written by another verb than score.
+        TableError: the manifest or a table is absent or damaged.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    if manifest.get("kind") != "score":
+        raise UsageError(f"{folder} was written by '{manifest.get('kind')}': a report needs a score folder")
+    shards = [marker.parent for marker in sorted(folder.glob("shards/*/shard.json"))]
+    rejects = tuple(schema.REJECTS.names)
+    return ScoreFolder(
+        root=folder,
+        manifest=manifest,
+        planned=_read(folder / "plan.parquet", ["instance_index"]).num_rows,
+        predictions=_predictions(_frame([s / "predictions.parquet" for s in shards], _SCORE_COLUMNS)),
+        filtered=_frame([s / "filtered.parquet" for s in shards], rejects),
+        quarantined=_frame([s / "quarantine.parquet" for s in shards], rejects),
+    )
+
+
+def read_run(folder: Path, name: str | None = None) -> RunFolder:
+    """A run's facts, learning curve and held-out predictions; the name is the folder's unless given.
+
+    Raises:
+        TableError: run.json is absent, or a table is damaged.
+    """
+    facts = read_json(folder / RUN_NAME)
+    path = folder / "evaluation.parquet"
+    frame = _frame([path] if path.is_file() else [], (*_EVALUATION_COLUMNS, "truth_months"))
+    return RunFolder(
+        name=name or folder.resolve().name,
+        facts=facts,
+        epochs=tuple(_json_lines(folder / "metrics.jsonl")),
+        evaluation=_predictions(frame),
+    )
+
+
+def read_labels(path: Path) -> Labels:
+    """A CSV of ``sop_instance_uid``, ``bone_age_months`` and perhaps ``split``; rows without an age fall out.
+
+    Raises:
+        UsageError: there is no such file.
+        TableError: a column is missing, an age is no number, or an instance has two different rows.
+    """
+    if not path.is_file():
+        raise UsageError(f"label table {path} does not exist")
+    try:
+        raw = pl.read_csv(path, infer_schema=False)
+        wanted = [c for c in ("sop_instance_uid", "bone_age_months", "split") if c in raw.columns]
+        if wanted[:2] != ["sop_instance_uid", "bone_age_months"]:
+            raise TableError(f"{path} needs the columns sop_instance_uid and bone_age_months")
+        frame = raw.select(wanted).rename({"bone_age_months": "truth"}).with_columns(pl.col("truth").cast(float))
+    except pl.exceptions.PolarsError as error:
+        raise TableError(f"{path} is no label table: {str(error).splitlines()[0]}") from error
+    frame = frame.filter(pl.col("truth").is_finite()).unique(maintain_order=True)
+    if frame["sop_instance_uid"].is_duplicated().any():
+        raise TableError(f"{path} gives some instances two different rows: keep one for each")
+    return Labels(frame=frame, has_split="split" in wanted)
+
+
+def read_attention(folder: Path, frame: pl.DataFrame) -> dict[int, NDArray[np.uint8]]:
+    """Attention maps uint8 [h, w] of the instances in ``frame``, by ``instance_index``."""
+    maps: dict[int, NDArray[np.uint8]] = {}
+    for (shard,), rows in frame.group_by(["shard"], maintain_order=True):
+        table = _read(folder / f"shards/{shard:05d}/predictions.parquet", ["instance_index", "attention_map"])
+        wanted = set(rows["instance_index"])
+        places = [i for i, index in enumerate(table["instance_index"].to_pylist()) if index in wanted]
+        chosen = table.take(places)
+        stacked_Nhw = chosen["attention_map"].combine_chunks().to_numpy_ndarray()
+        maps.update(zip(chosen["instance_index"].to_pylist(), stacked_Nhw, strict=True))
+    return maps
+
+
+def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=list(columns), partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TableError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}") from error
+
+
+def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:
+    """The named columns of all tables below each other; a table that lacks one is refused."""
+    tables = []
+    for path in paths:
+        table = _read(path, columns)
+        if missing := set(columns) - set(table.column_names):
+            raise TableError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+        tables.append(table.select(columns).replace_schema_metadata(None))
+    frame = pl.from_arrow(pa.concat_tables(tables)) if tables else _empty(columns)
+    if not isinstance(frame, pl.DataFrame):  # polars types from_arrow as a frame or a series
+        raise TableError(f"{columns} do not form a table")
+    return frame
+
+
+def _empty(columns: Sequence[str]) -> pl.DataFrame:
+    types = {"instance_index": pl.Int64, "shard": pl.Int32}
+    months = dict.fromkeys(("predicted_months", "sd_months", "truth_months"), pl.Float32)
+    return pl.DataFrame(schema={name: {**types, **months}.get(name, pl.String) for name in columns})
+
+
+def _predictions(frame: pl.DataFrame) -> pl.DataFrame:
+    """Short names, ages as float64, sex in words; without a patient key every instance is its own patient."""
+    renamed = frame.rename({old: new for old, new in _SHORT_NAMES.items() if old in frame.columns})
+    sex = pl.col("sex").replace_strict({"F": "female", "M": "male"}, default="not stated")
+    patient = pl.coalesce(pl.col("patient"), pl.col("sop_instance_uid"))
+    months = [pl.col(name).cast(pl.Float64) for name in ("predicted", "sd", "truth") if name in renamed.columns]
+    return renamed.with_columns(sex.alias("sex"), patient.alias("patient"), *months)
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a torn last line (a killed run) is dropped, an absent file is empty."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise TableError(f"{path}, line {number}, is no JSON: the file was damaged") from error
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

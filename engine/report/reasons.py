@@ -1,0 +1,88 @@
+"""Why instances were not scored: what each reason of the filtered and quarantine tables means, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonRow:
+    """One reason with its stable code, its number of instances, and its explanation in plain words."""
+
+    reason: str
+    code: str
+    instances: int
+    meaning: str
+    action: str
+
+
+EXPLANATIONS: dict[str, tuple[str, str]] = {
+    "empty_file": (
+        "The file has no bytes.",
+        "Fetch it again from the archive; an export or a copy was cut off.",
+    ),
+    "not_dicom": (
+        "The file is not a DICOM file.",
+        "Usually a stray document or an index: leave it out, or check the export.",
+    ),
+    "truncated": (
+        "The file ends before its header or pixels do.",
+        "Fetch it again from the archive; a copy was cut off.",
+    ),
+    "bad_header": (
+        "A header element that is needed to decode or identify the image is missing or makes no sense.",
+        "The message names the element; ask the sender of the image to correct it.",
+    ),
+    "over_limit": (
+        "The file or its image is larger than the safety limit.",
+        "Look at the file; if it is sound, raise the limit and score it again.",
+    ),
+    "unsupported_syntax": (
+        "The image is compressed in a way for which no decoder is installed.",
+        "Install the decoder, or have the archive send the image uncompressed.",
+    ),
+    "no_pixel_data": (
+        "The header announces an image, but the file holds none.",
+        "Fetch it again from the archive; some exports leave pixels out.",
+    ),
+    "pixel_decode": (
+        "The compressed image is damaged, or is not what the header says.",
+        "Fetch it again from the archive; if it stays, the stored image is damaged.",
+    ),
+    "source_read": (
+        "The archive could not hand the file over.",
+        "Check the connection and rights, then score with --retry source_read.",
+    ),
+    "sop_class": (
+        "Not a kind of image that this model reads, for example a report or a CT slice.",
+        "Nothing to do.",
+    ),
+    "not_grayscale": (
+        "A colour image: a photograph or a screenshot, not a radiograph.",
+        "Nothing to do.",
+    ),
+    "multi_frame": (
+        "More than one frame, where the model takes a single projection image.",
+        "Nothing to do; single projections of the same study are scored.",
+    ),
+    "no_label": (
+        "A label table was given and has no row for this instance.",
+        "Add the label if the instance belongs to the set.",
+    ),
+}
+"""Reason to (meaning, action); a test holds this against the error tree."""
+
+_UNKNOWN = ("A reason this version does not know.", "Read the message beside the file.")
+
+
+def reason_rows(rejects: pl.DataFrame) -> list[ReasonRow]:
+    """Counts by reason and code, the most frequent first."""
+    counts = rejects.group_by("reason", "code").agg(pl.len().alias("instances"))
+    ordered = counts.sort(["instances", "reason", "code"], descending=[True, False, False])
+    rows = []
+    for reason, code, instances in ordered.iter_rows():
+        meaning, action = EXPLANATIONS.get(reason, _UNKNOWN)
+        rows.append(ReasonRow(reason=reason, code=code, instances=instances, meaning=meaning, action=action))
+    return rows

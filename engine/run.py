@@ -1,0 +1,75 @@
+"""The folder of one training: facts, metrics a line an epoch, final weights.
+
+    RUN/run.json            recipe, data, code version, evaluation; ``status`` running or done
+    RUN/metrics.jsonl       one object an epoch; the same in RUN/tensorboard/
+    RUN/model.safetensors   the averaged weights
+    RUN/evaluation.parquet  held-out predictions
+    RUN/ray/                checkpoints
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import TrainingError
+from engine.manifest import read_json, replacing
+from engine.models import AgeNet, load_model
+
+RUN_NAME = "run.json"
+METRICS_NAME = "metrics.jsonl"
+WEIGHTS_NAME = "model.safetensors"
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Facts of a finished training.
+
+    Raises:
+        TrainingError: it has not finished.
+    """
+    facts = read_json(folder / RUN_NAME)
+    if facts.get("status") != "done":
+        raise TrainingError(f"{folder} has not finished training: run the same `osteoray train` again to go on")
+    return facts
+
+
+def load_net(folder: Path) -> AgeNet:
+    """The trained network of a finished run, in eval mode."""
+    return load_model(read_run(folder)["model"], folder / WEIGHTS_NAME)
+
+
+def forget_after(folder: Path, epoch: int) -> None:
+    """Drop metric lines of epochs that a resumed run will do again."""
+    path = folder / METRICS_NAME
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if _epoch_of(line) <= epoch]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+
+
+def append_metrics(folder: Path, log: Mapping[str, float]) -> None:
+    """One epoch to ``metrics.jsonl`` and TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with (folder / METRICS_NAME).open("a") as stream:
+        stream.write(json.dumps(dict(log), allow_nan=False) + "\n")
+    with SummaryWriter(log_dir=str(folder / "tensorboard")) as writer:  # type: ignore[no-untyped-call]
+        for name, value in log.items():
+            writer.add_scalar(name, value, int(log["step"]))  # type: ignore[no-untyped-call]
+
+
+def epochs_logged(folder: Path) -> int:
+    """The last epoch in ``metrics.jsonl``; 0 where there is none."""
+    path = folder / METRICS_NAME
+    lines = path.read_text().splitlines() if path.exists() else []
+    return _epoch_of(lines[-1]) if lines else 0
+
+
+def _epoch_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, KeyError):  # a line cut by a kill: the epoch is done again
+        return 1 << 30

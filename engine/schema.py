@@ -1,0 +1,117 @@
+"""Every table osteoray writes, as versioned Arrow schemas. Polars, DuckDB and pyarrow read them alone.
+
+Header columns carry the DICOM keyword in snake_case and its value untouched; derived quantities carry
+their unit. No patient tag is among them: ``patient_key`` is an HMAC, dates have become ages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = "1"
+
+HEADER_FIELDS: tuple[pa.Field, ...] = (
+    pa.field("sop_instance_uid", pa.string(), nullable=False),
+    pa.field("sop_class_uid", pa.string(), nullable=False),
+    pa.field("study_instance_uid", pa.string()),
+    pa.field("series_instance_uid", pa.string()),
+    pa.field("transfer_syntax_uid", pa.string(), nullable=False),
+    pa.field("modality", pa.string()),
+    pa.field("manufacturer", pa.string()),
+    pa.field("photometric_interpretation", pa.string()),
+    pa.field("rows", pa.int32()),
+    pa.field("columns", pa.int32()),
+    pa.field("bits_stored", pa.int32()),
+    pa.field("body_part_examined", pa.string()),
+    pa.field("view_position", pa.string()),
+    pa.field("laterality", pa.string()),
+    pa.field("patient_sex", pa.string()),
+    pa.field("patient_key", pa.string(), nullable=False),
+    pa.field("age_months", pa.float32()),
+    pa.field("spacing_row_mm", pa.float64()),
+    pa.field("spacing_column_mm", pa.float64()),
+    pa.field("spacing_source", pa.string()),
+)
+"""Whitelisted header columns of one instance; ``spacing_source`` says where the millimetres come from."""
+
+_INPUT_FIELDS = (
+    pa.field("instance_index", pa.int64(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("shard", pa.int32(), nullable=False),
+)
+
+PLAN = pa.schema([*_INPUT_FIELDS, pa.field("size_bytes", pa.int64(), nullable=False)])
+"""One row per input instance, written before any work starts; ``path`` is relative to the source."""
+
+REJECTS = pa.schema(
+    [
+        *_INPUT_FIELDS,
+        pa.field("sop_instance_uid", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ]
+)
+"""Filtered and quarantined inputs: one table each, the same columns."""
+
+_SAMPLE_FIELDS = (
+    *_INPUT_FIELDS,
+    *HEADER_FIELDS,
+    pa.field("content_sha256", pa.string(), nullable=False),
+    pa.field("original_to_network", pa.list_(pa.float64(), 9), nullable=False),
+)
+
+_PREDICTION_FIELDS = (
+    *_INPUT_FIELDS,
+    *HEADER_FIELDS,
+    pa.field("content_sha256", pa.string(), nullable=False),
+    pa.field("original_to_network", pa.list_(pa.float64(), 9), nullable=False),
+    pa.field("task", pa.string(), nullable=False),
+    pa.field("predicted_months", pa.float32(), nullable=False),
+    pa.field("sd_months", pa.float32(), nullable=False),
+    pa.field("model_sha256", pa.string(), nullable=False),
+    pa.field("code_version", pa.string(), nullable=False),
+)
+
+
+def samples(size_HW: tuple[int, int], label_columns: tuple[str, ...]) -> pa.Schema:
+    """Samples of a task: header, labels, and ``image`` as uint8 display values of shape (rows, columns).
+
+    Label columns are float32 and nullable; ``split`` is the label table's own split, where it has one.
+    """
+    labels = [pa.field(name, pa.float32()) for name in label_columns]
+    image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), size_HW), nullable=False)
+    return pa.schema([*_SAMPLE_FIELDS, pa.field("split", pa.string()), *labels, image])
+
+
+def predictions(map_HW: tuple[int, int]) -> pa.Schema:
+    """Scored instances: header, months, sd, model digest, and the attention map scaled to 0..255."""
+    attention = pa.field("attention_map", pa.fixed_shape_tensor(pa.uint8(), map_HW), nullable=False)
+    return pa.schema([*_PREDICTION_FIELDS, attention])
+
+
+def stamped(schema: pa.Schema, table: str, facts: Mapping[str, str] | None = None) -> pa.Schema:
+    """The schema with table name, schema version and further facts in its metadata."""
+    metadata = {"osteoray.table": table, "osteoray.schema_version": SCHEMA_VERSION, **(facts or {})}
+    return schema.with_metadata(metadata)
+
+
+def tensor_column(values_NHW: NDArray[np.uint8]) -> pa.ExtensionArray:
+    """The canonical tensor column of a stack of uint8 images [N, H, W]; N may be 0."""
+    kind = pa.fixed_shape_tensor(pa.uint8(), values_NHW.shape[1:])
+    flat = pa.array(np.ascontiguousarray(values_NHW).reshape(-1))
+    size = int(np.prod(values_NHW.shape[1:]))
+    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, size))
+
+
+def tensor_values(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """The stack [N, H, W] in a tensor column."""
+    shape = tuple(column.type.shape)
+    flats = [chunk.storage.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    flat = np.concatenate(flats) if flats else np.zeros(0, np.uint8)
+    stack: NDArray[np.uint8] = flat.reshape(-1, *shape)
+    return stack

@@ -1,0 +1,43 @@
+"""A Task: what goes in, what the truth is, how the network is judged. The science of one clinical question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from engine.age_distribution import joint_loss
+from engine.distill import Batch, distillation
+from engine.instance import InputRule
+from engine.models import Outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One clinical question. ``label`` is the column of truth, in months; ``rule`` says which instances fit."""
+
+    name: str
+    label: str
+    rule: InputRule
+    kl_weight: float
+    """lambda of the joint loss."""
+    delta_months: float
+    """sd of the Gaussian soft label."""
+
+    def objective(
+        self, student: Outputs, teacher: Outputs | None, batch: Batch, terms: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Task loss plus weighted terms; ``loss`` is what is minimised, the rest is for the log."""
+        parts = joint_loss(
+            student.logits_BK, batch.months_B, weight=self.kl_weight, delta=self.delta_months
+        )
+        if teacher is None or not terms:
+            return {**parts, "loss": parts["task"]}
+        parts |= distillation(student, teacher, batch, terms)
+        return {**parts, "loss": parts["task"] + parts["distill"]}
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able facts for manifests and bundles."""
+        return {"name": self.name, "label": self.label, "rule": self.rule.facts()}

@@ -1,0 +1,20 @@
+"""TASKS: one line for each clinical question."""
+
+from __future__ import annotations
+
+from engine.errors import UnknownNameError
+from engine.task import Task
+from engine.tasks.hand_age import HAND_AGE
+
+TASKS: dict[str, Task] = {task.name: task for task in (HAND_AGE,)}
+
+
+def task_named(name: str) -> Task:
+    """The task called ``name``.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in TASKS:
+        raise UnknownNameError("task", name, TASKS)
+    return TASKS[name]

@@ -1,0 +1,24 @@
+"""hand-age: skeletal maturity in months from a left-hand radiograph and sex.
+
+Age-distribution learning after Chen et al., arXiv 2006.00202: 240 monthly bins, expectation, KL to a Gaussian.
+"""
+
+from __future__ import annotations
+
+from engine.instance import InputRule
+from engine.preprocess import View
+from engine.task import Task
+
+PROJECTION_SOP_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
+    "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, for presentation
+    "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture: digitised films
+)
+
+HAND_AGE = Task(
+    name="hand-age",
+    label="bone_age_months",
+    rule=InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=View(size_HW=(112, 112))),
+    kl_weight=0.5,
+    delta_months=10.0,
+)

@@ -1,0 +1,87 @@
+"""Ray Train around the plain loop: workers, gradient synchronisation, checkpoints. The only door to ray.train."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+
+from engine.checkpoint import load_state, new_state, save_state
+from engine.fit import Teacher, World, epochs
+from engine.manifest import read_json
+from engine.models import frozen, save_weights
+from engine.recipe import recipe_from_facts
+from engine.run import WEIGHTS_NAME, append_metrics, forget_after, load_net
+from engine.samples import open_training_set
+from engine.tasks import task_named
+
+
+def train_on_ray(
+    facts: dict[str, Any], data: Path, run: Path, *, teacher: Path | None, workers: int, gpu: bool, threads: int
+) -> None:
+    """Train the recipe in ``facts`` on ``workers``; the same ``run`` again continues at its last checkpoint.
+
+    ``run`` must be reachable from every node. ``threads`` is the number of CPUs of each worker.
+    """
+    config = {
+        "recipe": facts,
+        "data": str(data),
+        "run": str(run),
+        "teacher": str(teacher) if teacher else None,
+        "threads": threads,
+    }
+    TorchTrainer(
+        _train_worker,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": threads, **({"GPU": 1} if gpu else {})}
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=str(run / "ray"),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=2),
+        ),
+    ).fit()
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    """One worker: every rank trains, rank 0 writes."""
+    torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    recipe = recipe_from_facts(config["recipe"])
+    task, run, data = task_named(recipe.task), Path(config["run"]), Path(config["data"])
+    device = get_device()
+    world = World(
+        rank=context.get_world_rank(), size=context.get_world_size(), device=device, wrap=prepare_model
+    )
+    teacher = _teacher(config["teacher"], device)
+    samples = open_training_set(data, run / "cache", task.label)
+    state = new_state(recipe, teacher.net.channels if teacher else (), device)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as folder:
+            load_state(state, Path(folder))
+    is_writer = world.rank == 0
+    if is_writer:
+        forget_after(run, state.epoch)
+    for log in epochs(recipe, task, samples, state, world=world, teacher=teacher):
+        with tempfile.TemporaryDirectory() as folder:
+            if is_writer:
+                append_metrics(run, log)
+                save_state(state, Path(folder))
+            ray.train.report(log, checkpoint=Checkpoint.from_directory(folder) if is_writer else None)
+    if is_writer:
+        save_weights(state.ema, run / WEIGHTS_NAME)
+
+
+def _teacher(folder: str | None, device: torch.device) -> Teacher | None:
+    if folder is None:
+        return None
+    precision = read_json(Path(folder) / "run.json")["recipe"]["precision"]
+    return Teacher(net=frozen(load_net(Path(folder))).to(device), precision=precision)

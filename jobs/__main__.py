@@ -1,0 +1,112 @@
+"""The command ``osteoray``: finds the verb, loads its module alone, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from engine import __version__
+from engine.errors import EngineError
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+VERBS: dict[str, str] = {
+    "demo": "The whole story on small synthetic input, under 10 minutes on 2 cores.",
+    "phantom": "Write a synthetic DICOM archive with known truth, with faults on request.",
+    "convert": "Turn a public data set's layout into a DICOM archive with labels.csv.",
+    "ingest": "Read an archive into model-ready samples; what is unusable is quarantined.",
+    "train": "Train a recipe: a teacher, or a student distilled from one.",
+    "export": "Compile a trained student into a model bundle, with a parity gate.",
+    "score": "Score a whole archive with a bundle; can be resumed, each instance once.",
+    "serve": "Serve bundles over HTTP: DICOM in, JSON out.",
+    "report": "Write tables, plots and one HTML page for a score folder or a run.",
+    "verify": "Re-check the books of an ingest or score folder.",
+}
+"""Verb to its line in the help. ``jobs/<verb>.py`` holds a function of that name."""
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb and exit the process.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done with quarantined rows, 4 failure budget reached,
+    75 another run holds the output folder, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command_line(words)(args=words, prog_name="osteoray")
+    except EngineError as error:
+        _say_error(error, _chosen(words), as_json="--json" in words)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say_interrupted()
+        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _say_interrupted()
+        raise
+
+
+def command_line(words: Sequence[str]) -> typer.Typer:
+    """The application in which only the verb that ``words`` names is loaded; the others are help lines."""
+    app = typer.Typer(
+        name="osteoray",
+        help="From a hospital's archive of bone images to scored, audited results. Research use only.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_top)
+    chosen = _chosen(words)
+    for verb, line in VERBS.items():
+        app.command(verb, short_help=line)(_load(verb) if verb == chosen else _not_loaded)
+    return app
+
+
+def _chosen(words: Sequence[str]) -> str | None:
+    return next((word for word in words if not word.startswith("-")), None)
+
+
+def _load(verb: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(import_module(f"jobs.{verb}"), verb)
+    return function
+
+
+def _not_loaded() -> None:
+    raise AssertionError("a verb that was not named has been called")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"osteoray {__version__}")
+        raise typer.Exit
+
+
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+def _say_error(error: EngineError, verb: str | None, *, as_json: bool) -> None:
+    print(f"error {error.code}: {error}", file=sys.stderr)
+    if as_json:
+        facts = {"verb": verb, "exit_code": error.exit_code, "error": error.code, "message": str(error)}
+        print(json.dumps(facts))
+
+
+def _say_interrupted() -> None:
+    print("interrupted: what was finished is kept", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What a verb says while it works, and at its end. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NoReturn, TextIO
+
+import typer
+
+PLAIN_INTERVAL_S = 2.0
+REDRAW_INTERVAL_S = 0.1
+_CLEAR_LINE = "\r\x1b[2K"
+
+
+@contextmanager
+def progress(label: str, unit: str = "instances") -> Iterator[Callable[[int, int], None]]:
+    """Draw count, rate and time left on stderr while the block runs; yields ``report(done, total)``.
+
+    On a terminal one line is redrawn; elsewhere a line is written at most each 2 s, and one at the end.
+    Report once before the work starts: what is already done by then (a resumed run) counts for no rate.
+    """
+    line = _ProgressLine(label, unit, sys.stderr)
+    try:
+        yield line.report
+    except BaseException:
+        line.close("stopped")
+        raise
+    line.close("done")
+
+
+def finish(verb: str, summary: Mapping[str, object], *, as_json: bool, exit_code: int = 0) -> NoReturn:
+    """Print ``summary`` on stdout and end the verb with ``exit_code``.
+
+    With ``as_json`` the last line is one JSON object: the verb, the exit code and the summary's fields.
+
+    Raises:
+        typer.Exit: always.
+    """
+    width = max((len(key) for key in summary), default=0)
+    for key, value in summary.items():
+        print(f"{key:<{width}}  {_text(value)}")
+    if as_json:
+        print(json.dumps(_jsonable({"verb": verb, "exit_code": exit_code, **summary}), allow_nan=False))
+    sys.stdout.flush()
+    raise typer.Exit(exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    time_s: float
+    done: int
+
+
+@dataclass(slots=True)
+class _ProgressLine:
+    """One progress line; ``clock`` gives seconds."""
+
+    label: str
+    unit: str
+    stream: TextIO
+    clock: Callable[[], float] = time.monotonic
+    total: int = 0
+    points: list[_Point] = field(default_factory=list)
+    """The first two reports and the last one."""
+    drawn_s: float = -math.inf
+
+    def report(self, done: int, total: int) -> None:
+        """Take note of ``done`` of ``total``, and draw if the last drawing is old enough."""
+        now = self.clock()
+        self.total = total
+        self.points = [*self.points[:2], _Point(now, done)]
+        interval = REDRAW_INTERVAL_S if self.stream.isatty() else PLAIN_INTERVAL_S
+        if now - self.drawn_s >= interval:
+            self.drawn_s = now
+            self._write(self._status())
+
+    def close(self, outcome: str) -> None:
+        """Write the last line: how far it came, in what time, at what rate over all."""
+        if not self.points:
+            return
+        first, last = self.points[0], self.points[-1]
+        seconds = self.clock() - first.time_s
+        text = f"{self.label}: {outcome}, {self._count()} in {_duration(seconds)}"
+        if seconds > 0 and last.done > first.done:
+            text += f", {_rate((last.done - first.done) / seconds)}"
+        self._write(text, last=True)
+
+    def _status(self) -> str:
+        rate = self._rate_per_s()
+        text = f"{self.label}: {self._count()}"
+        if rate is None:
+            return text
+        left = max(self.total - self.points[-1].done, 0)
+        return f"{text}, {_rate(rate)}, {_duration(left / rate)} left"
+
+    def _count(self) -> str:
+        done = self.points[-1].done
+        share = f" ({done / self.total:.0%})" if self.total else ""
+        return f"{done}/{self.total} {self.unit}{share}"
+
+    def _rate_per_s(self) -> float | None:
+        # Measured from the second report where it can be: the time before it holds the start of workers.
+        last = self.points[-1]
+        for base in reversed(self.points[:-1]):
+            if last.done > base.done and last.time_s > base.time_s:
+                return (last.done - base.done) / (last.time_s - base.time_s)
+        return None
+
+    def _write(self, text: str, *, last: bool = False) -> None:
+        if self.stream.isatty():
+            self.stream.write(f"{_CLEAR_LINE}{text}" + ("\n" if last else ""))
+        else:
+            self.stream.write(f"{text}\n")
+        self.stream.flush()
+
+
+def _rate(per_s: float) -> str:
+    return f"{float(f'{per_s:.3g}'):g}/s"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, rest_min = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {rest_min:02d} min"
+    return f"{minutes} min {rest_s:02d} s" if minutes else f"{rest_s} s"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _jsonable(value: object) -> object:
+    """Plain JSON values: a number that is not finite becomes null, a path its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return str(value)

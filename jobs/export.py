@@ -1,0 +1,46 @@
+"""``osteoray export``: a finished run to a compiled, sealed model bundle."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.predict import PREDICTORS
+from jobs.console import finish
+
+GATE_SAMPLES = 256
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write; must not hold files.")],
+    engine: Annotated[str, typer.Option(help=f"auto, {', '.join(PREDICTORS)}.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Export a network to ONNX, compile it, compare it with torch on real held-out samples, seal the bundle.
+
+    `auto` takes OpenVINO where it is installed, else ONNX Runtime. If the compiled network departs from torch
+    by more than the gate, no bundle is written and the exit code is 1.
+    """
+    from engine.export import export as write_bundle
+    from engine.run import read_run
+    from engine.samples import gate_samples
+    from engine.tasks import task_named
+
+    facts = read_run(run)
+    images_BHW, sex_B = gate_samples(Path(facts["data"]["folder"]), task_named(facts["task"]).label, GATE_SAMPLES)
+    threads = os.cpu_count() or 1
+    bundle = write_bundle(run, out, engine=engine, images_BHW=images_BHW, sex_B=sex_B, threads=threads)
+    parity = bundle.facts["parity"]
+    summary = {
+        "bundle": str(out),
+        "engine": bundle.engine,
+        "model_sha256": bundle.sha256,
+        "parity_months": f"{parity['max_abs_months']:.2g}",
+        "images_per_second": parity["images_per_second"],
+        "images_per_second_eager": facts["speed"]["images_per_second_eager"],
+    }
+    finish("export", summary, as_json=json)

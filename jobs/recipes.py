@@ -1,0 +1,60 @@
+"""Recipes by name: each a function that returns a complete, typed configuration of a training.
+
+Variants call a base recipe and change fields; nothing else configures a training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from engine.errors import UnknownNameError
+from engine.recipe import Recipe
+
+DISTILL = {"age_kl": 2.0, "reg": 1.0, "kd": 0.2, "hint": 1.0, "gradcam": 1.0}
+
+
+def hand_teacher() -> Recipe:
+    """A residual network from scratch; no weights to fetch."""
+    return Recipe(
+        name="hand-teacher", task="hand-age", role="teacher", backbone="resnet18", epochs=16, precision="bf16"
+    )
+
+
+def hand_student() -> Recipe:
+    """About a million parameters, distilled with all five terms."""
+    return Recipe(
+        name="hand-student",
+        task="hand-age",
+        role="student",
+        backbone="mobilenetv3_small_100",
+        epochs=24,
+        weight_decay=0.02,
+        distill=dict(DISTILL),
+    )
+
+
+def demo_teacher() -> Recipe:
+    """Small enough for the demo's few minutes."""
+    return replace(hand_teacher(), name="demo-teacher", backbone="resnet10t", epochs=8, batch_size=32)
+
+
+def demo_student() -> Recipe:
+    """The demo's student."""
+    return replace(hand_student(), name="demo-student", epochs=8, batch_size=32)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe().name: recipe for recipe in (hand_teacher, hand_student, demo_teacher, demo_student)
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe called ``name``.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, RECIPES)
+    return RECIPES[name]()

@@ -1,0 +1,39 @@
+"""The site's salt: patient keys are HMACs under it. 32 random bytes in a file that only its owner reads."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from engine.errors import UsageError
+
+SALT_BYTES = 32
+
+
+def default_salt_path() -> Path:
+    """``$OSTEORAY_SALT``, else ``osteoray/salt`` in the user's configuration folder."""
+    named = os.environ.get("OSTEORAY_SALT")
+    base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Path(named) if named else base / "osteoray" / "salt"
+
+
+def read_salt(path: Path | None = None) -> bytes:
+    """The salt in ``path`` (default: the user's own, made on first use).
+
+    Raises:
+        UsageError: the file is short, or others may read it.
+    """
+    place = path or default_salt_path()
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_bytes(SALT_BYTES))
+    if stat.S_IMODE(place.stat().st_mode) & 0o077:
+        raise UsageError(f"the salt {place} can be read by others: chmod 600 it")
+    salt = place.read_bytes()
+    if len(salt) < SALT_BYTES:
+        raise UsageError(f"the salt {place} is shorter than {SALT_BYTES} bytes")
+    return salt

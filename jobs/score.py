@@ -1,0 +1,85 @@
+"""``osteoray score``: a whole archive through a bundle, resumable, each instance exactly once."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine import books, sources
+from engine.bundle import Bundle, open_bundle
+from engine.manifest import code_version, read_json, sha256_of_facts
+from engine.predict import choose_engine
+from engine.shard import ReadSpec
+from jobs.cluster_session import start_ray
+from jobs.console import finish, progress
+from jobs.ingest import QUARANTINED
+from jobs.salt import read_salt
+
+
+def score(
+    source: Annotated[str, typer.Argument(help="Folder of DICOM files, nested at will, any file names.")],
+    model: Annotated[Path, typer.Option(help="Bundle that `osteoray export` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for results; the same command again resumes it.")],
+    engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
+    shard_size: Annotated[int, typer.Option(help="Instances in one shard, the unit of resuming.")] = 256,
+    resume: Annotated[
+        bool, typer.Option(help="Go on where an earlier run of the same command stopped; --no-resume refuses to.")
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Score an archive. Every file ends as scored, filtered or quarantined, with a reason code.
+
+    Kill it at any time and give the same command again: finished shards are kept, no row is lost or doubled.
+    Exit code 3 says that some files were quarantined; 75 that another run holds the folder.
+    """
+    bundle = open_bundle(model)
+    spec = ReadSpec(source=source, folder=out, rule=bundle.rule, salt=read_salt())
+    chosen = choose_engine(engine or bundle.engine)
+    config = {"model_sha256": bundle.sha256, "engine": chosen, "shard_size": shard_size}
+    manifest = {
+        "kind": "score", "task": bundle.task, "source": str(Path(source).resolve()),
+        "config_sha256": sha256_of_facts(config), "config": config,
+        "model": {**bundle.facts, "model_sha256": bundle.sha256}, "code_version": code_version(),
+    }  # fmt: skip
+    with books.lease(out):
+        counts, speed = run_score(spec, manifest, bundle, shard_size=shard_size, resume=resume)
+    code = QUARANTINED if counts["quarantined"] else 0
+    finish("score", {"out": str(out), **counts, **speed}, as_json=json, exit_code=code)
+
+
+def run_score(
+    spec: ReadSpec, manifest: dict[str, Any], bundle: Bundle, *, shard_size: int, resume: bool
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Plan, begin or resume, score and close a folder whose lease is held; gives counts and speed."""
+    from engine.errors import UsageError
+    from engine.pipeline import ScoreSpec
+    from engine.pipeline import score as score_shards
+
+    if not resume and (spec.folder / books.MANIFEST_NAME).exists():
+        raise UsageError(f"{spec.folder} holds an earlier run: choose another --out, or allow --resume")
+    plan = sources.plan(spec.source, shard_size)
+    books.begin(spec.folder, manifest)
+    books.write_plan(spec.folder, plan)
+    started, ended = time.perf_counter(), 0
+    if books.missing_shards(spec.folder, plan):
+        start_ray()
+        cpus = os.cpu_count() or 1
+        scoring = ScoreSpec(bundle=bundle.folder.resolve(), engine=manifest["config"]["engine"], actors=max(cpus // 8, 1))
+        started = time.perf_counter()
+        with progress("score") as report:
+            ended = score_shards(plan, spec, scoring, report)
+    wall_s = time.perf_counter() - started
+    speed = {
+        "wall_s": round(wall_s, 2),
+        "images_per_second": round(ended / wall_s, 1) if ended else 0.0,
+        "scored_this_run": ended,
+        "reused": plan.num_rows - ended,
+    }
+    counts = books.close(spec.folder, plan, {"speed": speed})
+    if not ended:
+        speed = {**speed, **{"images_per_second": read_json(spec.folder / books.MANIFEST_NAME)["speed"]["images_per_second"]}}
+    return counts, speed

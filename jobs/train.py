@@ -1,0 +1,156 @@
+"""``osteoray train``: a recipe to a run folder. Teacher and student take the same way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine import books
+from engine.errors import TrainingError, UsageError
+from engine.manifest import code_version, read_json, sha256_of_file, write_json
+from engine.recipe import Recipe, with_changes
+from engine.run import RUN_NAME, WEIGHTS_NAME, epochs_logged, read_run
+from engine.samples import data_facts, pack_images
+from engine.tasks import task_named
+from jobs.cluster_session import start_ray
+from jobs.console import finish, progress
+from jobs.recipes import RECIPES, recipe_named
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help=f"Recipe: {', '.join(RECIPES)}.")],
+    data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest --labels` wrote.")],
+    out: Annotated[Path, typer.Option(help="Run folder; the same command again continues it.")],
+    teacher: Annotated[Path | None, typer.Option(help="Finished run whose network teaches.")] = None,
+    workers: Annotated[int, typer.Option(help="Ray Train workers; on GPUs one per GPU.")] = 2,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a field, e.g. epochs=3, distill=none, distill.kd=0.5, augmentation.flip=0."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Train a network and judge it on the held-out split.
+
+    A student learns from --teacher by the recipe's terms; `--set distill=none` trains it alone. A run that was
+    killed goes on at its last checkpoint when the same command is given again.
+    """
+    chosen = with_changes(recipe_named(recipe), set_ or [])
+    if chosen.distill and teacher is None:
+        raise UsageError(f"recipe {recipe} distils: give --teacher RUN, or --set distill=none")
+    with books.lease(out):
+        facts = run_training(chosen, data, out, teacher=teacher if chosen.distill else None, workers=workers, gpu=gpu)
+    evaluation = facts["evaluation"]
+    summary = {
+        "run": str(out),
+        "test_mae_months": round(evaluation["mae_months"], 2),
+        "interval_95": f"{evaluation['mae_low']:.2f}..{evaluation['mae_high']:.2f}",
+        "test_instances": evaluation["instances"],
+        "parameters": facts["parameters"],
+        "seconds": facts["seconds"],
+    }
+    finish("train", summary, as_json=json)
+
+
+def run_training(
+    recipe: Recipe, data: Path, out: Path, *, teacher: Path | None, workers: int, gpu: bool
+) -> dict[str, Any]:
+    """Train or continue a run whose lease is held, evaluate it, and return its facts."""
+    facts = _begin(recipe, data, out, teacher)
+    if facts["status"] == "done":
+        return facts
+    from engine.train import train_on_ray
+
+    label = task_named(recipe.task).label
+    pack_images(data, out / "cache", label)
+    start_ray()
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    started = time.perf_counter()
+    with _epoch_progress(out, recipe):
+        train_on_ray(recipe.facts(), data, out, teacher=teacher, workers=workers, gpu=gpu, threads=threads)
+    facts = _judged(facts, data, out, seconds=facts["seconds"] + time.perf_counter() - started)
+    write_json(out / RUN_NAME, facts)
+    shutil.rmtree(out / "cache")
+    return facts
+
+
+def _begin(recipe: Recipe, data: Path, out: Path, teacher: Path | None) -> dict[str, Any]:
+    """Facts of a new run, or of the one that is continued."""
+    path = out / RUN_NAME
+    started = {
+        "recipe": recipe.facts(),
+        "task": recipe.task,
+        "role": recipe.role,
+        "backbone": recipe.backbone,
+        "distill": recipe.distill or "none",
+        "data": {"folder": str(data), **data_facts(data)},
+        "teacher": _teacher_facts(teacher),
+    }
+    if path.exists():
+        earlier = read_json(path)
+        for name, value in started.items():
+            if earlier.get(name) != value:
+                raise TrainingError(f"{out} was begun with another {name}: choose another --out")
+        return earlier
+    facts = {**started, "code_version": code_version(), "status": "running", "seconds": 0.0}
+    write_json(path, facts)
+    return facts
+
+
+def _teacher_facts(teacher: Path | None) -> dict[str, Any] | None:
+    if teacher is None:
+        return None
+    run = read_run(teacher)
+    return {"run": str(teacher), "backbone": run["backbone"], "sha256": sha256_of_file(teacher / WEIGHTS_NAME)}
+
+
+def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> dict[str, Any]:
+    import torch
+
+    from engine.evaluation import evaluate, images_per_second
+    from engine.models import AgeNet, ModelFacts, load_model, num_parameters
+    from engine.samples import open_training_set
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = ModelFacts(backbone=facts["backbone"]).facts()
+    net: AgeNet = load_model(model, out / WEIGHTS_NAME)
+    samples = open_training_set(data, out / "cache", task_named(facts["task"]).label)
+    size = samples.images_NHW.shape[1:]
+    return {
+        **facts,
+        "status": "done",
+        "model": model,
+        "parameters": num_parameters(net),
+        "seconds": round(seconds, 1),
+        "evaluation": evaluate(net, samples, out),
+        "speed": {"images_per_second_eager": round(images_per_second(net, (size[0], size[1])), 1)},
+    }
+
+
+@contextmanager
+def _epoch_progress(out: Path, recipe: Recipe) -> Iterator[None]:
+    """Follow metrics.jsonl, which rank 0 writes, while the training blocks."""
+    stop = threading.Event()
+    with progress(f"train {recipe.name}", "epochs") as report:
+
+        def follow() -> None:
+            while not stop.wait(0.5):
+                report(epochs_logged(out), recipe.epochs)
+
+        report(epochs_logged(out), recipe.epochs)
+        watcher = threading.Thread(target=follow, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+            report(epochs_logged(out), recipe.epochs)

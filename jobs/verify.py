@@ -1,0 +1,23 @@
+"""``osteoray verify``: prove from the files alone that the books of a folder balance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine import books
+from jobs.console import finish
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder that `osteoray ingest` or `osteoray score` wrote.")],
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Re-check an ingest or score folder: every planned instance ended exactly once, every file is undamaged.
+
+    Reads all tables, needs neither the archive nor a cluster. Exit code 1 names the first contradiction.
+    """
+    counts = books.verify(folder)
+    finish("verify", {"folder": str(folder), **counts, "books": "balance"}, as_json=json)

@@ -1,0 +1,295 @@
+"""The rules of the house, read from the source: who imports whom, the door of each library, sizes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Modules and packages of engine/, lowest layer first; a package counts as one. A module imports from lower
+# layers only: those of one layer do not know each other, a job composes them.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"errors"}),
+    frozenset({"schema"}),
+    frozenset({"age_distribution", "augment", "dicom", "geometry", "labels", "manifest", "metrics", "sources"}),
+    frozenset({"archive", "books", "models", "preprocess"}),
+    frozenset({"convert", "distill", "instance", "phantom", "run"}),
+    frozenset({"bundle", "recipe", "shard", "task"}),
+    frozenset({"checkpoint", "predict", "tasks"}),
+    frozenset({"samples"}),
+    frozenset({"fit"}),
+    frozenset({"evaluation", "export"}),
+    frozenset({"pipeline", "report", "serve", "train"}),
+)
+
+# Library -> the modules of engine/ that may import it. A longer name goes before its prefix.
+DOORS: dict[str, tuple[str, ...]] = {
+    "cv2": ("preprocess", "phantom"),
+    "fastapi": ("serve",),
+    "imagecodecs": ("dicom",),
+    "jinja2": ("report",),
+    "matplotlib": ("report",),
+    "onnx": ("export",),
+    "onnxruntime": ("predict*",),
+    "onnxscript": ("export",),
+    "openvino": ("predict*",),
+    "polars": ("report",),
+    "pydicom": ("dicom",),
+    "ray.data": ("pipeline",),
+    "ray.serve": ("serve",),
+    "ray.train": ("train",),
+    "ray": ("pipeline", "serve", "train"),
+    "tensorrt": ("export", "predict*"),
+    "timm": ("models",),
+    "tritonclient": ("predict*",),
+}
+
+# A job joins parts of the engine; of the libraries with a door it may only speak to Ray's core.
+OPEN_TO_JOBS = frozenset({"ray"})
+STARTS_RAY = "jobs.cluster_session"
+
+UNPICKLING_MODULES = frozenset({"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"})
+UNSAFE_CALLS = frozenset({"eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load"})
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 80
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One source file; ``name`` is its dotted import name."""
+
+    name: str
+    path: Path
+    text: str
+    tree: ast.Module
+
+    @property
+    def entry(self) -> str:
+        """Its entry in LAYERS: the name right below ``engine``."""
+        return self.name.split(".")[1]
+
+    def at(self, node: ast.stmt | ast.expr) -> str:
+        return f"{self.path.relative_to(ROOT)}:{node.lineno}"
+
+
+@cache
+def modules(*folders: str) -> tuple[Module, ...]:
+    found = []
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            text = path.read_text(encoding="utf-8")
+            found.append(Module(name, path, text, ast.parse(text)))
+    return tuple(found)
+
+
+def engine_modules() -> list[Module]:
+    return [module for module in modules("engine") if module.name != "engine"]
+
+
+def imports(module: Module) -> Iterator[tuple[str, ast.stmt | ast.expr]]:
+    """Dotted names imported anywhere in the module, in functions too; ``from a import b`` gives ``a.b``."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.at(node)}: write absolute imports"
+            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith("import_module"):
+            yield from ((arg.value, node) for arg in node.args[:1] if _is_text(arg))
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def is_within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def dotted(node: ast.expr) -> str:
+    """``a.b.c`` of a name or attribute chain; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        base = dotted(node.value)
+        return f"{base}.{node.attr}" if base else ""
+    return ""
+
+
+def report(title: str, findings: list[str]) -> None:
+    assert not findings, "\n  ".join([title, *findings])
+
+
+def test_every_engine_module_has_a_layer() -> None:
+    present = {module.entry for module in engine_modules()}
+    placed = [entry for layer in LAYERS for entry in layer]
+    report(
+        "Add to LAYERS in tests/test_architecture.py, in the layer right after all that it imports:",
+        sorted(present - set(placed)),
+    )
+    report("Take out of LAYERS, no such module in engine/:", sorted(set(placed) - present))
+    report("Twice in LAYERS:", sorted({entry for entry in placed if placed.count(entry) > 1}))
+
+
+def test_imports_in_the_engine_go_to_lower_layers_only() -> None:
+    rank = {entry: number for number, layer in enumerate(LAYERS) for entry in layer}
+    findings = []
+    for module in engine_modules():
+        own = rank.get(module.entry, len(LAYERS))
+        for name, node in imports(module):
+            parts = name.split(".")
+            if parts[0] != "engine" or len(parts) == 1 or parts[1] == module.entry:
+                continue
+            if rank.get(parts[1], -1) >= own:
+                findings.append(f"{module.at(node)}: engine.{module.entry} imports engine.{parts[1]}")
+    report("Imports against the direction of LAYERS (move what is shared into a lower module):", findings)
+
+
+def test_packages_import_in_one_direction() -> None:
+    forbidden = {
+        "engine": ("jobs", "cluster", "tests", "benchmarks"),
+        "jobs": ("cluster", "tests", "benchmarks"),
+        "cluster": ("engine", "jobs", "tests", "benchmarks"),
+    }
+    findings = [
+        f"{module.at(node)}: {package} imports {name}"
+        for package, others in forbidden.items()
+        for module in modules(package)
+        for name, node in imports(module)
+        if any(is_within(name, other) for other in others)
+    ]
+    report("engine <- jobs; cluster names code by string; nothing imports tests or benchmarks:", findings)
+
+
+def test_each_library_has_one_door() -> None:
+    findings = []
+    for module in (*engine_modules(), *modules("jobs")):
+        for name, node in imports(module):
+            library = next((door for door in DOORS if is_within(name, door)), None)
+            if library is None or _may_pass(module, library):
+                continue
+            doors = ", ".join(f"engine/{door}" for door in DOORS[library])
+            findings.append(f"{module.at(node)}: {library} is imported in {doors} only")
+    report("A library came in by another door (call the module that owns it):", findings)
+
+
+def _may_pass(module: Module, library: str) -> bool:
+    if is_within(module.name, "jobs"):
+        return library in OPEN_TO_JOBS
+    return any(fnmatch(module.entry, door) for door in DOORS[library])
+
+
+def test_a_longer_door_is_listed_before_its_prefix() -> None:
+    names = list(DOORS)
+    findings = [
+        f"{later} after {earlier}"
+        for number, earlier in enumerate(names)
+        for later in names[number + 1 :]
+        if is_within(later, earlier)
+    ]
+    report("DOORS is searched from the top:", findings)
+
+
+def test_there_is_no_import_cycle() -> None:
+    known = {module.name for module in modules("engine", "jobs", "cluster")}
+    graph = {
+        module.name: {target for name, _ in imports(module) if (target := _target(name, known))}
+        for module in modules("engine", "jobs", "cluster")
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"import cycle: {' -> '.join([*trail[trail.index(name) :], name])}"
+        if name in done:
+            return
+        for target in sorted(graph[name]):
+            visit(target, (*trail, name))
+        done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def _target(name: str, known: set[str]) -> str | None:
+    """The module that ``a.b.c`` lies in: itself, or ``a.b`` where ``c`` is a name inside it."""
+    if name in known:
+        return name
+    parent = name.rpartition(".")[0]
+    return parent if parent in known else None
+
+
+def test_files_and_functions_keep_their_size() -> None:
+    findings = []
+    for module in modules("engine", "jobs", "cluster", "tests", "benchmarks"):
+        lines = module.text.count("\n")
+        if lines > MAX_FILE_LINES:
+            findings.append(f"{module.path.relative_to(ROOT)}: {lines} lines, at most {MAX_FILE_LINES}")
+        for node in ast.walk(module.tree):
+            if isinstance(node, Function):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    findings.append(
+                        f"{module.at(node)}: {node.name} has {length}, at most {MAX_FUNCTION_LINES}"
+                    )
+    report("Split by meaning:", findings)
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    findings = []
+    for module in modules("engine", "jobs", "cluster"):
+        if not ast.get_docstring(module.tree):
+            findings.append(f"{module.path.relative_to(ROOT)}: the module itself")
+        findings += [
+            f"{module.at(node)}: {node.name}" for node in _public(module.tree) if not ast.get_docstring(node)
+        ]
+    report("Say shapes, units, errors and the source of a formula:", findings)
+
+
+def _public(scope: ast.Module | ast.ClassDef) -> Iterator[Function | ast.ClassDef]:
+    for node in scope.body:
+        if isinstance(node, (Function, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from _public(node)
+
+
+def test_nothing_is_unpickled_or_evaluated() -> None:
+    findings = []
+    for module in modules("engine", "jobs", "cluster", "benchmarks"):
+        findings += [
+            f"{module.at(node)}: import of {name}"
+            for name, node in imports(module)
+            if name.split(".")[0] in UNPICKLING_MODULES
+        ]
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and (
+                dotted(node.func) in UNSAFE_CALLS or any(word.arg == "allow_pickle" for word in node.keywords)
+            ):
+                findings.append(f"{module.at(node)}: {ast.unparse(node)[:60]}")
+    report(
+        "Weights are safetensors, facts are JSON, tables are Parquet; nothing runs code from a file:",
+        findings,
+    )
+
+
+def test_the_engine_neither_prints_nor_starts_ray() -> None:
+    findings = []
+    for module in modules("engine", "jobs", "cluster"):
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = dotted(node.func)
+            if name == "print" and is_within(module.name, "engine"):
+                findings.append(f"{module.at(node)}: print belongs to jobs/")
+            if name == "ray.init" and module.name != STARTS_RAY:
+                findings.append(f"{module.at(node)}: ray.init belongs to jobs/cluster_session.py")
+    report("Call on_progress, return a value, or log:", findings)
