@@ -76,16 +76,16 @@ def each(
     work: Callable[[Item], Result],
     items: Sequence[Item],
     *,
-    workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` in order, on ``workers`` processes (all cores unless told).
+    """Yield ``work(item)`` in order, computed on all cores this process may use.
 
-    ``work`` is a module-level function and does not depend on its process, so the number of workers
-    changes nothing but the time taken. ``on_progress`` is called with (done, total) after each item.
+    ``work`` can be pickled and depends on its item alone, so the number of processes changes nothing but the
+    time taken. ``on_progress`` is called with (done, total) after each item.
     """
-    count = min(workers or os.cpu_count() or 1, max(1, len(items) // _SMALL))
-    for done, result in enumerate(_results(work, items, count), start=1):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, max(1, len(items) // _SMALL))
+    for done, result in enumerate(_results(work, items, workers), start=1):
         if on_progress:
             on_progress(done, len(items))
         yield result

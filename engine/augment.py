@@ -17,12 +17,12 @@ from torch import Tensor
 class Augmentation:
     """Ranges: degrees, relative scale, shift as share of the view, and exponents / factors of intensity."""
 
-    rotation_deg: float = 20.0
+    rotation_deg: float = 15.0
     scale: float = 0.15
     shift: float = 0.08
     gamma: float = 0.3
     contrast: float = 0.2
-    flip: float = 0.5
+    flip: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ converted is skipped with its reason and counted: rows = written + skipped.
 Which SOP class and modality. The sources are PNG files: the acquisition context that a DX or CR object must
 carry is gone, and the pixels were converted on a workstation, so they are Secondary Captures (PS3.3 A.8) with
 Conversion Type WSD. Modality then names the *source* equipment and is optional (PS3.3 C.8.6.1, SC Equipment).
-It is "CR": "OT" would hide that these are projection radiographs, "DX" would promise a digital detector, which
-nobody recorded, and paediatric hand films of those years were mostly taken on storage phosphor plates.
+It is "CR": "OT" would hide that these are projection radiographs, "DX" would promise a digital detector,
+which nobody recorded, and hand films of those years were mostly taken on storage phosphor plates.
 
 Ages. These sets publish bone age, not the age of the child: PatientAge is never written, as a network that
 takes chronological age as input would otherwise be handed its own answer.
@@ -23,7 +23,7 @@ import importlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,12 @@ def convert(
     *,
     syntax: str = "explicit",
     limit: int | None = None,
-    workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write the data set at ``source`` as a DICOM archive, and return its counts.
 
-    ``limit`` takes the first rows only. The counts are ``rows``, ``written``, ``train``, ``test`` and
-    ``skipped`` (reason -> number).
+    ``limit`` takes the first rows only. The counts are ``rows``, ``written``, ``train``, ``test``,
+    ``skipped``, and ``skipped_reasons`` (reason -> number).
 
     Raises:
         UsageError: ``source`` is not of this layout, or ``out`` is not empty.
@@ -100,7 +99,7 @@ def convert(
     jobs = [_Job(out, planned, syntax_of(index, syntax)) for index, planned in enumerate(listing)]
     labels: list[Label] = []
     skipped: Counter[str] = Counter()
-    for outcome in each(_write, jobs, workers=workers, on_progress=on_progress):
+    for outcome in each(_write, jobs, on_progress=on_progress):
         if isinstance(outcome, Label):
             labels.append(outcome)
         else:
@@ -113,7 +112,8 @@ def convert(
         "written": len(labels),
         "train": splits["train"],
         "test": splits["test"],
-        "skipped": dict(sorted(skipped.items())),
+        "skipped": skipped.total(),
+        "skipped_reasons": dict(sorted(skipped.items())),
     }
 
 
@@ -171,13 +171,15 @@ def _write(job: _Job) -> Label | Skipped:
     )
 
 
-# --- rsna: RSNA Pediatric Bone Age Challenge 2017, as published and as commonly repacked ---------------------
+# --- rsna: RSNA Pediatric Bone Age Challenge 2017, as published and as commonly repacked ---
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A table of the challenge: its file name without ending, the folder beside it that holds its images
-    (None: anywhere under the root), and the split of its rows."""
+    """A table of the challenge: its file name without ending, and the split of its rows.
+
+    ``images`` is the folder beside it that holds its images; None: they are anywhere under the root.
+    """
 
     stem: str
     images: str | None
@@ -256,7 +258,9 @@ def _read_rows(file: Path) -> list[dict[str, str]]:
     missing = {"id", "age", "sex"} - set(names)
     if missing:
         raise UsageError(f"{file} has no column for {', '.join(sorted(missing))}; it has {lines[0]}")
-    rows = ({name: cell.strip() for name, cell in zip(names, line, strict=False) if name} for line in lines[1:])
+    rows = (
+        {name: cell.strip() for name, cell in zip(names, line, strict=False) if name} for line in lines[1:]
+    )
     return [row for row in rows if any(row.values())]
 
 
@@ -276,7 +280,9 @@ def _read_xlsx(file: Path) -> list[list[str]]:
     return [["" if cell is None else str(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
 
 
-def _rsna_row(row: Mapping[str, str], images: Mapping[str, Path], seen: set[str], split: str) -> Planned | Skipped:
+def _rsna_row(
+    row: Mapping[str, str], images: Mapping[str, Path], seen: set[str], split: str
+) -> Planned | Skipped:
     name = row.get("id", "").removesuffix(".png").removesuffix(".0")
     try:
         if not _SAFE_NAME.fullmatch(name):

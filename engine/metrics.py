@@ -52,7 +52,7 @@ def share_within(predicted_N: ArrayLike, truth_N: ArrayLike, months: float) -> f
 
 
 def share_within_sd(errors_N: ArrayLike, sd_N: ArrayLike, multiple: float) -> float:
-    """Share (0..1) of instances with |error| <= ``multiple`` * sd: for a normal error 0.683 at 1, 0.954 at 2."""
+    """Share (0..1) with |error| <= ``multiple`` * sd; normal errors give 0.683 at 1 and 0.954 at 2."""
     return _mean(np.abs(np.asarray(errors_N, np.float64)) <= multiple * np.asarray(sd_N, np.float64))
 
 
@@ -62,6 +62,11 @@ class Interval:
 
     low: float
     high: float
+
+    @property
+    def is_known(self) -> bool:
+        """False for an interval of NaN."""
+        return not math.isnan(self.low)
 
     @property
     def excludes_zero(self) -> bool:
@@ -136,10 +141,11 @@ def t_quantile(probability: float, degrees: int) -> float:
     """
     if not 0 < probability < 1 or degrees < 1:
         raise ValueError(f"no t quantile at probability {probability} with {degrees} degrees of freedom")
-    if degrees == 1:
-        return math.tan(math.pi * (probability - 0.5))
-    if degrees == 2:
-        return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
+    match degrees:
+        case 1:
+            return math.tan(math.pi * (probability - 0.5))
+        case 2:
+            return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
     z = NormalDist().inv_cdf(probability)
     terms = (
         (z**3 + z) / 4,
@@ -147,7 +153,7 @@ def t_quantile(probability: float, degrees: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / degrees**order for order, term in enumerate(terms, start=1))
+    return z + sum(term / float(degrees) ** order for order, term in enumerate(terms, start=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +212,7 @@ def bootstrap_by_patient(
     if values.shape != keys.shape:
         raise ValueError(f"values {values.shape} and patients {keys.shape} must both be [N]")
     names, owner_N = np.unique(keys, return_inverse=True)
-    if len(names) < 2:
+    if len(names) <= 1:
         return NO_INTERVAL
     terms_NF = statistic.terms(values)
     columns = [np.bincount(owner_N, weights=terms_N, minlength=len(names)) for terms_N in terms_NF.T]
@@ -259,7 +265,8 @@ def _around(centre: float, half_width: float) -> Interval:
 def _slope(x_N: Floats, y_N: Floats) -> tuple[float, Interval]:
     """Least-squares slope of y on x and its t interval with n - 2 degrees of freedom."""
     num = len(x_N)
-    if num < 3:
+    degrees = num - 2
+    if degrees < 1:
         return math.nan, NO_INTERVAL
     centred_N = x_N - x_N.mean()
     spread = float(centred_N @ centred_N)
@@ -267,5 +274,5 @@ def _slope(x_N: Floats, y_N: Floats) -> tuple[float, Interval]:
         return math.nan, NO_INTERVAL
     slope = float(centred_N @ y_N) / spread
     residual_N = y_N - y_N.mean() - slope * centred_N
-    error = math.sqrt(float(residual_N @ residual_N) / (num - 2) / spread)
-    return slope, _around(slope, t_quantile((1 + CONFIDENCE) / 2, num - 2) * error)
+    error = math.sqrt(float(residual_N @ residual_N) / degrees / spread)
+    return slope, _around(slope, t_quantile((1 + CONFIDENCE) / 2, degrees) * error)

@@ -21,13 +21,13 @@ class Recipe:
     role: Literal["teacher", "student"]
     backbone: str
     epochs: int
-    batch_size: int = 64
+    batch_size: int = 32
     """Over all workers together."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
     """Share of all steps."""
-    clip_norm: float = 5.0
+    clip_norm: float = 100.0
     ema_decay: float = 0.998
     precision: Literal["f32", "bf16"] = "f32"
     seed: int = 0

@@ -12,15 +12,16 @@ def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> No
     ``num_cpus`` is for a local cluster (default: all cores). ``log_to_driver`` shows what workers print.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray  # noqa: PLC0415  (after the variable above, and never for `--help`)
+    import ray  # after the variable above
 
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    # Ray's notices at its start are in its own log folder; a verb's stderr has progress and errors only.
     ray.init(
         address=address or "local",
         num_cpus=None if address else num_cpus,
         include_dashboard=None if address else False,
         log_to_driver=log_to_driver,
-        logging_level=logging.WARNING,
+        logging_level=logging.ERROR,
     )

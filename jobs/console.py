@@ -67,18 +67,19 @@ class _ProgressLine:
     clock: Callable[[], float] = time.monotonic
     total: int = 0
     points: list[_Point] = field(default_factory=list)
-    """The first two reports and the last one."""
+    """The first report, the first that came further, and the last that did."""
     drawn_s: float = -math.inf
 
     def report(self, done: int, total: int) -> None:
         """Take note of ``done`` of ``total``, and draw if the last drawing is old enough."""
         now = self.clock()
         self.total = total
-        self.points = [*self.points[:2], _Point(now, done)]
+        if not self.points or done != self.points[-1].done:
+            self.points = [*self.points[:2], _Point(now, done)]
         interval = REDRAW_INTERVAL_S if self.stream.isatty() else PLAIN_INTERVAL_S
         if now - self.drawn_s >= interval:
             self.drawn_s = now
-            self._write(self._status())
+            self._write(self._status(now))
 
     def close(self, outcome: str) -> None:
         """Write the last line: how far it came, in what time, at what rate over all."""
@@ -91,13 +92,14 @@ class _ProgressLine:
             text += f", {_rate((last.done - first.done) / seconds)}"
         self._write(text, last=True)
 
-    def _status(self) -> str:
+    def _status(self, now_s: float) -> str:
         rate = self._rate_per_s()
         text = f"{self.label}: {self._count()}"
         if rate is None:
             return text
-        left = max(self.total - self.points[-1].done, 0)
-        return f"{text}, {_rate(rate)}, {_duration(left / rate)} left"
+        last = self.points[-1]
+        left_s = (self.total - last.done) / rate - (now_s - last.time_s)
+        return f"{text}, {_rate(rate)}, {_duration(max(left_s, 0))} left"
 
     def _count(self) -> str:
         done = self.points[-1].done
@@ -105,7 +107,7 @@ class _ProgressLine:
         return f"{done}/{self.total} {self.unit}{share}"
 
     def _rate_per_s(self) -> float | None:
-        # Measured from the second report where it can be: the time before it holds the start of workers.
+        # Measured from the first advance where it can be: the time before it holds the start of workers.
         last = self.points[-1]
         for base in reversed(self.points[:-1]):
             if last.done > base.done and last.time_s > base.time_s:

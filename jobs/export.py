@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from engine.bundle import Bundle
 from engine.predict import PREDICTORS
 from jobs.console import finish
 
@@ -25,15 +26,7 @@ def export(
     `auto` takes OpenVINO where it is installed, else ONNX Runtime. If the compiled network departs from torch
     by more than the gate, no bundle is written and the exit code is 1.
     """
-    from engine.export import export as write_bundle
-    from engine.run import read_run
-    from engine.samples import gate_samples
-    from engine.tasks import task_named
-
-    facts = read_run(run)
-    images_BHW, sex_B = gate_samples(Path(facts["data"]["folder"]), task_named(facts["task"]).label, GATE_SAMPLES)
-    threads = os.cpu_count() or 1
-    bundle = write_bundle(run, out, engine=engine, images_BHW=images_BHW, sex_B=sex_B, threads=threads)
+    bundle = run_export(run, out, engine)
     parity = bundle.facts["parity"]
     summary = {
         "bundle": str(out),
@@ -41,6 +34,19 @@ def export(
         "model_sha256": bundle.sha256,
         "parity_months": f"{parity['max_abs_months']:.2g}",
         "images_per_second": parity["images_per_second"],
-        "images_per_second_eager": facts["speed"]["images_per_second_eager"],
     }
     finish("export", summary, as_json=json)
+
+
+def run_export(run: Path, out: Path, engine: str) -> Bundle:
+    """Write the bundle of a finished run, gated on samples of the data it was trained on."""
+    from engine.export import export as write_bundle
+    from engine.run import read_run
+    from engine.samples import gate_samples
+    from engine.tasks import task_named
+
+    facts = read_run(run)
+    label = task_named(facts["task"]).label
+    images_BHW, sex_B = gate_samples(Path(facts["data"]["folder"]), label, GATE_SAMPLES)
+    threads = os.cpu_count() or 1
+    return write_bundle(run, out, engine=engine, images_BHW=images_BHW, sex_B=sex_B, threads=threads)

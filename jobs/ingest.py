@@ -48,19 +48,29 @@ def ingest(
         source=source, folder=out, rule=rule, salt=read_salt(), label_names=label_names,
         labels=read_labels(labels, label_names) if labels else None,
     )  # fmt: skip
-    config: dict[str, Any] = {
-        "task": facts,
-        "shard_size": shard_size,
-        "labels_sha256": sha256_of_file(labels) if labels else None,
-    }
-    manifest = {
-        "kind": "ingest", "source": source, "config_sha256": sha256_of_facts(config), **config,
-        "code_version": code_version(),
-    }  # fmt: skip
+    manifest = ingest_manifest(facts, source, labels, shard_size)
     with books.lease(out):
         counts, speed = run_ingest(spec, manifest, shard_size)
     code = QUARANTINED if counts["quarantined"] else 0
     finish("ingest", {"out": str(out), **counts, **speed}, as_json=json, exit_code=code)
+
+
+def ingest_manifest(
+    task: dict[str, Any], source: str, labels: Path | None, shard_size: int
+) -> dict[str, Any]:
+    """What an ingest folder says of how it is made; a resumed job must say the same."""
+    config = {
+        "task": task,
+        "shard_size": shard_size,
+        "labels_sha256": sha256_of_file(labels) if labels else None,
+    }
+    return {
+        "kind": "ingest",
+        "source": source,
+        "config_sha256": sha256_of_facts(config),
+        **config,
+        "code_version": code_version(),
+    }
 
 
 def run_ingest(

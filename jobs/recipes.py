@@ -17,7 +17,7 @@ DISTILL = {"age_kl": 2.0, "reg": 1.0, "kd": 0.2, "hint": 1.0, "gradcam": 1.0}
 def hand_teacher() -> Recipe:
     """A residual network from scratch; no weights to fetch."""
     return Recipe(
-        name="hand-teacher", task="hand-age", role="teacher", backbone="resnet18", epochs=16, precision="bf16"
+        name="hand-teacher", task="hand-age", role="teacher", backbone="resnet18", epochs=14, precision="bf16"
     )
 
 
@@ -36,12 +36,12 @@ def hand_student() -> Recipe:
 
 def demo_teacher() -> Recipe:
     """Small enough for the demo's few minutes."""
-    return replace(hand_teacher(), name="demo-teacher", backbone="resnet10t", epochs=8, batch_size=32)
+    return replace(hand_teacher(), name="demo-teacher", backbone="resnet10t", epochs=8)
 
 
 def demo_student() -> Recipe:
     """The demo's student."""
-    return replace(hand_student(), name="demo-student", epochs=8, batch_size=32)
+    return replace(hand_student(), name="demo-student", epochs=8)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

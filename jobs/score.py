@@ -39,16 +39,25 @@ def score(
     bundle = open_bundle(model)
     spec = ReadSpec(source=source, folder=out, rule=bundle.rule, salt=read_salt())
     chosen = choose_engine(engine or bundle.engine)
-    config = {"model_sha256": bundle.sha256, "engine": chosen, "shard_size": shard_size}
-    manifest = {
-        "kind": "score", "task": bundle.task, "source": str(Path(source).resolve()),
-        "config_sha256": sha256_of_facts(config), "config": config,
-        "model": {**bundle.facts, "model_sha256": bundle.sha256}, "code_version": code_version(),
-    }  # fmt: skip
+    manifest = score_manifest(source, bundle, chosen, shard_size)
     with books.lease(out):
         counts, speed = run_score(spec, manifest, bundle, shard_size=shard_size, resume=resume)
     code = QUARANTINED if counts["quarantined"] else 0
     finish("score", {"out": str(out), **counts, **speed}, as_json=json, exit_code=code)
+
+
+def score_manifest(source: str, bundle: Bundle, engine: str, shard_size: int) -> dict[str, Any]:
+    """What a score folder says of how it is made; a resumed job must say the same."""
+    config = {"model_sha256": bundle.sha256, "engine": engine, "shard_size": shard_size}
+    return {
+        "kind": "score",
+        "task": bundle.task,
+        "source": str(Path(source).resolve()),
+        "config_sha256": sha256_of_facts(config),
+        "config": config,
+        "model": {**bundle.facts, "model_sha256": bundle.sha256},
+        "code_version": code_version(),
+    }
 
 
 def run_score(

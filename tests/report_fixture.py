@@ -1,21 +1,29 @@
-"""Score folders, runs and label tables as the contract lays them out, for the tests of the report."""
+"""For the tests of the report: folders and label tables as the contract has them, and a reader of pages."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from engine import schema
 
 MAP_HW = (14, 14)
 MODEL_SHA256 = "ab" * 32
+_RULE = {
+    "sop_classes": ["1.2.840.10008.5.1.4.1.1.1.1"],
+    "view": {"size_HW": [64, 64], "steps": ["resize_pad", "stretch"], "stretch_percentiles": [0.5, 99.5]},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +60,9 @@ def write_score(
     **changes: Any,
 ) -> Path:
     """A score folder; ``changes`` replace manifest entries. Indexes run scored, filtered, quarantined."""
-    scored = [replace(one, path=one.path or f"{one.uid}.dcm", patient=one.patient or one.uid) for one in scored]
+    scored = [
+        replace(one, path=one.path or f"{one.uid}.dcm", patient=one.patient or one.uid) for one in scored
+    ]
     everything = [*scored, *filtered, *quarantined]
     folder.mkdir(parents=True, exist_ok=True)
     inputs = [
@@ -66,7 +76,9 @@ def write_score(
         part.mkdir(parents=True)
         _write_predictions(part / "predictions.parquet", [(r, o) for r, o in here if isinstance(o, Scored)])
         for name, rejects in (("filtered", filtered), ("quarantine", quarantined)):
-            _write_rejects(part / f"{name}.parquet", [(r, o) for r, o in here if any(o is x for x in rejects)])
+            _write_rejects(
+                part / f"{name}.parquet", [(r, o) for r, o in here if any(o is x for x in rejects)]
+            )
         (part / "shard.json").write_text("{}")
     counts = {"scored": len(scored), "filtered": len(filtered), "quarantined": len(quarantined)}
     (folder / "manifest.json").write_text(json.dumps(_manifest(counts, changes)))
@@ -81,12 +93,18 @@ def _manifest(counts: Mapping[str, int], changes: Mapping[str, Any]) -> dict[str
         "source": "/archives/hands",
         "config": {"shard_size": 1000},
         "model": {
-            "name": "hand-age-student",
-            "model_sha256": MODEL_SHA256,
-            "engine": "openvino",
+            "task": {"name": "hand-age", "label": "bone_age_months", "rule": _RULE},
+            "role": "student",
             "backbone": "mobilenetv3_small_100",
-            "parity": {"max_months": 0.02, "instances": 64},
-            "trained_on": ["RSNA 2017 (reduced)"],
+            "parameters": 1_550_000,
+            "distill": {"kd": 1.0, "attention": 0.5},
+            "engine": "openvino",
+            "parity": {"instances": 64, "max_abs_months": 0.021},
+            "evaluation": {"split": "test", "instances": 200, "mae_months": 7.25, "mean_predictor_mae": 34.1},
+            "data": {"counts": {"samples": 800}},
+            "written": "2026-11-20T18:00:00+00:00",
+            "code_version": "0.1.0+0123456789ab",
+            "model_sha256": MODEL_SHA256,
         },
         "counts": {"planned": total, **counts},
         "speed": {
@@ -193,3 +211,55 @@ def write_labels(path: Path, rows: Sequence[tuple[str, float | str, str]], *, sp
     lines = [",".join([uid, str(months), *([part] if split else [])]) for uid, months, part in rows]
     path.write_text("\n".join([header, *lines]) + "\n")
     return path
+
+
+class Page(HTMLParser):
+    """Rows of cell texts, sections by id, all links, and the text without plots."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html = html
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.rows: list[list[str]] = []
+        self.pieces: list[str] = []
+        self._quiet = 0
+        self._in_cell = False
+        self.feed(html)
+        self.text = " ".join(" ".join(self.pieces).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self._quiet += tag in {"svg", "style"}
+        facts = dict(attrs)
+        self.ids += [facts["id"]] if "id" in facts else []
+        self.links += [
+            facts[k] for k in ("href", "src", "xlink:href", "action", "srcset", "data") if k in facts
+        ]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in {"td", "th"}:
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        self._quiet -= tag in {"svg", "style"}
+        self._in_cell &= tag not in {"td", "th"}
+
+    def handle_data(self, data):
+        if self._quiet:
+            return
+        self.pieces.append(data)
+        if self._in_cell:
+            self.rows[-1][-1] = " ".join(f"{self.rows[-1][-1]} {data}".split())
+
+    def row(self, start: str) -> list[str]:
+        return next(row for row in self.rows if row and row[0].startswith(start))
+
+    def has_row(self, start: str) -> bool:
+        return any(row and row[0].startswith(start) for row in self.rows)
+
+
+def decoded(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))

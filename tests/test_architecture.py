@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"schema"}),
-    frozenset({"age_distribution", "augment", "dicom", "geometry", "labels", "manifest", "metrics", "sources"}),
+    frozenset(
+        {"age_distribution", "augment", "dicom", "geometry", "labels", "manifest", "metrics", "sources"}
+    ),
     frozenset({"archive", "books", "models", "preprocess"}),
     frozenset({"convert", "distill", "instance", "phantom", "run"}),
     frozenset({"bundle", "recipe", "shard", "task"}),

@@ -72,6 +72,20 @@ def test_what_was_done_before_counts_for_no_rate() -> None:
     ]
 
 
+def test_time_left_runs_down_between_two_advances() -> None:
+    stream, clock = io.StringIO(), Clock()
+    line = line_at(stream, clock)
+    for done in (0, 0, 1, 1, 2, 2, 2):
+        line.report(done, 5)
+        clock.now += 4
+    # The first epoch ends at 8 s, the second at 16 s: 0.125/s, so 3 epochs take 24 s, less what has passed.
+    assert [text.split(", ")[-1] for text in stream.getvalue().splitlines()[-3:]] == [
+        "24 s left",
+        "20 s left",
+        "16 s left",
+    ]
+
+
 def test_plain_lines_are_two_seconds_apart() -> None:
     stream, clock = io.StringIO(), Clock()
     line = line_at(stream, clock)
@@ -247,7 +261,8 @@ def test_every_verb_has_its_module_and_its_help(name: str, capsys: pytest.Captur
     function = getattr(import_module(f"jobs.{name}"), name)
     assert function.__doc__
     assert run(name, "--help") == 0
-    assert "--json" in capsys.readouterr().out
+    ends_by_itself = name != "serve"
+    assert ("--json" in capsys.readouterr().out) == ends_by_itself
 
 
 def test_help_names_every_verb_and_loads_none_of_them() -> None:

@@ -6,6 +6,7 @@ clock or on a random source, so the same arguments give the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from engine.errors import UnknownNameError
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_COLOUR = 3  # dimensions of an array with a colour axis
 IMPLEMENTATION_UID = "2.25.219743176028714025713849620127463218054"
 
 Stored = NDArray[np.uint8] | NDArray[np.uint16]
@@ -105,6 +107,19 @@ def write_instance(path: Path, stored_HW: Stored, facts: Facts, *, syntax: str =
     data_set.save_as(path, enforce_file_format=True)
 
 
+def write_photo(path: Path, rgb_HW3: NDArray[np.uint8], facts: Facts) -> None:
+    """Write an 8-bit colour picture (rows x columns x red, green, blue), uncompressed.
+
+    ``facts.photometric_interpretation`` and ``facts.bits_stored`` are not asked: it is RGB with 8 bits.
+    """
+    facts = dataclasses.replace(facts, photometric_interpretation="RGB", bits_stored=8)
+    data_set = _header(facts)
+    _add_pixels(data_set, rgb_HW3, facts, ENCODERS["explicit"])
+    data_set.PlanarConfiguration = 0
+    data_set.file_meta = _file_meta(facts, ENCODERS["explicit"].transfer_syntax_uid)
+    data_set.save_as(path, enforce_file_format=True)
+
+
 def _file_meta(facts: Facts, transfer_syntax_uid: str) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(facts.sop_class_uid)
@@ -158,11 +173,12 @@ def _header(facts: Facts) -> Dataset:
     return data_set
 
 
-def _add_pixels(data_set: Dataset, stored_HW: Stored, facts: Facts, encoder: Encoder) -> None:
-    frame = np.ascontiguousarray(stored_HW)
-    data_set.SamplesPerPixel = 1
+def _add_pixels(data_set: Dataset, stored: Stored, facts: Facts, encoder: Encoder) -> None:
+    """``stored`` is [rows, columns], or [rows, columns, 3] for colour."""
+    frame: Stored = np.require(stored, requirements="C")
+    data_set.SamplesPerPixel = 3 if frame.ndim == _COLOUR else 1
     data_set.PhotometricInterpretation = facts.photometric_interpretation
-    data_set.Rows, data_set.Columns = frame.shape
+    data_set.Rows, data_set.Columns = frame.shape[:2]
     data_set.BitsAllocated = frame.dtype.itemsize * 8
     data_set.BitsStored = facts.bits_stored
     data_set.HighBit = facts.bits_stored - 1

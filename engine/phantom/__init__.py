@@ -1,1 +1,1 @@
-"""Synthetic radiographs whose truth is known by construction. Not anatomy: made to test machines, not to teach."""
+"""Synthetic radiographs whose truth is known by construction: made to test machines, not to teach."""

@@ -1,8 +1,8 @@
 """Outlines of a left hand seen from the back (PA), in millimetres: skeleton and soft tissue.
 
-Frame: origin in the middle of the wrist, x to the thumb, y to the finger tips. Adult figures are those of a
-grown man (metacarpal and phalangeal lengths as in hand anthropometry: third ray 65, 45, 26, 17 mm); everything is
-multiplied by ``maturity.length_fraction`` and by the size of the individual.
+Frame: origin in the middle of the wrist, x to the thumb, y to the finger tips. Figures are those of a grown
+man, with lengths as in hand anthropometry (third ray 65, 45, 27, 18 mm); everything is multiplied by
+``maturity.length_fraction`` and by the size of the individual.
 
 A long bone is a shaft, an epiphysis at one end, and between them the growth plate, which is a gap until it is
 bridged from its middle outwards. All parts of one bone are outlines whose union is one piece of bone.
@@ -71,10 +71,10 @@ class _Ray:
 
 _RAYS = (
     _Ray((29.0, 17.5), (40, 30, 24), (45, 32, 22), (7.4, 7.4, 6.4)),
-    _Ray((12.5, 22.5), (9, 9, 8, 7), (67, 40, 23, 17), (7.6, 7.6, 6.3, 5.1)),
+    _Ray((12.5, 22.5), (10, 11, 10, 8), (67, 40, 23, 17), (7.6, 7.6, 6.3, 5.1)),
     _Ray((0.5, 22.0), (2, 1, 1, 0), (65, 45, 27, 18), (7.6, 7.9, 6.5, 5.3)),
-    _Ray((-9.8, 20.5), (-6, -7, -7, -6), (58, 41, 26, 18), (6.9, 7.3, 6.1, 5.1)),
-    _Ray((-18.8, 17.0), (-16, -17, -15, -13), (53, 33, 19, 16), (6.6, 6.5, 5.3, 4.6)),
+    _Ray((-9.8, 20.5), (-6, -9, -9, -7), (58, 41, 26, 18), (6.9, 7.3, 6.1, 5.1)),
+    _Ray((-18.8, 17.0), (-16, -20, -18, -15), (53, 33, 19, 16), (6.6, 6.5, 5.3, 4.6)),
 )
 _KINDS = ("metacarpal", "proximal", "middle", "distal")
 _THUMB_KINDS = ("metacarpal-1", "proximal", "distal")
@@ -82,17 +82,27 @@ _THUMB_KINDS = ("metacarpal-1", "proximal", "distal")
 # Half-width along the bone, from its epiphysis on, as a fraction of its widest half-width.
 _ALONG = np.array([0.0, 0.08, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0])
 _PROFILES = {
-    "metacarpal": np.array([0.94, 0.97, 0.84, 0.62, 0.54, 0.54, 0.66, 0.80, 0.86]),
+    "metacarpal": np.array([0.92, 0.98, 0.86, 0.58, 0.45, 0.45, 0.56, 0.74, 0.84]),
     "metacarpal-1": np.array([0.98, 1.0, 0.80, 0.64, 0.58, 0.60, 0.72, 0.86, 0.84]),
     "proximal": np.array([0.97, 1.0, 0.80, 0.66, 0.60, 0.57, 0.60, 0.70, 0.66]),
     "middle": np.array([0.97, 1.0, 0.78, 0.62, 0.54, 0.52, 0.60, 0.74, 0.68]),
     "distal": np.array([0.97, 1.0, 0.72, 0.48, 0.38, 0.38, 0.52, 0.62, 0.56]),
-    "radius": np.array([1.0, 0.97, 0.76, 0.58, 0.50, 0.47, 0.46, 0.46, 0.46]),
-    "ulna": np.array([1.0, 0.96, 0.78, 0.68, 0.64, 0.64, 0.66, 0.66, 0.66]),
+    "radius": np.array([1.0, 0.93, 0.60, 0.48, 0.45, 0.45, 0.46, 0.46, 0.46]),
+    "ulna": np.array([1.0, 0.92, 0.70, 0.63, 0.62, 0.63, 0.64, 0.66, 0.66]),
 }
 
 _CARPALS: dict[str, tuple[tuple[float, float], ...]] = {
-    "capitate": ((-5.6, 18), (-6, 9), (-5, 2), (-1, -1.2), (3.6, 0), (5.8, 5), (5, 11), (6.4, 18), (0.4, 19.8)),
+    "capitate": (
+        (-5.6, 18),
+        (-6, 9),
+        (-5, 2),
+        (-1, -1.2),
+        (3.6, 0),
+        (5.8, 5),
+        (5, 11),
+        (6.4, 18),
+        (0.4, 19.8),
+    ),
     "hamate": ((-8, 18.2), (-7.8, 9), (-8.4, 2.6), (-12, 2.6), (-18, 8), (-21.6, 13.6), (-15, 18.6)),
     "triquetrum": ((-22.4, -2), (-20.5, -8.6), (-14.4, -9.6), (-11.2, -5), (-11.6, 0), (-17, 4.6)),
     "lunate": ((-11.6, -8), (-9.6, -13), (-2.6, -14), (1.2, -10.5), (0.8, -5.4), (-3, -3.2), (-8.4, -3.4)),
@@ -101,10 +111,13 @@ _CARPALS: dict[str, tuple[tuple[float, float], ...]] = {
     "trapezoid": ((7.8, 17.4), (7.4, 10), (12, 7.2), (16.6, 10.2), (17, 16.6), (12, 20)),
     "pisiform": ((-23, -4), (-20.6, -8), (-17, -7), (-15.8, -3), (-18, 0.6), (-21.6, 0)),
 }
+_PALM = ((-29, 4), (-37, 40), (-41, 72), (-24, 84), (0, 97), (30, 92), (33, 62), (36, 26), (28, -2))
+_WEB = ((20, 8), (60, 52), (34, 64), (24, 70))
+_WRIST = ((-29, 6), (31, 6), (29, -12), (28, -40), (30, -400), (-32, -400), (-29, -40), (-27, -12))
 
 
 def build_hand(bone_age_months: float, sex: str, rng: np.random.Generator) -> Hand:
-    """One individual's hand of this bone age; ``rng`` gives size, build, spread of the fingers and small lags.
+    """One individual's hand of this bone age; ``rng`` gives size, build, spread of the fingers, small lags.
 
     Every centre is a little ahead of or behind the bone age of the hand (sd 2.5 months), as in nature.
 
@@ -118,7 +131,7 @@ def build_hand(bone_age_months: float, sex: str, rng: np.random.Generator) -> Ha
         sex,
         scale=scale,
         width=float(rng.normal(1.0, 0.04)) * (1.0 + 0.25 * (1.0 - scale)),
-        spread=float(rng.uniform(0.6, 1.7)),
+        spread=float(rng.uniform(0.7, 1.6)),
         rng=rng,
     )
     bones: list[Bone] = []
@@ -164,12 +177,14 @@ def _ray(number: int, ray: _Ray, build: _Build) -> tuple[list[Bone], list[Points
         length, half = ray.lengths[order] * scale, ray.half_widths[order] * scale * build.width
         head_first = kind == "metacarpal"
         start, along = (joint + axis * length, -axis) if head_first else (joint, axis)
-        deep = (0.15 if kind.startswith("metacarpal") else 0.17) * length + 0.8 * scale
+        deep = (0.17 if kind == "metacarpal" else 0.105) * length + 1.0 * scale
         bones.append(_long_bone(kind, _Frame(start, along, length, half, deep), build))
         tip = joint + axis * length
         if order > 0:
             last = order == len(kinds) - 1
-            flesh.append(_capsule(joint, tip + axis * (1.5 * scale if last else 0), *_girth(half, order, scale)))
+            flesh.append(
+                _capsule(joint, tip + axis * (1.5 * scale if last else 0), *_girth(half, scale, last=last))
+            )
         if number == 0 and order == 0:
             flesh.append(_capsule(joint, tip, 13 * scale + 1, 11 * scale + 1))
             bones += _sesamoid(tip, axis, build)
@@ -177,10 +192,10 @@ def _ray(number: int, ray: _Ray, build: _Build) -> tuple[list[Bone], list[Points
     return bones, flesh
 
 
-def _girth(half: float, order: int, scale: float) -> tuple[float, float]:
+def _girth(half: float, scale: float, *, last: bool) -> tuple[float, float]:
     """Half-widths in mm of a finger at both ends of one of its bones; small children have plump fingers."""
-    fat = 2.6 * scale + 1.3
-    return half + fat, half * (0.86 if order < 3 else 0.8) + fat
+    fat = 2.2 * scale + 1.2
+    return half + fat, half * (0.8 if last else 0.86) + fat
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +221,10 @@ def _long_bone(kind: str, frame: _Frame, build: _Build) -> Bone:
     size, fused = build.state(maturity.EPIPHYSES[kind])
     length, half, deep = frame.length, frame.half, frame.deep
     joint = (0.9 + 0.035 * length * (1 - size)) * math.sqrt(build.scale)  # cartilage at the far end
-    gap = (2.4 * build.scale + 0.4) * (1 - fused)
+    gap = (1.5 * build.scale + 0.3 + 1.3 * (1 - size)) * (1 - fused)
     parts = [_shaft(kind, frame, deep + gap, length - joint)]
     if size > 0:
-        parts.append(_epiphysis(kind, frame, size))
+        parts.append(_epiphysis(kind, frame, size, deep + gap))
     if fused > 0:
         wide = 0.94 * half * fused * _profile(kind, 0.12)
         parts.append(_box(frame, deep - 0.2 * deep, deep + gap + 1.2 * build.scale, wide))
@@ -234,21 +249,24 @@ def _marrow(kind: str, frame: _Frame, begin: float, end: float) -> Points:
     """The hollow of the shaft, a spindle in its middle."""
     turn = np.linspace(0.0, math.pi, 14)
     distances = begin + (end - begin) * (0.5 - 0.40 * np.cos(turn))
-    sides = 0.62 * frame.half * np.interp(distances / frame.length, _ALONG, _PROFILES[kind]) * np.sin(turn) ** 0.7
+    sides = (
+        0.62 * frame.half * np.interp(distances / frame.length, _ALONG, _PROFILES[kind]) * np.sin(turn) ** 0.7
+    )
     return frame.place(np.concatenate([distances, distances[::-1]]), np.concatenate([sides, -sides[::-1]]))
 
 
-def _epiphysis(kind: str, frame: _Frame, size: float) -> Points:
-    """A disc before the shaft: a grain in the middle of the cartilage that widens until it caps the shaft."""
+def _epiphysis(kind: str, frame: _Frame, size: float, shaft: float) -> Points:
+    """A disc before the shaft, which begins at ``shaft`` mm: a grain in cartilage that widens to a cap."""
     deep = frame.deep
-    high = deep * (0.34 + 0.60 * size)
-    wide = frame.half * _profile(kind, 0.06) * min(1.04, 0.12 + 1.0 * size)
+    high = deep * (0.38 + 0.60 * size)
+    wide = frame.half * _profile(kind, shaft / frame.length) * min(1.04, 0.12 + 1.0 * size)
     middle = deep - high / 2 - 0.06 * deep * (1 - size)
     turn = np.linspace(0.0, 2 * math.pi, 24, endpoint=False)
     square = 0.5 + 0.32 * (1 - size)  # exponent of a superellipse: a grain is round, a cap has corners
     across = np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** square
     upward = np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** (square + 0.2)
-    return frame.place(middle + upward * high / 2, across * wide)
+    wedge = 0.32 * across * (upward < 0) if kind == "radius" else 0.0  # the styloid, on the side of the thumb
+    return frame.place(middle + (upward / 2 + wedge) * high, across * wide)
 
 
 def _box(frame: _Frame, begin: float, end: float, half: float) -> Points:
@@ -274,12 +292,12 @@ def _carpals(build: _Build) -> list[Bone]:
     bones = []
     for name, centre in maturity.CARPALS.items():
         size, _ = build.state(centre)
-        shift = build.rng.normal(0.0, 0.5, 2)
+        shift = build.rng.normal(0.0, 0.4, 2)
         if size == 0:
             continue
         corners = np.array(_CARPALS[name])
         middle = corners.mean(axis=0)
-        outline = (middle + shift + _ossified(1.10 * (corners - middle), size)) * build.scale
+        outline = (middle + shift + _ossified(1.17 * (corners - middle), size)) * build.scale
         radius = 6.0 * build.scale * size
         rim, core = (0.35, 0.45) if name == "pisiform" else (0.85, 0.85)
         bones.append(Bone(name, (outline,), None, 0.7 * build.scale + 0.3, radius, rim, core))
@@ -324,9 +342,13 @@ def _tilted(vector: Points, degrees: float) -> Points:
 def _palm(build: _Build) -> list[Points]:
     """Palm, thumb web, wrist and forearm; the outline is rounded later, where all parts are united."""
     scale, plump = build.scale, 1.5
-    palm = np.array([(-29, 4), (-37, 40), (-41, 72), (-24, 84), (0, 97), (30, 92), (33, 62), (36, 26), (28, -2)])
+    palm = np.array(
+        [(-29, 4), (-37, 40), (-41, 72), (-24, 84), (0, 97), (30, 92), (33, 62), (36, 26), (28, -2)]
+    )
     web = np.array([(20, 8), (60, 52), (34, 64), (24, 70)])
-    wrist = np.array([(-29, 6), (31, 6), (29, -12), (28, -40), (30, -400), (-32, -400), (-29, -40), (-27, -12)])
+    wrist = np.array(
+        [(-29, 6), (31, 6), (29, -12), (28, -40), (30, -400), (-32, -400), (-29, -40), (-27, -12)]
+    )
     return [part * scale + np.sign(part) * plump for part in (palm, web, wrist)]
 
 

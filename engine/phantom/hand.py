@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from engine.phantom.bones import Bone, Hand, Points, Tissue, build_hand
 
 FULL_SCALE = 4095
+_BORDERED_SHARE, _BRIGHT_SHARE, _UNMARKED_SHARE = 0.75, 0.3, 0.1
+_HALF_COVERED = 127  # of an anti-aliased mask
 _SHIFT = 4  # fractional bits of the coordinates given to OpenCV
 
 Plane = NDArray[np.float32]
@@ -36,7 +38,7 @@ class Film:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pose:
+class Pose:
     """From hand coordinates (mm, y up) to the pixels of a grid of ``rows`` x ``columns``."""
 
     rows: int
@@ -73,24 +75,24 @@ def expose(bone_age_months: float, sex: str, rng: np.random.Generator, size: int
     return Film(np.rint(film_HW * FULL_SCALE).astype(np.uint16), 1.0 / pose.pixels_per_mm)
 
 
-def _pose(hand: Hand, rng: np.random.Generator, size: int) -> _Pose:
+def _pose(hand: Hand, rng: np.random.Generator, size: int) -> Pose:
     columns = 2 * round(size * float(rng.uniform(0.8, 1.0)) / 2)
-    fill = float(rng.uniform(0.60, 0.80)) * (hand.reach_mm / 177) ** 0.2
+    fill = float(rng.uniform(0.52, 0.70)) * (hand.reach_mm / 177) ** 0.1
     pixels_per_mm = size * fill / hand.reach_mm
     turn = math.radians(float(rng.uniform(-15, 15)))
     cosine, sine = math.cos(turn) * pixels_per_mm, math.sin(turn) * pixels_per_mm
-    shift = rng.uniform(-0.04, 0.04, 2)
-    return _Pose(
+    shift = rng.uniform(-0.03, 0.03, 2)
+    return Pose(
         rows=size,
         columns=columns,
         pixels_per_mm=pixels_per_mm,
         matrix_22=np.array([[cosine, sine], [sine, -cosine]]),  # y runs down in an image
-        centre_mm=np.array([0.05, 0.40]) * hand.reach_mm,
+        centre_mm=np.array([0.05, 0.39]) * hand.reach_mm,
         centre_px=np.array([columns, size]) * (0.5 + shift),
     )
 
 
-def draw_bones(bones: Iterable[Bone], pose: _Pose) -> Plane:
+def draw_bones(bones: Iterable[Bone], pose: Pose) -> Plane:
     """What the bones absorb, [rows, columns]; 1 is a grown metacarpal's shaft."""
     total_HW = np.zeros((pose.rows, pose.columns), np.float32)
     for bone in bones:
@@ -98,7 +100,7 @@ def draw_bones(bones: Iterable[Bone], pose: _Pose) -> Plane:
     return total_HW
 
 
-def _add_bone(total_HW: Plane, bone: Bone, pose: _Pose) -> None:
+def _add_bone(total_HW: Plane, bone: Bone, pose: Pose) -> None:
     outlines = [pose.place(part) for part in bone.parts]
     window = _window(outlines, pose)
     if window is None:
@@ -128,7 +130,7 @@ def _hollow(outline_N2: Points, shape_HW: tuple[int, ...]) -> Plane:
     return np.sqrt(hollow_HW)
 
 
-def _window(outlines: list[Points], pose: _Pose) -> tuple[int, int, int, int] | None:
+def _window(outlines: list[Points], pose: Pose) -> tuple[int, int, int, int] | None:
     """Rows and columns that hold the outlines, cut at the edge of the grid; None if all lie outside."""
     every = np.concatenate(outlines)
     left, top = np.floor(every.min(axis=0)).astype(int) - 2
@@ -144,34 +146,37 @@ def _fill(mask_HW: NDArray[np.uint8], outline_N2: Points) -> None:
 
 def _depth(mask_HW: NDArray[np.uint8]) -> Plane:
     """Distance to the edge in pixels. The edge of the grid is no edge: a cut bone does not close there."""
-    inside_HW = (mask_HW > 127).astype(np.uint8)
-    depth_HW: Plane = cv2.distanceTransform(inside_HW, cv2.DIST_L2, 5)
-    return depth_HW
+    inside_HW = (mask_HW > _HALF_COVERED).astype(np.uint8)
+    return np.asarray(cv2.distanceTransform(inside_HW, cv2.DIST_L2, 5), np.float32)
 
 
-def _draw_tissue(tissue: Tissue, pose: _Pose) -> Plane:
+def _draw_tissue(tissue: Tissue, pose: Pose) -> Plane:
     """What the soft tissue absorbs, at half resolution and scaled up; 1 is the middle of the palm."""
     half_HW = np.zeros((pose.rows // 2 + 1, pose.columns // 2 + 1), np.uint8)
     for part in tissue.parts:
         _fill(half_HW, pose.place(part) / 2)
-    web = 2 * int(tissue.depth_mm * pose.pixels_per_mm * 0.14) + 1
-    closed_HW = cv2.morphologyEx(half_HW, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (web, web)))
+    web = 2 * int(tissue.depth_mm * pose.pixels_per_mm * 0.10) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (web, web))
+    closed_HW = np.asarray(cv2.morphologyEx(half_HW, cv2.MORPH_CLOSE, disc), np.uint8)
     depth = max(2.0, tissue.depth_mm * pose.pixels_per_mm / 2)
     swell_HW = np.minimum(_depth(closed_HW) / (1.6 * depth), 1.0)
     thick_HW = np.sqrt(swell_HW * (2.0 - swell_HW))
-    thick_HW = cv2.GaussianBlur(thick_HW, (0, 0), 1.0)
-    full_HW: Plane = cv2.resize(thick_HW, (pose.columns, pose.rows), interpolation=cv2.INTER_LINEAR)
-    return full_HW
+    return _enlarged(np.asarray(cv2.GaussianBlur(thick_HW, (0, 0), 1.0), np.float32), pose)
 
 
-def _develop(flesh_HW: Plane, bone_HW: Plane, pose: _Pose, rng: np.random.Generator) -> Plane:
+def _enlarged(coarse_HW: Plane, pose: Pose) -> Plane:
+    grid = (pose.columns, pose.rows)
+    return np.asarray(cv2.resize(coarse_HW, grid, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _develop(flesh_HW: Plane, bone_HW: Plane, pose: Pose, rng: np.random.Generator) -> Plane:
     """Film values 0..1: exposure, tone, blur, noise, collimation and the lead letter."""
     grain_HW = _grain(pose, rng)
     absorbed_HW = float(rng.uniform(0.26, 0.38)) * flesh_HW + 0.40 * bone_HW * (1 + 0.10 * grain_HW)
     letter_HW = _lead_letter(flesh_HW, pose, rng)
     blur = pose.rows / 512 * float(rng.uniform(0.6, 1.1))
     absorbed_HW = cv2.GaussianBlur(np.maximum(absorbed_HW, letter_HW), (0, 0), blur)
-    gain, gamma, fog = rng.uniform(0.62, 1.0), rng.uniform(0.8, 1.25), rng.uniform(0.02, 0.10)
+    gain, gamma, fog = rng.uniform(0.55, 1.05), rng.uniform(0.75, 1.25), rng.uniform(0.02, 0.16)
     tone_HW = np.power(np.minimum(absorbed_HW, 1.6), np.float32(gamma))
     film_HW = (fog + gain * tone_HW) * _heel(pose, rng)
     film_HW = film_HW / (1 + 0.35 * np.maximum(film_HW - 0.6, 0))  # shoulder: dense bone keeps its detail
@@ -182,16 +187,14 @@ def _develop(flesh_HW: Plane, bone_HW: Plane, pose: _Pose, rng: np.random.Genera
     return clipped_HW
 
 
-def _grain(pose: _Pose, rng: np.random.Generator) -> Plane:
+def _grain(pose: Pose, rng: np.random.Generator) -> Plane:
     """Trabecular texture: blotches of about 2 mm, sd about 1."""
     coarse = max(1.0, 0.9 * pose.pixels_per_mm)
     shape = (int(pose.rows / coarse) + 1, int(pose.columns / coarse) + 1)
-    grain = rng.standard_normal(shape, dtype=np.float32)
-    grain_HW: Plane = cv2.resize(grain, (pose.columns, pose.rows), interpolation=cv2.INTER_LINEAR)
-    return grain_HW
+    return _enlarged(rng.standard_normal(shape, dtype=np.float32), pose)
 
 
-def _heel(pose: _Pose, rng: np.random.Generator) -> Plane:
+def _heel(pose: Pose, rng: np.random.Generator) -> Plane:
     """Uneven exposure across the plate, as a slope of up to 10 %."""
     slope_y, slope_x = rng.uniform(-0.1, 0.1, 2)
     down = np.linspace(-0.5, 0.5, pose.rows, dtype=np.float32)[:, None]
@@ -200,10 +203,10 @@ def _heel(pose: _Pose, rng: np.random.Generator) -> Plane:
     return heel_HW
 
 
-def _collimate(film_HW: Plane, pose: _Pose, rng: np.random.Generator) -> Plane:
+def _collimate(film_HW: Plane, pose: Pose, rng: np.random.Generator) -> Plane:
     """Three films in four have a border, dark (electronic shutter) or bright (unexposed plate)."""
-    bordered, bright = rng.random() < 0.75, rng.random() < 0.3
-    inset = rng.uniform(0.0, 0.07, 4)
+    bordered, bright = rng.random() < _BORDERED_SHARE, rng.random() < _BRIGHT_SHARE
+    inset = rng.uniform(0.0, 0.05, 4)
     turn = math.radians(float(rng.uniform(-2.5, 2.5)))
     level = np.float32(rng.uniform(0.85, 1.0) if bright else rng.uniform(0.0, 0.03))
     if not bordered:
@@ -218,12 +221,12 @@ def _collimate(film_HW: Plane, pose: _Pose, rng: np.random.Generator) -> Plane:
     return collimated_HW
 
 
-def _lead_letter(flesh_HW: Plane, pose: _Pose, rng: np.random.Generator) -> Plane:
+def _lead_letter(flesh_HW: Plane, pose: Pose, rng: np.random.Generator) -> Plane:
     """A lead L where the film is emptiest; one film in ten has none."""
     letter_HW = np.zeros_like(flesh_HW)
     spots = rng.permutation(np.array([(0.14, 0.14), (0.86, 0.14), (0.14, 0.86), (0.86, 0.86), (0.12, 0.4)]))
     high, turn = pose.rows * float(rng.uniform(0.045, 0.075)), math.radians(float(rng.uniform(-12, 12)))
-    if rng.random() < 0.1:
+    if rng.random() < _UNMARKED_SHARE:
         return letter_HW
     spots_px = spots * (pose.columns, pose.rows)
     reach = int(high)

@@ -1,6 +1,6 @@
 """The rule of the hand phantom: what bone age and sex make of each ossification centre. No drawing here.
 
-A centre *appears*, grows to its *full* extent, and, where it is an epiphysis, its growth plate starts *fusing*
+A centre *appears* and grows to its *full* extent; where it is an epiphysis, its growth plate starts *fusing*
 and is *fused*. All in months, boys / girls:
 
     centre                        appears    full      fusing    fused
@@ -21,8 +21,8 @@ and is *fused*. All in months, boys / girls:
     ulna                           74 / 64   150/126   183/159   204/183
     radius                         12 / 9    138/114   189/165   213/189
 
-Extent s of a centre at age a:   0 before it appears, else  0.2 + 0.8 ((a - appears) / (full - appears))^0.7, at most 1.
-Fusion f of a growth plate:      (a - fusing) / (fused - fusing), held within 0..1.
+Extent of a centre at age a:     0.2 + 0.8 ((a - appears) / (full - appears))^0.6, at most 1; 0 before.
+Fusion of a growth plate:        (a - fusing) / (fused - fusing), held within 0..1.
 Length of bones:                 a fraction of the adult length, GROWTH below; girls end at 0.92 of boys.
 
 Orders and ages follow the usual textbook sequence (Greulich and Pyle; Gilsanz and Ratib), rounded: good
@@ -84,7 +84,7 @@ def extent(centre: Centre, bone_age_months: float, sex: str) -> float:
     """How much of the centre is bone, 0..1: 0 is not there, 1 is its grown shape."""
     girl = SEXES.index(sex)
     grown = (bone_age_months - centre.appears[girl]) / (centre.full[girl] - centre.appears[girl])
-    return 0.0 if grown < 0 else min(1.0, 0.2 + 0.8 * grown**0.7)
+    return 0.0 if grown < 0 else min(1.0, 0.2 + 0.8 * grown**0.6)
 
 
 def fusion(centre: Centre, bone_age_months: float, sex: str) -> float:
@@ -112,4 +112,6 @@ def check(bone_age_months: float, sex: str) -> None:
         raise UsageError(f"the hand phantom knows the sexes M and F, not {sex!r}")
     low, high = AGE_RANGE_MONTHS
     if not low <= bone_age_months <= high:
-        raise UsageError(f"the hand phantom draws bone ages of {low:g} to {high:g} months, not {bone_age_months:g}")
+        raise UsageError(
+            f"the hand phantom draws bone ages of {low:g} to {high:g} months, not {bone_age_months:g}"
+        )

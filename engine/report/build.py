@@ -13,14 +13,16 @@ from markupsafe import Markup
 from engine import metrics
 from engine.metrics import BlandAltman
 from engine.report import plots, tables
-from engine.report.folders import RunFolder, ScoreFolder, read_labels, read_run, read_score_folder
-from engine.report.page import flat_facts, render, value
+from engine.report.facts import distillation, flat_facts, main_facts
+from engine.report.folders import RunFolder, ScoreFolder, read_run, read_score_folder, read_truth
+from engine.report.page import render
 from engine.report.reasons import ReasonRow, reason_rows
 from engine.report.tables import Estimate, Evaluated
 from engine.report.thumbnails import Case, LoadImage, cases
 
 NUM_WORST, NUM_LEAST_SURE, NUM_FILES = 8, 4, 20
 TITLES = {"hand-age": "Bone age of the hand", "knee-age": "Bone age of the knee"}
+_LABEL = "bone_age_months"
 _VALIDATION = "val/mae_months"
 
 
@@ -81,7 +83,7 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Runs beside each other; ``curves`` is None where fewer than one run kept a validation curve."""
+    """Runs beside each other; ``curves`` is None where no run kept a validation curve."""
 
     models: list[ModelRow]
     pairs: list[tables.PairedRow]
@@ -113,24 +115,26 @@ def score_report(
         TableError: a manifest or table is damaged.
     """
     score = read_score_folder(folder)
-    accuracy = _accuracy(tables.evaluated(score.predictions, read_labels(labels))) if labels else None
-    manifest = score.manifest
+    model = dict(flat_facts(score.manifest["model"]))
+    truth = read_truth(labels, str(model.get("task.label", _LABEL))) if labels else None
+    who = tables.evaluated(score.predictions, truth) if truth else None
     return render(
         "score.html.j2",
-        title=_title(manifest.get("task")),
-        manifest=manifest,
-        model=_model_line(score),
+        title=_title(score.manifest["task"]),
+        manifest=score.manifest,
+        digest=_digest(score),
         models_seen=score.predictions["model_sha256"].n_unique(),
         patients=score.predictions["patient"].n_unique(),
         books=_books(score),
-        accuracy=accuracy,
+        who=who,
+        accuracy=_accuracy(who) if who and len(who.frame) else None,
         ages=plots.age_plot(score.predictions) if len(score.predictions) else None,
-        looks=_looks(score, accuracy, load_image),
+        looks=_looks(score, who, load_image),
         comparison=_comparison([read_run(path, name) for name, path in compare.items()]),
         quarantined=_rejects(score.quarantined),
         filtered=_rejects(score.filtered),
-        speed=manifest.get("speed") or {},
-        facts=list(flat_facts(manifest.get("model") or {})),
+        main_facts=main_facts(score.manifest["model"]),
+        all_facts=list(model.items()),
         few=tables.FEW,
     )
 
@@ -149,8 +153,10 @@ def run_report(folder: Path, *, compare: Mapping[str, Path] | None = None) -> st
         title=_title(run.facts.get("task")),
         run=run,
         row=_model_row(run),
+        code_version=run.facts.get("code_version"),
+        is_running=run.facts.get("status") == "running",
         accuracy=_accuracy(who) if len(who.frame) else None,
-        recorded_mae=(run.facts.get("evaluation") or {}).get("mae_months"),
+        evaluation=run.facts.get("evaluation") or {},
         validation=_validation_plot([run], "validation"),
         losses=_loss_plot(run),
         comparison=_comparison([run, *others]) if others else None,
@@ -164,13 +170,10 @@ def _title(task: str | None) -> str:
     return TITLES.get(task or "", task or "Unnamed task")
 
 
-def _model_line(score: ScoreFolder) -> dict[str, str]:
-    """Name and digest of the model, from the manifest or else from the predictions themselves."""
-    facts = score.manifest.get("model") or {}
-    digests = score.predictions["model_sha256"].unique(maintain_order=True).to_list()
-    digest = next((facts[key] for key in ("model_sha256", "sha256", "digest") if facts.get(key)), None)
-    name = next((facts[key] for key in ("name", "bundle", "backbone") if facts.get(key)), None)
-    return {"name": str(name or "unnamed"), "digest": str(digest or (digests[0] if digests else ""))}
+def _digest(score: ScoreFolder) -> str:
+    """The model's digest, from the manifest or else from the predictions themselves."""
+    seen = score.predictions["model_sha256"].unique(maintain_order=True).to_list()
+    return str(score.manifest["model"].get("model_sha256") or (seen[0] if seen else ""))
 
 
 def _books(score: ScoreFolder) -> Books:
@@ -179,12 +182,12 @@ def _books(score: ScoreFolder) -> Books:
         scored=len(score.predictions),
         filtered=len(score.filtered),
         quarantined=len(score.quarantined),
-        manifest=score.manifest.get("counts") or {},
+        manifest=score.manifest["counts"],
     )
 
 
 def _rejects(frame: pl.DataFrame) -> Rejects:
-    """Counts by reason, and files taken from the reasons in turn, so that a frequent one hides no rare one."""
+    """Counts by reason, and files taken from the reasons in turn: a frequent one hides no rare one."""
     in_turn = frame.sort("path").with_columns(pl.int_range(pl.len()).over("reason").alias("turn"))
     first = in_turn.sort("turn", "reason").head(NUM_FILES).sort("reason", "path")
     return Rejects(
@@ -208,13 +211,14 @@ def _accuracy(who: Evaluated) -> Accuracy:
     )
 
 
-def _looks(score: ScoreFolder, accuracy: Accuracy | None, load_image: LoadImage | None) -> Looks:
+def _looks(score: ScoreFolder, who: Evaluated | None, load_image: LoadImage | None) -> Looks:
     """The worst held-out cases where truth is known, and the least sure of all."""
     least_sure = tables.least_sure(score.predictions, NUM_LEAST_SURE)
-    if accuracy is not None:
-        truth = accuracy.who.frame.select("instance_index", "truth")
+    worst = score.predictions.head(0)
+    if who is not None:
+        worst = tables.worst(who.frame, NUM_WORST)
+        truth = who.frame.select("instance_index", "truth")
         least_sure = least_sure.join(truth, on="instance_index", how="left", maintain_order="left")
-    worst = tables.worst(accuracy.who.frame, NUM_WORST) if accuracy else score.predictions.head(0)
     return Looks(
         worst=cases(score.root, worst, load_image),
         least_sure=cases(score.root, least_sure, load_image),
@@ -236,14 +240,12 @@ def _model_row(run: RunFolder) -> ModelRow:
     facts = run.facts
     frame = tables.evaluated_run(run.evaluation).frame
     overall = tables.error_rows(frame)[0] if len(frame) else None
-    distill = facts.get("distill") or "none"
-    terms = ", ".join(f"{term} ({value(weight)})" for term, weight in distill.items()) if isinstance(distill, dict) else str(distill)
     return ModelRow(
         name=run.name,
         role=str(facts.get("role") or "model"),
         backbone=str(facts.get("backbone") or "unnamed"),
         parameters=facts.get("parameters"),
-        distillation=terms,
+        distillation=distillation(facts),
         instances=len(frame),
         mae=overall.mae if overall else None,
         within_12=overall.within[tables.WITHIN_MONTHS.index(12)] if overall else None,
@@ -260,7 +262,9 @@ def _validation_plot(runs: list[RunFolder], name: str) -> Markup | None:
 def _loss_plot(run: RunFolder) -> Markup | None:
     """Training loss and each weighted term, on a logarithmic axis; values that are not positive fall out."""
     keys = dict.fromkeys(key for row in run.epochs for key in row)
-    shown = [key for key in keys if key == "train/loss" or (key.startswith("term/") and key.endswith("/weighted"))]
+    shown = [
+        key for key in keys if key == "train/loss" or (key.startswith("term/") and key.endswith("/weighted"))
+    ]
     drawn = {}
     for key in shown:
         epochs, values = plots.finite_curve(run.epochs, key)

@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine import schema
+from engine.books import PLAN_NAME
 from engine.errors import TableError, UsageError
+from engine.labels import read_labels
 from engine.manifest import MANIFEST_NAME, read_json
 
 RUN_NAME = "run.json"
@@ -29,6 +31,11 @@ HELD_OUT = "test"
 
 _EVALUATION_COLUMNS = ("sop_instance_uid", "patient_key", "patient_sex", "predicted_months", "sd_months")
 _SCORE_COLUMNS = ("instance_index", "path", "shard", *_EVALUATION_COLUMNS, "model_sha256")
+_UNFINISHED: dict[str, Any] = {
+    "complete": False, "counts": {}, "speed": {}, "model": {}, "task": None, "source": None,
+    "code_version": None, "started": None, "finished": None,
+}  # fmt: skip
+"""What the manifest of a score that was killed does not say yet."""
 _SHORT_NAMES = {
     "patient_key": "patient",
     "patient_sex": "sex",
@@ -40,7 +47,7 @@ _SHORT_NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreFolder:
-    """What ``osteoray score`` left: the manifest, and the tables of all finished shards, each as one frame."""
+    """What ``osteoray score`` left: the manifest, and each table of all finished shards as one frame."""
 
     root: Path
     manifest: dict[str, Any]
@@ -61,8 +68,8 @@ class RunFolder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
-    """A label table: frame of ``sop_instance_uid``, ``truth`` and, where ``has_split``, ``split``."""
+class Truth:
+    """Frame of ``sop_instance_uid``, ``truth`` and ``split``; without a split column the last is null."""
 
     frame: pl.DataFrame
     has_split: bool
@@ -95,8 +102,8 @@ def read_score_folder(folder: Path) -> ScoreFolder:
     rejects = tuple(schema.REJECTS.names)
     return ScoreFolder(
         root=folder,
-        manifest=manifest,
-        planned=_read(folder / "plan.parquet", ["instance_index"]).num_rows,
+        manifest={**_UNFINISHED, **manifest},
+        planned=_read(folder / PLAN_NAME, ["instance_index"]).num_rows,
         predictions=_predictions(_frame([s / "predictions.parquet" for s in shards], _SCORE_COLUMNS)),
         filtered=_frame([s / "filtered.parquet" for s in shards], rejects),
         quarantined=_frame([s / "quarantine.parquet" for s in shards], rejects),
@@ -120,27 +127,21 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     )
 
 
-def read_labels(path: Path) -> Labels:
-    """A CSV of ``sop_instance_uid``, ``bone_age_months`` and perhaps ``split``; rows without an age fall out.
+def read_truth(path: Path, column: str) -> Truth:
+    """The label table's ``column`` as truth, in months; rows without an age fall out.
 
     Raises:
-        UsageError: there is no such file.
-        TableError: a column is missing, an age is no number, or an instance has two different rows.
+        UsageError: no such file, a column is missing, a value is no number, or a UID stands twice.
     """
-    if not path.is_file():
-        raise UsageError(f"label table {path} does not exist")
-    try:
-        raw = pl.read_csv(path, infer_schema=False)
-        wanted = [c for c in ("sop_instance_uid", "bone_age_months", "split") if c in raw.columns]
-        if wanted[:2] != ["sop_instance_uid", "bone_age_months"]:
-            raise TableError(f"{path} needs the columns sop_instance_uid and bone_age_months")
-        frame = raw.select(wanted).rename({"bone_age_months": "truth"}).with_columns(pl.col("truth").cast(float))
-    except pl.exceptions.PolarsError as error:
-        raise TableError(f"{path} is no label table: {str(error).splitlines()[0]}") from error
-    frame = frame.filter(pl.col("truth").is_finite()).unique(maintain_order=True)
-    if frame["sop_instance_uid"].is_duplicated().any():
-        raise TableError(f"{path} gives some instances two different rows: keep one for each")
-    return Labels(frame=frame, has_split="split" in wanted)
+    labels = read_labels(path, (column,))
+    rows = {
+        "sop_instance_uid": list(labels.values_by_uid),
+        "truth": [values[column] for values in labels.values_by_uid.values()],
+        "split": [labels.split_by_uid.get(uid) for uid in labels.values_by_uid],
+    }
+    types = {"sop_instance_uid": pl.String, "truth": pl.Float64, "split": pl.String}
+    frame = pl.DataFrame(rows, schema=types).filter(pl.col("truth").is_finite())
+    return Truth(frame=frame, has_split=bool(labels.split_by_uid))
 
 
 def read_attention(folder: Path, frame: pl.DataFrame) -> dict[int, NDArray[np.uint8]]:
@@ -188,12 +189,14 @@ def _predictions(frame: pl.DataFrame) -> pl.DataFrame:
     renamed = frame.rename({old: new for old, new in _SHORT_NAMES.items() if old in frame.columns})
     sex = pl.col("sex").replace_strict({"F": "female", "M": "male"}, default="not stated")
     patient = pl.coalesce(pl.col("patient"), pl.col("sop_instance_uid"))
-    months = [pl.col(name).cast(pl.Float64) for name in ("predicted", "sd", "truth") if name in renamed.columns]
+    months = [
+        pl.col(name).cast(pl.Float64) for name in ("predicted", "sd", "truth") if name in renamed.columns
+    ]
     return renamed.with_columns(sex.alias("sex"), patient.alias("patient"), *months)
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a torn last line (a killed run) is dropped, an absent file is empty."""
+    """The objects of a JSON-lines file; a last line torn by a kill is dropped, an absent file is empty."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -9,10 +9,8 @@ from __future__ import annotations
 import functools
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -24,6 +22,7 @@ _MINUS = "\N{MINUS SIGN}"
 _TEMPLATES = Path(__file__).parent
 _HARMFUL = frozenset({"Cc", "Cf", "Cs"})
 _LONGEST_TEXT = 400
+_MINUTE_S, _HOUR_MIN = 60, 60
 
 
 def render(template: str, **values: object) -> str:
@@ -46,15 +45,18 @@ def _environment() -> Environment:
     )
     for function in (whole, number, signed, percent, interval, age, duration, date, short, value):
         environment.filters[function.__name__] = function
-    environment.globals["css"] = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))  # noqa: S704
+    environment.globals["css"] = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment
 
 
-def printable(text: Any) -> Any:
+def printable(text: object) -> object:
     """Text without control, bidirectional-override and surrogate characters: they could disguise a name."""
     if not isinstance(text, str) or isinstance(text, Markup):
         return text
-    return "".join(c if unicodedata.category(c) not in _HARMFUL or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if unicodedata.category(c) not in _HARMFUL or c in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
 
 
 def whole(figure: int) -> str:
@@ -90,7 +92,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 def interval(ends: Interval, digits: int = 1, scale: float = 1) -> str:
     """``5.8 to 6.9``; empty where there is none, or where the resamples never differed and so say nothing."""
-    if not math.isfinite(ends.low) or ends.low == ends.high:
+    if not ends.is_known or ends.low == ends.high:
         return ""
     return f"{number(scale * ends.low, digits)} to {number(scale * ends.high, digits)}"
 
@@ -107,12 +109,12 @@ def duration(seconds: float | None) -> str:
     """Seconds in the two units that matter: 4000 -> 1 h 7 min."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
-    if seconds < 60:
+    if seconds < _MINUTE_S:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
+    minutes, rest = divmod(round(seconds), _MINUTE_S)
+    if minutes < _HOUR_MIN:
         return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
+    hours, minutes = divmod(minutes, _HOUR_MIN)
     return f"{hours} h {minutes} min"
 
 
@@ -131,7 +133,7 @@ def short(text: str | None, length: int = 12) -> str:
     return text[:length] if text else NOTHING
 
 
-def value(fact: Any) -> str:
+def value(fact: object) -> str:
     """A fact of a JSON file as one line of text."""
     if isinstance(fact, bool):
         return "yes" if fact else "no"
@@ -143,12 +145,3 @@ def value(fact: Any) -> str:
         return NOTHING
     text = ", ".join(value(item) for item in fact) if isinstance(fact, list | tuple) else str(fact)
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}\N{HORIZONTAL ELLIPSIS}"
-
-
-def flat_facts(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested JSON facts as (dotted name, value), in the file's order."""
-    for name, fact in facts.items():
-        if isinstance(fact, Mapping) and fact:
-            yield from flat_facts(fact, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", fact

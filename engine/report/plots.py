@@ -30,10 +30,11 @@ COLOURS = ("#b5651d", "#2b6394", "#7b8791", "#3f7f5f", "#7a5195", "#a23b4a")
 SEX_COLOURS = dict(zip(SEXES, COLOURS, strict=False))
 _MARKERS = dict(zip(SEXES, ("o", "^", "s"), strict=True))
 _WIDE, _HALF = (9.6, 3.3), (5.0, 4.1)
+_MARKED_EPOCHS = 30
 _VECTOR_POINTS = 3000
 """Above this many points the cloud becomes one embedded picture, or the page would grow without bound."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",  # comes with matplotlib, so sizes are the same on every machine
@@ -62,7 +63,7 @@ def truth_plot(frame: pl.DataFrame) -> Markup:
     """True against predicted bone age, one point an instance, with the line of no error."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(_HALF)
-        highest = float(max(frame["truth"].max() or 0, frame["predicted"].max() or 0)) / 12 + 0.5  # type: ignore[type-var, arg-type]
+        highest = float(frame.select("truth", "predicted").to_numpy().max()) / 12 + 0.5
         axes.plot([0, highest], [0, highest], color=MUTED, linewidth=1, label="no error")
         _points(axes, frame, frame["truth"].to_numpy() / 12, frame["predicted"].to_numpy() / 12)
         axes.set(xlim=(0, highest), ylim=(0, highest), aspect="equal")
@@ -92,8 +93,7 @@ def age_plot(predictions: pl.DataFrame) -> Markup:
         figure, axes = _figure(_WIDE)
         years = predictions.filter(pl.col("predicted").is_finite()).with_columns(pl.col("predicted") / 12)
         shown = [sex for sex in SEXES if not years.filter(sex=sex).is_empty()]
-        top = float(years["predicted"].max() or 0)  # type: ignore[arg-type]
-        edges = np.arange(0, np.floor(max(top, 1)) + 1.01, 0.5)
+        edges = np.arange(0, np.floor(years["predicted"].to_numpy().max(initial=1)) + 1.01, 0.5)
         axes.hist(
             [years.filter(sex=sex)["predicted"].to_numpy() for sex in shown],
             bins=edges.tolist(),
@@ -121,7 +121,14 @@ def coverage_plot(frame: pl.DataFrame) -> Markup:
         multiples = [NormalDist().inv_cdf(0.5 + share / 2) for share in claimed]
         found = [metrics.share_within_sd(errors_N, sd_N, multiple) for multiple in multiples]
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, label="honest uncertainty")
-        axes.plot(100 * claimed, 100 * np.array(found), color=COLOURS[1], marker="o", markersize=3.5, label="this model")
+        axes.plot(
+            100 * claimed,
+            100 * np.array(found),
+            color=COLOURS[1],
+            marker="o",
+            markersize=3.5,
+            label="this model",
+        )
         axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
         axes.set(xlabel="Share the model claims, %", ylabel="Share found, %")
         axes.legend(loc="upper left")
@@ -134,9 +141,15 @@ def curve_plot(curves: Mapping[str, Curve], name: str, *, unit: str, log: bool =
         figure, axes = _figure(_WIDE)
         for place, (label, (epochs, values)) in enumerate(curves.items()):
             style = ("-", "--", ":")[place // len(COLOURS) % 3]
-            marker = "o" if len(epochs) < 30 else None
+            marker = "o" if len(epochs) <= _MARKED_EPOCHS else None
             axes.plot(
-                epochs, values, style, color=COLOURS[(place + 1) % len(COLOURS)], marker=marker, markersize=3, label=label
+                epochs,
+                values,
+                style,
+                color=COLOURS[(place + 1) % len(COLOURS)],
+                marker=marker,
+                markersize=3,
+                label=label,
             )
         if log:
             axes.set_yscale("log")
@@ -198,10 +211,12 @@ def _years(axes: Axes, *, both: bool = True) -> None:
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:
-    """The figure as an SVG element for HTML: ids are prefixed with ``name``, name spaces and style sheet go."""
+    """The figure as an SVG element for HTML: ids get ``name`` in front, name spaces and style sheet go."""
     stream = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "osteoray"}):
-        figure.savefig(stream, format="svg", dpi=144, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(
+            stream, format="svg", dpi=144, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     for unwanted in (r"<metadata>.*?</metadata>\s*", r"<style[^>]*>.*?</style>\s*", r"<!--.*?-->\s*"):
@@ -213,11 +228,15 @@ def _svg(figure: Figure, name: str, title: str) -> Markup:
     if box is None:
         raise ValueError("matplotlib wrote an SVG without a viewBox")
     start = f'<svg role="img" aria-label="{Markup.escape(title)}" viewBox="{box[1]}">'
-    return Markup(start + text[text.index(">") + 1 :])  # noqa: S704
+    return Markup(start + text[text.index(">") + 1 :])
 
 
 def finite_curve(epochs: Iterable[Mapping[str, Any]], key: str) -> Curve:
     """Epoch numbers and values of one column of a learning curve, where it is a finite number."""
     points = [(row.get("epoch"), row.get(key)) for row in epochs]
-    numbers = [(e, v) for e, v in points if isinstance(e, int | float) and isinstance(v, int | float) and np.isfinite(v)]
+    numbers = [
+        (e, v)
+        for e, v in points
+        if isinstance(e, int | float) and isinstance(v, int | float) and np.isfinite(v)
+    ]
     return [float(e) for e, _ in numbers], [float(v) for _, v in numbers]

@@ -1,4 +1,4 @@
-"""Why instances were not scored: what each reason of the filtered and quarantine tables means, and what to do."""
+"""Why instances were not scored: what each reason in the tables of rejects means, and what to do."""
 
 from __future__ import annotations
 

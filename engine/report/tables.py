@@ -15,7 +15,7 @@ import polars as pl
 
 from engine import metrics
 from engine.metrics import Floats, Interval, PairedDifference, Statistic
-from engine.report.folders import HELD_OUT, SEXES, Labels, RunFolder
+from engine.report.folders import HELD_OUT, SEXES, RunFolder, Truth
 
 WITHIN_MONTHS = (6, 12, 24)
 AGE_EDGES_YEARS = (0, 5, 10, 15)
@@ -87,19 +87,18 @@ class PairedRow:
     paired: PairedDifference
 
 
-def evaluated(predictions: pl.DataFrame, labels: Labels) -> Evaluated:
+def evaluated(predictions: pl.DataFrame, truth: Truth) -> Evaluated:
     """Join truth to predictions; where the labels name a split, only held-out instances stay."""
     finite = predictions.filter(pl.col("predicted").is_finite() & pl.col("sd").is_finite())
     single = finite.unique("sop_instance_uid", keep="first", maintain_order=True)
-    truth = labels.frame
-    counted = truth.filter(pl.col("split") == HELD_OUT) if labels.has_split else truth
-    known = single.join(truth.select("sop_instance_uid"), on="sop_instance_uid", how="semi")
+    counted = truth.frame.filter(split=HELD_OUT) if truth.has_split else truth.frame
+    known = single.join(truth.frame, on="sop_instance_uid", how="semi")
     kept = single.join(
         counted.select("sop_instance_uid", "truth"), on="sop_instance_uid", how="inner", maintain_order="left"
     )
     return Evaluated(
         frame=kept,
-        has_split=labels.has_split,
+        has_split=truth.has_split,
         unlabelled=len(single) - len(known),
         seen_in_training=len(known) - len(kept),
         repeated=len(finite) - len(single),
@@ -191,7 +190,9 @@ def _spread_row(frame: pl.DataFrame, group: str) -> SpreadRow:
 
 def worst(frame: pl.DataFrame, count: int) -> pl.DataFrame:
     """The ``count`` instances with the largest absolute error, largest first."""
-    return frame.sort((pl.col("predicted") - pl.col("truth")).abs(), descending=True, maintain_order=True).head(count)
+    return frame.sort(
+        (pl.col("predicted") - pl.col("truth")).abs(), descending=True, maintain_order=True
+    ).head(count)
 
 
 def least_sure(frame: pl.DataFrame, count: int) -> pl.DataFrame:

@@ -21,14 +21,14 @@ LoadImage = Callable[[str], NDArray[np.uint8]]
 
 SIDE_PX = 240
 _OPACITY = 0.75
-# weak attention violet, then red, strongest yellow: readable on grey and in the common colour-vision deficiencies
+# weak attention violet, then red, strongest yellow: told apart on grey, with colour-vision deficiencies too
 _STOPS = (0.0, 0.35, 0.7, 1.0)
 _RAMP_S3 = np.array([[70, 30, 130], [190, 45, 95], [240, 125, 40], [255, 225, 90]], np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One instance to look at, ages in months; ``truth`` is None without a label, pictures None without an image."""
+    """One instance to look at, ages in months; no label: ``truth`` is None, no image: both pictures are."""
 
     uid_tail: str
     sex: str
@@ -40,7 +40,7 @@ class Case:
 
 
 def cases(folder: Path, frame: pl.DataFrame, load_image: LoadImage | None) -> list[Case]:
-    """One case a row of ``frame``, in its order; an image that cannot be read again leaves its case without one."""
+    """One case a row of ``frame``, in its order; where an image cannot be read again, without pictures."""
     maps = read_attention(folder, frame) if load_image else {}
     shown = []
     for row in frame.iter_rows(named=True):
@@ -54,7 +54,9 @@ def cases(folder: Path, frame: pl.DataFrame, load_image: LoadImage | None) -> li
                 predicted=row["predicted"],
                 sd=row["sd"],
                 plain=None if image_HW is None else png_uri(image_HW),
-                overlaid=None if image_HW is None or attention_hw is None else png_uri(overlay(image_HW, attention_hw)),
+                overlaid=None
+                if image_HW is None or attention_hw is None
+                else png_uri(overlay(image_HW, attention_hw)),
             )
         )
     return shown
@@ -71,7 +73,8 @@ def overlay(image_HW: NDArray[np.uint8], attention_hw: NDArray[np.uint8]) -> NDA
     colour_HW3 = np.stack([np.interp(strength_HW, _STOPS, channel_S) for channel_S in _RAMP_S3.T], axis=-1)
     opacity_HW1 = _OPACITY * strength_HW[..., None]
     mixed_HW3 = (1 - opacity_HW1) * image_HW[..., None] + opacity_HW1 * colour_HW3
-    return np.rint(mixed_HW3).astype(np.uint8)
+    shown_HW3: NDArray[np.uint8] = np.rint(mixed_HW3).astype(np.uint8)
+    return shown_HW3
 
 
 def png_uri(image: NDArray[np.uint8]) -> str:

@@ -1,0 +1,50 @@
+"""The facts of a model or run, as its JSON tells them, brought into the order and words of a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.report.page import value
+
+_MAIN = {
+    "Role": "role",
+    "Backbone": "backbone",
+    "Parameters": "parameters",
+    "Engine": "engine",
+    "Input, pixels (rows, columns)": "task.rule.view.size_HW",
+    "Trained on, samples": "data.counts.samples",
+    "MAE on its own held-out images, months": "evaluation.mae_months",
+    "Guessing the mean age instead, months": "evaluation.mean_predictor_mae",
+    "Departs from the uncompiled model by at most, months": "parity.max_abs_months",
+    "Exported": "written",
+    "Exported by osteoray": "code_version",
+    "Digest": "model_sha256",
+}
+"""What a reader asks first -> dotted name in a bundle's facts."""
+
+
+def flat_facts(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested JSON facts as (dotted name, value), in the file's order."""
+    for name, fact in facts.items():
+        if isinstance(fact, Mapping) and fact:
+            yield from flat_facts(fact, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", fact
+
+
+def main_facts(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a reader asks first of a bundle, in plain words; what it does not say is left out."""
+    flat = dict(flat_facts(facts))
+    rows = [(words, flat[name]) for words, name in _MAIN.items() if flat.get(name) is not None]
+    if "distill" in facts:
+        rows.insert(min(4, len(rows)), ("Distilled by (weight)", distillation(facts)))
+    return rows
+
+
+def distillation(facts: Mapping[str, Any]) -> str:
+    """The distillation terms of a run or bundle with their weights; ``none`` without a teacher."""
+    terms = facts.get("distill") or "none"
+    if not isinstance(terms, Mapping):
+        return str(terms)
+    return ", ".join(f"{name} ({value(weight)})" for name, weight in terms.items())

@@ -1,0 +1,148 @@
+"""``osteoray demo``: the whole story on a small synthetic archive, with the same functions the verbs use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine import books
+from engine.bundle import BUNDLE_NAME, Bundle, open_bundle
+from engine.labels import read_labels
+from engine.manifest import replacing
+from engine.recipe import Recipe, with_changes
+from engine.shard import ReadSpec
+from engine.sources import LABELS_NAME
+from engine.tasks import task_named
+from jobs.console import finish, progress
+from jobs.export import run_export
+from jobs.ingest import ingest_manifest, run_ingest
+from jobs.recipes import recipe_named
+from jobs.report import score_page
+from jobs.salt import read_salt
+from jobs.score import run_score, score_manifest
+from jobs.train import run_training
+
+TASK = "hand-age"
+SHARD_SIZE = 128
+STUDENT_ALONE = "student-alone"
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("runs/demo"),
+    count: Annotated[int, typer.Option(min=100, help="Synthetic radiographs to draw.")] = 1000,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field of all three recipes, e.g. epochs=2.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Draw an archive, ingest, train, distil, export, score and report; then say how to start the server.
+
+    Everything is synthetic: the errors say nothing of real radiographs. Killed and started again, it goes on.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    archive, data = _archive(out / "archive", count), out / "samples"
+    _ingest(archive, data)
+    runs = _train_all(data, out / "runs", set_ or [])
+    bundle = _export(out)
+    scores = out / "scores"
+    counts = _score(archive, bundle, scores)
+    page = _report(scores, archive, runs)
+    speed = _speeds(out / "runs" / "teacher", bundle, data)
+    errors = {f"{name}_mae_months": round(facts["evaluation"]["mae_months"], 2) for name, facts in runs.items()}
+    summary = {
+        **{key.replace("-", "_"): value for key, value in errors.items()},
+        **speed,
+        **counts,
+        "report": str(page),
+        "serve": f"osteoray serve --model {bundle.folder}",
+    }
+    finish("demo", summary, as_json=json)
+
+
+def _archive(folder: Path, count: int) -> Path:
+    from engine.phantom.archive import write_archive
+
+    if not (folder / LABELS_NAME).exists():
+        with progress("phantom") as report:
+            write_archive(folder, count=count, seed=1, faults=True, on_progress=report)
+    return folder
+
+
+def _ingest(archive: Path, data: Path) -> None:
+    task, labels = task_named(TASK), archive / LABELS_NAME
+    manifest = ingest_manifest(task.facts(), str(archive), labels, SHARD_SIZE)
+    spec = ReadSpec(
+        source=str(archive), folder=data, rule=task.rule, salt=read_salt(), label_names=(task.label,),
+        labels=read_labels(labels, (task.label,)),
+    )  # fmt: skip
+    with books.lease(data):
+        run_ingest(spec, manifest, SHARD_SIZE)
+
+
+def _train_all(data: Path, folder: Path, changes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Facts of the teacher, the distilled student, and the same student trained alone."""
+    teacher, student = recipe_named("demo-teacher"), recipe_named("demo-student")
+    alone = with_changes(student, ["distill=none", f"name={STUDENT_ALONE}"])
+    plans: list[tuple[str, Recipe, Path | None]] = [
+        ("teacher", teacher, None),
+        ("student", student, folder / "teacher"),
+        (STUDENT_ALONE, alone, None),
+    ]
+    facts = {}
+    for name, recipe, taught_by in plans:
+        run = folder / name
+        with books.lease(run):
+            facts[name] = run_training(
+                with_changes(recipe, changes), data, run, teacher=taught_by, workers=2, gpu=False
+            )
+    return facts
+
+
+def _export(out: Path) -> Bundle:
+    folder = out / "bundle"
+    if (folder / BUNDLE_NAME).exists():
+        return open_bundle(folder)
+    return run_export(out / "runs" / "student", folder, "auto")
+
+
+def _score(archive: Path, bundle: Bundle, out: Path) -> dict[str, Any]:
+    spec = ReadSpec(source=str(archive), folder=out, rule=bundle.rule, salt=read_salt())
+    manifest = score_manifest(str(archive), bundle, bundle.engine, SHARD_SIZE)
+    with books.lease(out):
+        counts, speed = run_score(spec, manifest, bundle, shard_size=SHARD_SIZE, resume=True)
+    return {**counts, "archive_images_per_second": speed["images_per_second"]}
+
+
+def _report(scores: Path, archive: Path, runs: Mapping[str, Mapping[str, Any]]) -> Path:
+    page = scores / "report.html"
+    folders = {name: scores.parent / "runs" / name for name in runs}
+    html = score_page(scores, labels=archive / LABELS_NAME, compare=folders)
+    with replacing(page) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return page
+
+
+def _speeds(teacher: Path, bundle: Bundle, data: Path) -> dict[str, float]:
+    """Images per second of the eager teacher and the compiled student, measured one after the other."""
+    import torch
+
+    from engine.evaluation import images_per_second as eager_speed
+    from engine.export import images_per_second as compiled_speed
+    from engine.predict import open_predictor
+    from engine.run import load_net
+    from engine.samples import gate_samples
+
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    images_BHW, _ = gate_samples(data, task_named(TASK).label, 64)
+    eager = eager_speed(load_net(teacher), bundle.rule.view.size_HW)
+    compiled = compiled_speed(open_predictor(bundle.folder, bundle.engine, threads=threads), images_BHW)
+    return {
+        "teacher_eager_images_per_second": round(eager, 1),
+        "student_compiled_images_per_second": round(compiled, 1),
+        "compiled_over_eager": round(compiled / eager, 1),
+    }

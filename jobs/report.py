@@ -1,0 +1,96 @@
+"""``osteoray report``: one self-contained HTML page of a score folder or a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import UsageError
+from engine.manifest import MANIFEST_NAME, read_json, replacing
+from jobs.console import finish
+
+if TYPE_CHECKING:
+    from engine.report.thumbnails import LoadImage
+
+REPORT_NAME = "report.html"
+
+
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR_OR_RUN", help="Folder of `osteoray score`, or run of `osteoray train`."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help=f"HTML file; default: {REPORT_NAME} in the folder.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Label table; with a split column only its test rows are judged.")
+    ] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="NAME=RUN, may be repeated: runs for the table of models.")
+    ] = None,
+    images: Annotated[
+        bool, typer.Option(help="Show cases as pictures: reads a dozen files of the archive again.")
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Write tables, plots and the cases worth a look as one HTML page that needs no network.
+
+    Pictures show what the network saw, burned-in text included: give --no-images before it leaves the house.
+    """
+    from engine.report.build import run_report
+    from engine.report.folders import is_run
+
+    runs = _named_runs(compare or [])
+    of_run = is_run(folder)
+    if of_run and labels is not None:
+        raise UsageError("--labels goes with a score folder: a run holds the truth of its held-out instances")
+    if of_run:
+        page = run_report(folder, compare=runs)
+    else:
+        page = score_page(folder, labels=labels, compare=runs, images=images)
+    place = out or folder / REPORT_NAME
+    with replacing(place) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    kind = "run" if of_run else "score"
+    finish("report", {"report": str(place), "kind": kind, "bytes": place.stat().st_size}, as_json=json)
+
+
+def score_page(folder: Path, *, labels: Path | None, compare: Mapping[str, Path], images: bool = True) -> str:
+    """The page of a score folder, with pictures read again from its archive unless ``images`` is false."""
+    from engine.report.build import score_report
+
+    reader = _image_reader(folder) if images else None
+    return score_report(folder, labels=labels, compare=compare, load_image=reader)
+
+
+def _named_runs(words: Sequence[str]) -> dict[str, Path]:
+    runs: dict[str, Path] = {}
+    for word in words:
+        name, sign, path = word.partition("=")
+        if not sign or not name or not path:
+            raise UsageError(f"--compare {word}: write NAME=RUN")
+        if name in runs:
+            raise UsageError(f"--compare names '{name}' twice: give each run its own name")
+        runs[name] = Path(path)
+    return runs
+
+
+def _image_reader(folder: Path) -> LoadImage | None:
+    """Path in the archive -> the image the network saw; None where the folder does not say how it was made.
+
+    The header that comes with an image is dropped, so the site's salt is not needed.
+    """
+    from engine import sources
+    from engine.instance import prepare, rule_from_facts
+
+    manifest = read_json(folder / MANIFEST_NAME)
+    facts: Mapping[str, Any] = (manifest.get("model") or {}).get("task") or {}
+    if "rule" not in facts or not manifest.get("source"):
+        return None
+    source, rule = str(manifest["source"]), rule_from_facts(facts["rule"])
+    no_salt = bytes(32)
+    return lambda path: prepare(sources.read(source, path), rule, no_salt).image_HW

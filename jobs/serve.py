@@ -1,0 +1,54 @@
+"""``osteoray serve``: bundles over HTTP."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.bundle import open_bundle
+from engine.errors import UsageError
+from jobs.cluster_session import start_ray
+
+
+def serve(
+    model: Annotated[list[Path], typer.Option(help="Bundle folder; give it again for another task.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine a key is needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    replicas: Annotated[int, typer.Option(help="Server processes; each loads the models once.")] = 1,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer key that clients must send; needed beyond loopback.")
+    ] = None,
+) -> None:
+    """Serve bundles over HTTP until interrupted: POST a DICOM file to /v1/<task>, get JSON.
+
+    The same file gives the same number as `osteoray score` with the same bundle. /docs shows the API.
+    """
+    from engine.serve import deploy
+
+    tasks = [open_bundle(folder).task for folder in model]
+    key = _key(api_key_file)
+    start_ray()
+    deploy(model, host=host, port=port, replicas=replicas, api_key=key)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    print(f"serving http://{host}:{port}  (API: /docs)  research use only", flush=True)
+    for task in tasks:
+        print(f"  curl --data-binary @FILE.dcm http://{host}:{port}/v1/{task}", flush=True)
+    stopped.wait()
+
+
+def _key(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        key = path.read_text().strip()
+    except OSError as error:
+        raise UsageError(f"the key file {path} cannot be read ({error.strerror})") from error
+    if len(key) < 16:
+        raise UsageError(f"the key in {path} is shorter than 16 characters")
+    return key
