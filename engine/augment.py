@@ -1,5 +1,7 @@
 """Augmentation on batches: one affine and one intensity change an image, drawn for a whole epoch at once.
 
+The view is square: a rotation in normalised coordinates would shear any other.
+
 Draws depend on seed, epoch and the sample's place alone, so the number of workers never changes them.
 Legend: N samples of the epoch, B batch, H, W view.
 """
@@ -37,6 +39,10 @@ class Draws:
         """The draws of some samples."""
         return Draws(self.affine_N23[index_B], self.gamma_N[index_B], self.contrast_N[index_B])
 
+    def to(self, device: torch.device) -> Draws:
+        """The same draws on the images' device."""
+        return Draws(self.affine_N23.to(device), self.gamma_N.to(device), self.contrast_N.to(device))
+
 
 def draw(count: int, ranges: Augmentation, *, seed: int, epoch: int) -> Draws:
     """Draws of one epoch for ``count`` samples."""
@@ -53,7 +59,8 @@ def draw(count: int, ranges: Augmentation, *, seed: int, epoch: int) -> Draws:
 
 def augmented(x_B1HW: Tensor, draws: Draws) -> Tensor:
     """Warped and re-exposed images, still in [0, 1]; outside the image is black."""
+    draws = draws.to(x_B1HW.device)
     grid = F.affine_grid(draws.affine_N23, list(x_B1HW.shape), align_corners=False)
     warped = F.grid_sample(x_B1HW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    exposed = warped.clamp(1e-6, 1) ** draws.gamma_N[:, None, None, None]
+    exposed = warped.clamp(0, 1) ** draws.gamma_N[:, None, None, None]
     return (exposed * draws.contrast_N[:, None, None, None]).clamp(0, 1)

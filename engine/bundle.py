@@ -1,9 +1,9 @@
 """A model bundle: the compiled student with every fact that its use needs, and digests that seal it.
 
-    BUNDLE/bundle.json         task, input rule, outputs, engine, metrics, code version, digests of the files below
-    BUNDLE/student.onnx        the graph
-    BUNDLE/model.safetensors   the torch weights
-    BUNDLE/card.md             model card
+BUNDLE/bundle.json         task, input rule, outputs, engine, metrics, code version, file digests
+BUNDLE/student.onnx        the graph
+BUNDLE/model.safetensors   the torch weights
+BUNDLE/card.md             model card
 """
 
 from __future__ import annotations

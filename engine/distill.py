@@ -95,7 +95,7 @@ class Trainee(nn.Module):
 def distillation(
     student: Outputs, teacher: Outputs, batch: Batch, weights: Mapping[str, float]
 ) -> dict[str, Tensor]:
-    """Every term raw and weighted, ``term/NAME/raw`` and ``term/NAME/weighted``, and their sum ``distill``."""
+    """Terms as ``term/NAME/raw`` and ``term/NAME/weighted``, and the sum of the weighted ones, ``distill``."""
     parts: dict[str, Tensor] = {}
     total = student.logits_BK.new_zeros(())
     for name, weight in weights.items():
@@ -111,8 +111,9 @@ def _kl(logits_t: Tensor, logits_s: Tensor) -> Tensor:
 
 
 def _resized(map_s: Tensor, like: Tensor) -> Tensor:
-    same = map_s.shape[2:] == like.shape[2:]
-    return map_s.float() if same else F.adaptive_avg_pool2d(map_s.float(), like.shape[2:])
+    height, width = like.shape[2:]
+    is_same = map_s.shape[2:] == like.shape[2:]
+    return map_s.float() if is_same else F.adaptive_avg_pool2d(map_s.float(), (height, width))
 
 
 def _standardised(map_BChw: Tensor) -> Tensor:

@@ -33,7 +33,13 @@ OPSET = 20
 
 
 def export(
-    run: Path, bundle: Path, *, engine: str, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32], threads: int
+    run: Path,
+    bundle: Path,
+    *,
+    engine: str,
+    images_BHW: NDArray[np.uint8],
+    sex_B: NDArray[np.float32],
+    threads: int,
 ) -> Bundle:
     """Write a bundle for ``run``; ``images_BHW`` and ``sex_B`` are real samples for the gate.
 
@@ -74,7 +80,7 @@ def write_onnx(net: AgeNet, size_HW: tuple[int, int], path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # torch warns about its own internals
             program = torch.onnx.export(
                 graph, example, dynamo=True, opset_version=OPSET, verbose=False,
                 input_names=["image", "sex"], output_names=list(OUTPUT_NAMES),

@@ -47,6 +47,16 @@ class Outputs:
     adapted: tuple[Tensor, ...] = ()
 
 
+def require_backbone(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        UnknownNameError: carries the nearest name.
+    """
+    if not timm.is_model(name):
+        raise UnknownNameError("backbone", name, timm.list_models())
+
+
 class AgeNet(nn.Module):
     """Trunk, sex by feature-wise modulation, then norm and 1x1 convolution *before* pooling.
 
@@ -60,13 +70,13 @@ class AgeNet(nn.Module):
             UnknownNameError: timm has no such backbone.
         """
         super().__init__()
-        if not timm.is_model(facts.backbone):
-            raise UnknownNameError("backbone", facts.backbone, timm.list_models())
+        require_backbone(facts.backbone)
         self.facts = facts
         self.trunk = timm.create_model(
             facts.backbone, pretrained=False, in_chans=1, features_only=True, out_indices=(-2, -1)
         )
-        self.channels: tuple[int, ...] = tuple(self.trunk.feature_info.channels())
+        feature_info: Any = self.trunk.feature_info
+        self.channels: tuple[int, ...] = tuple(feature_info.channels())
         self.norm = nn.BatchNorm2d(self.channels[-1])
         self.sex_scale_shift = nn.Linear(1, 2 * self.channels[-1])
         self.classify = nn.Conv2d(self.channels[-1], facts.num_bins, 1)
@@ -75,7 +85,7 @@ class AgeNet(nn.Module):
 
     def forward(self, x_B1HW: Tensor, sex_B1: Tensor) -> Outputs:
         """Images in [0, 1] and sex (1 male, -1 female, 0 unknown) to Outputs."""
-        features = tuple(self.trunk((x_B1HW - self.facts.mean) / self.facts.sd))
+        features: tuple[Tensor, ...] = tuple(self.trunk((x_B1HW - self.facts.mean) / self.facts.sd))
         scale_BC, shift_BC = self.sex_scale_shift(sex_B1).chunk(2, dim=1)
         deep = self.norm(features[-1])
         deep = deep * (1 + scale_BC[:, :, None, None]) + shift_BC[:, :, None, None]
@@ -92,7 +102,7 @@ class Deployed(nn.Module):
         self.net = net
 
     def forward(self, image: Tensor, sex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, 1, H, W] in [0, 1] and [B, 1] to months [B], sd in months [B], attention [B, h, w] in [0, 1]."""
+        """[B, 1, H, W] in [0, 1] and [B, 1] to months [B], their sd [B], attention [B, h, w] in [0, 1]."""
         outputs = self.net(image, sex)
         months_B, sd_B = moments(outputs.logits_BK)
         map_Bhw = attention(outputs.dense_BKhw)
@@ -131,4 +141,4 @@ def frozen(model: AgeNet) -> AgeNet:
 
 def channels_last(model: nn.Module) -> nn.Module:
     """The memory layout that convolutions run fastest in."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(memory_format=torch.channels_last)

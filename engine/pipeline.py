@@ -7,7 +7,7 @@ tasks and actors, so memory does not grow with the archive; only Arrow travels b
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
@@ -50,10 +51,8 @@ def ingest(plan: pa.Table, spec: ReadSpec, on_progress: OnProgress | None = None
     tally = _Tally(plan, missing, on_progress)
     if not missing:
         return
-    shards = _shards(missing).map_batches(
-        _ingest_shard, batch_size=1, batch_format="pyarrow", num_cpus=_READER_CPUS, fn_kwargs={"spec": spec}
-    )
-    for batch in shards.iter_batches(batch_size=None, batch_format="pyarrow"):
+    done = _per_shard(missing, _ingest_shard, spec)
+    for batch in _tables(done):
         tally.add(sum(batch["rows"].to_pylist()))
 
 
@@ -67,17 +66,13 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, on_progress: OnPro
     if not missing:
         return 0
     rows_of_shard = {row["values"]: row["counts"] for row in plan["shard"].value_counts().to_pylist()}
-    rows = (
-        _shards(missing)
-        .map_batches(_read_rows, batch_size=1, batch_format="pyarrow", num_cpus=_READER_CPUS, fn_kwargs={"spec": spec})
-        .map_batches(
-            _Scorer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
-            num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
-            fn_constructor_kwargs={"scoring": scoring, "size_HW": spec.rule.view.size_HW},
-        )
+    rows = _per_shard(missing, _read_rows, spec).map_batches(
+        _Scorer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
+        num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
+        fn_constructor_kwargs={"scoring": scoring, "size_HW": spec.rule.view.size_HW},
     )  # fmt: skip
     parts: dict[int, list[pa.Table]] = defaultdict(list)
-    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for batch in _tables(rows):
         for shard in pc.unique(batch["shard"]).to_pylist():
             parts[shard].append(batch.filter(pc.equal(batch["shard"], shard)))
             if sum(part.num_rows for part in parts[shard]) == rows_of_shard[shard]:
@@ -91,7 +86,9 @@ class _Tally:
 
     def __init__(self, plan: pa.Table, missing: list[int], on_progress: OnProgress | None) -> None:
         self._total = plan.num_rows
-        self._before = self._total - int(pc.sum(pc.is_in(plan["shard"], pa.array(missing, pa.int32()))).as_py())
+        self._before = self._total - int(
+            pc.sum(pc.is_in(plan["shard"], pa.array(missing, pa.int32()))).as_py()
+        )
         self._on_progress = on_progress
         self.added = 0
         self.add(0)
@@ -110,8 +107,23 @@ def _shards(missing: list[int]) -> ray.data.Dataset:
     return ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
 
 
+def _per_shard(
+    missing: list[int], read: Callable[[pa.Table, ReadSpec], pa.Table], spec: ReadSpec
+) -> ray.data.Dataset:
+    """A task for each missing shard that runs ``read`` on its number."""
+    function: Any = read  # Ray's own annotation knows only functions of one argument
+    return _shards(missing).map_batches(
+        function, batch_size=1, batch_format="pyarrow", num_cpus=_READER_CPUS, fn_kwargs={"spec": spec}
+    )
+
+
+def _tables(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
+    """The blocks of a dataset as they come, in any order."""
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
 def _planned(folder: Path, shard: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pa.parquet.read_table(
+    rows: list[dict[str, Any]] = pq.read_table(
         folder / books.PLAN_NAME, filters=[("shard", "==", shard)]
     ).to_pylist()
     return rows
@@ -127,11 +139,13 @@ def _ingest_shard(batch: pa.Table, spec: ReadSpec) -> pa.Table:
 
 
 def _read_rows(batch: pa.Table, spec: ReadSpec) -> pa.Table:
-    """Task: read, decode and preprocess one shard; images travel as bytes, ``table`` says where a row ends."""
+    """Task: read, decode and preprocess one shard; images travel as bytes, ``table`` is where a row ends."""
     parts = []
     for shard in batch["shard"].to_pylist():
         for name, table in read_shard(_planned(spec.folder, shard), spec).items():
-            parts.append(_as_transport(table).append_column("table", pa.array([name] * table.num_rows, pa.string())))
+            parts.append(
+                _as_transport(table).append_column("table", pa.array([name] * table.num_rows, pa.string()))
+            )
     return pa.concat_tables(parts, promote_options="default")
 
 
@@ -141,7 +155,9 @@ def _as_transport(table: pa.Table) -> pa.Table:
         stack = schema.tensor_values(table["image"])
         images = pa.array([image.tobytes() for image in stack], pa.binary())
         table = table.set_column(table.column_names.index("image"), "image", images)
-    return table.cast(pa.schema([field.with_nullable(nullable=True) for field in table.schema.remove_metadata()]))
+    return table.cast(
+        pa.schema([field.with_nullable(nullable=True) for field in table.schema.remove_metadata()])
+    )
 
 
 class _Scorer:
@@ -155,9 +171,13 @@ class _Scorer:
     def __call__(self, batch: pa.Table) -> pa.Table:
         is_sample = pc.equal(batch["table"], "samples")
         samples, rejects = batch.filter(is_sample), batch.filter(pc.invert(is_sample))
-        images = [np.frombuffer(data.as_buffer(), np.uint8).reshape(self._size_HW) for data in samples["image"]]
+        images = [
+            np.frombuffer(data.as_buffer(), np.uint8).reshape(self._size_HW) for data in samples["image"]
+        ]
         sex_B = np.array([sex_covariate(sex) for sex in samples["patient_sex"].to_pylist()], np.float32)
-        scores = self._predictor.predict(np.stack(images) if images else np.zeros((0, *self._size_HW), np.uint8), sex_B)
+        scores = self._predictor.predict(
+            np.stack(images) if images else np.zeros((0, *self._size_HW), np.uint8), sex_B
+        )
         maps = pa.array([attention.tobytes() for attention in scores.attention_Bhw], pa.binary())
         scored = samples.drop_columns(["image"])
         for name, column in (
@@ -176,7 +196,9 @@ def _result_tables(parts: list[pa.Table], bundle_folder: Path) -> dict[str, pa.T
     full = schema.stamped(schema.predictions(bundle.map_HW), "predictions")
     scored = rows.filter(pc.equal(rows["table"], "samples"))
     maps = [np.frombuffer(data.as_buffer(), np.uint8) for data in scored["attention_map"]]
-    stack = np.concatenate(maps).reshape(-1, *bundle.map_HW) if maps else np.zeros((0, *bundle.map_HW), np.uint8)
+    stack = (
+        np.concatenate(maps).reshape(-1, *bundle.map_HW) if maps else np.zeros((0, *bundle.map_HW), np.uint8)
+    )
     constants = {"task": bundle.task, "model_sha256": bundle.sha256, "code_version": code_version()}
     columns = [
         schema.tensor_column(stack) if field.name == "attention_map"

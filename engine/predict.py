@@ -66,7 +66,10 @@ class OnnxRuntimePredictor:
 
     def predict(self, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32]) -> Scores:
         """See ``Predictor``."""
-        feeds = ({"image": _network_input(images_BHW[i]), "sex": sex_B[i : i + 1, None]} for i in range(len(images_BHW)))
+        feeds = (
+            {"image": _network_input(images_BHW[i]), "sex": sex_B[i : i + 1, None]}
+            for i in range(len(images_BHW))
+        )
         return _stacked([self._session.run(list(OUTPUT_NAMES), feed) for feed in feeds])
 
 
@@ -122,7 +125,10 @@ class TorchPredictor:
         outputs = []
         with torch.inference_mode():
             for index, image_HW in enumerate(images_BHW):
-                image, sex = torch.from_numpy(_network_input(image_HW)), torch.from_numpy(sex_B[index : index + 1, None])
+                image, sex = (
+                    torch.from_numpy(_network_input(image_HW)),
+                    torch.from_numpy(sex_B[index : index + 1, None]),
+                )
                 outputs.append([part.numpy() for part in self._graph(image, sex)])
         return _stacked(outputs)
 

@@ -152,16 +152,16 @@ def deploy(
     def app() -> FastAPI:
         return build_app(folders, api_key=api_key)
 
-    deployment = serve.deployment(
-        serve.ingress(app)(),
+    decorate: Any = serve.deployment(  # its stub misses that it also takes what ingress() gives
         name=DEPLOYMENT,
         num_replicas=replicas,
         max_ongoing_requests=16,
         max_queued_requests=256,
         ray_actor_options={"num_cpus": 0.5},
     )
+    deployed = decorate(serve.ingress(app)())
     serve.start(http_options={"host": host, "port": port})
-    serve.run(deployment.bind(), name=DEPLOYMENT, route_prefix="/")
+    serve.run(deployed.bind(), name=DEPLOYMENT, route_prefix="/")
 
 
 def _add_facts_routes(app: FastAPI, served: dict[str, Served], guard: list[Any]) -> None:
@@ -232,7 +232,13 @@ async def _engine_error(request: Request, error: Exception) -> JSONResponse:
     """The error tree as HTTP: 413 too large, 415 no decoder, 422 unusable or not for this task."""
     if not isinstance(error, InstanceError | FilteredError):
         raise error
-    status = 413 if isinstance(error, OverLimitError) else 415 if isinstance(error, UnsupportedSyntaxError) else 422
+    status = (
+        413
+        if isinstance(error, OverLimitError)
+        else 415
+        if isinstance(error, UnsupportedSyntaxError)
+        else 422
+    )
     problem = Problem(code=error.code, reason=error.reason, message=str(error))
     return JSONResponse(problem.model_dump(), status)
 

@@ -1,4 +1,4 @@
-"""A Task: what goes in, what the truth is, how the network is judged. The science of one clinical question."""
+"""A Task: what goes in, what the truth is, what is minimised. The science of one clinical question."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.models import Outputs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One clinical question. ``label`` is the column of truth, in months; ``rule`` says which instances fit."""
+    """One clinical question: ``label`` is the column of truth, in months; ``rule`` says what fits."""
 
     name: str
     label: str

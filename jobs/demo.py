@@ -52,7 +52,9 @@ def demo(
     counts = _score(archive, bundle, scores)
     page = _report(scores, archive, runs)
     speed = _speeds(out / "runs" / "teacher", bundle, data)
-    errors = {f"{name}_mae_months": round(facts["evaluation"]["mae_months"], 2) for name, facts in runs.items()}
+    errors = {
+        f"{name}_mae_months": round(facts["evaluation"]["mae_months"], 2) for name, facts in runs.items()
+    }
     summary = {
         **{key.replace("-", "_"): value for key, value in errors.items()},
         **speed,

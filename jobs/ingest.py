@@ -27,7 +27,9 @@ def ingest(
     out: Annotated[Path, typer.Option(help="Folder for samples; the same command again resumes it.")],
     labels: Annotated[
         Path | None,
-        typer.Option(help="CSV with sop_instance_uid, the task's label column and, if wanted, split (train|test)."),
+        typer.Option(
+            help="CSV with sop_instance_uid, the task's label column and, if wanted, split (train|test)."
+        ),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the square network view in pixels.")] = None,
     shard_size: Annotated[int, typer.Option(help="Instances in one shard, the unit of resuming.")] = 512,

@@ -11,13 +11,16 @@ import typer
 
 from engine import books, sources
 from engine.bundle import Bundle, open_bundle
-from engine.manifest import code_version, read_json, sha256_of_facts
+from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_facts
 from engine.predict import choose_engine
 from engine.shard import ReadSpec
 from jobs.cluster_session import start_ray
 from jobs.console import finish, progress
 from jobs.ingest import QUARANTINED
 from jobs.salt import read_salt
+
+# One compiled student keeps up with this many cores that decode.
+CORES_PER_PREDICTOR = 8
 
 
 def score(
@@ -27,7 +30,8 @@ def score(
     engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
     shard_size: Annotated[int, typer.Option(help="Instances in one shard, the unit of resuming.")] = 256,
     resume: Annotated[
-        bool, typer.Option(help="Go on where an earlier run of the same command stopped; --no-resume refuses to.")
+        bool,
+        typer.Option(help="Go on where an earlier run of the same command stopped; --no-resume refuses to."),
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
@@ -68,7 +72,7 @@ def run_score(
     from engine.pipeline import ScoreSpec
     from engine.pipeline import score as score_shards
 
-    if not resume and (spec.folder / books.MANIFEST_NAME).exists():
+    if not resume and (spec.folder / MANIFEST_NAME).exists():
         raise UsageError(f"{spec.folder} holds an earlier run: choose another --out, or allow --resume")
     plan = sources.plan(spec.source, shard_size)
     books.begin(spec.folder, manifest)
@@ -77,7 +81,11 @@ def run_score(
     if books.missing_shards(spec.folder, plan):
         start_ray()
         cpus = os.cpu_count() or 1
-        scoring = ScoreSpec(bundle=bundle.folder.resolve(), engine=manifest["config"]["engine"], actors=max(cpus // 8, 1))
+        scoring = ScoreSpec(
+            bundle=bundle.folder.resolve(),
+            engine=manifest["config"]["engine"],
+            actors=max(cpus // CORES_PER_PREDICTOR, 1),
+        )
         started = time.perf_counter()
         with progress("score") as report:
             ended = score_shards(plan, spec, scoring, report)
@@ -89,6 +97,7 @@ def run_score(
         "reused": plan.num_rows - ended,
     }
     counts = books.close(spec.folder, plan, {"speed": speed})
-    if not ended:
-        speed = {**speed, **{"images_per_second": read_json(spec.folder / books.MANIFEST_NAME)["speed"]["images_per_second"]}}
+    if not ended:  # nothing was left to do: show the speed of the run that did it
+        earlier = read_json(spec.folder / MANIFEST_NAME)["speed"]
+        speed["images_per_second"] = earlier["images_per_second"]
     return counts, speed

@@ -13,14 +13,19 @@ from engine.bundle import open_bundle
 from engine.errors import UsageError
 from jobs.cluster_session import start_ray
 
+MIN_KEY_CHARACTERS = 16
+
 
 def serve(
     model: Annotated[list[Path], typer.Option(help="Bundle folder; give it again for another task.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine a key is needed.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine a key is needed.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     replicas: Annotated[int, typer.Option(help="Server processes; each loads the models once.")] = 1,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with the bearer key that clients must send; needed beyond loopback.")
+        Path | None,
+        typer.Option(help="File with the bearer key that clients must send; needed beyond loopback."),
     ] = None,
 ) -> None:
     """Serve bundles over HTTP until interrupted: POST a DICOM file to /v1/<task>, get JSON.
@@ -49,6 +54,6 @@ def _key(path: Path | None) -> str | None:
         key = path.read_text().strip()
     except OSError as error:
         raise UsageError(f"the key file {path} cannot be read ({error.strerror})") from error
-    if len(key) < 16:
-        raise UsageError(f"the key in {path} is shorter than 16 characters")
+    if len(key) < MIN_KEY_CHARACTERS:
+        raise UsageError(f"the key in {path} is shorter than {MIN_KEY_CHARACTERS} characters")
     return key

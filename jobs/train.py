@@ -34,7 +34,9 @@ def train(
     gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a field, e.g. epochs=3, distill=none, distill.kd=0.5, augmentation.flip=0."),
+        typer.Option(
+            "--set", help="Change a field, e.g. epochs=3, distill=none, distill.kd=0.5, augmentation.flip=0."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
@@ -47,7 +49,9 @@ def train(
     if chosen.distill and teacher is None:
         raise UsageError(f"recipe {recipe} distils: give --teacher RUN, or --set distill=none")
     with books.lease(out):
-        facts = run_training(chosen, data, out, teacher=teacher if chosen.distill else None, workers=workers, gpu=gpu)
+        facts = run_training(
+            chosen, data, out, teacher=teacher if chosen.distill else None, workers=workers, gpu=gpu
+        )
     evaluation = facts["evaluation"]
     summary = {
         "run": str(out),
@@ -109,7 +113,11 @@ def _teacher_facts(teacher: Path | None) -> dict[str, Any] | None:
     if teacher is None:
         return None
     run = read_run(teacher)
-    return {"run": str(teacher), "backbone": run["backbone"], "sha256": sha256_of_file(teacher / WEIGHTS_NAME)}
+    return {
+        "run": str(teacher),
+        "backbone": run["backbone"],
+        "sha256": sha256_of_file(teacher / WEIGHTS_NAME),
+    }
 
 
 def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> dict[str, Any]:

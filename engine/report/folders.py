@@ -166,12 +166,7 @@ def _read(path: Path, columns: Sequence[str]) -> pa.Table:
 
 def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:
     """The named columns of all tables below each other; a table that lacks one is refused."""
-    tables = []
-    for path in paths:
-        table = _read(path, columns)
-        if missing := set(columns) - set(table.column_names):
-            raise TableError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-        tables.append(table.select(columns).replace_schema_metadata(None))
+    tables = [_read(path, columns).select(columns).replace_schema_metadata(None) for path in paths]
     frame = pl.from_arrow(pa.concat_tables(tables)) if tables else _empty(columns)
     if not isinstance(frame, pl.DataFrame):  # polars types from_arrow as a frame or a series
         raise TableError(f"{columns} do not form a table")

@@ -1,6 +1,7 @@
 """hand-age: skeletal maturity in months from a left-hand radiograph and sex.
 
-Age-distribution learning after Chen et al., arXiv 2006.00202: 240 monthly bins, expectation, KL to a Gaussian.
+Age-distribution learning after Chen et al., arXiv 2006.00202: 240 monthly bins, expectation, and KL to a
+Gaussian.
 """
 
 from __future__ import annotations

@@ -1,0 +1,181 @@
+"""The whole path with the real command: what it writes, that its books balance, that it survives SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from engine.manifest import read_json
+from tests.story import COUNT, FAULTS, QUICK, SHARD_SIZE, Story, column, osteoray
+
+pytestmark = pytest.mark.ray
+
+
+def test_every_verb_ends_as_it_should(story: Story) -> None:
+    codes = {name: ended.code for name, ended in story.ended.items()}
+    assert codes == {
+        "phantom": 0, "ingest": 3, "teacher": 0, "student": 0, "export": 0, "score": 3, "report": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", ["samples", "scores"])
+def test_books_balance(story: Story, folder: str) -> None:
+    ended = osteoray("verify", story.root / folder)
+    done = "samples" if folder == "samples" else "scored"
+    assert ended.code == 0
+    assert ended.facts[done] == COUNT
+    assert ended.facts["planned"] == COUNT + FAULTS
+    assert ended.facts[done] + ended.facts["filtered"] + ended.facts["quarantined"] == COUNT + FAULTS
+
+
+@pytest.mark.parametrize("folder", ["samples", "scores"])
+def test_faults_end_with_the_right_reason(story: Story, folder: str) -> None:
+    rows = [
+        (table, row["reason"])
+        for table in ("quarantine", "filtered")
+        for row in column(story.root / folder, table, ["reason"])
+    ]
+    assert Counter(rows) == {
+        ("quarantine", "not_dicom"): 2,  # the text file and the JPEG photograph
+        ("quarantine", "empty_file"): 1,
+        ("quarantine", "truncated"): 1,
+        ("filtered", "not_grayscale"): 1,
+    }
+
+
+def test_samples_read_without_ray(story: Story) -> None:
+    frame = pl.read_parquet(story.samples / "shards" / "*" / "samples.parquet")
+    assert frame.height == COUNT
+    assert frame["image"].dtype.shape == (64, 64)  # type: ignore[attr-defined]
+    assert frame["bone_age_months"].is_between(1, 240).all()
+    assert frame["sop_instance_uid"].n_unique() == COUNT
+
+
+def test_student_learned_from_the_teacher_and_is_small(story: Story) -> None:
+    run = read_json(story.student / "run.json")
+    lines = [json.loads(line) for line in (story.student / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert {"term/kd/raw", "term/hint/weighted", "term/gradcam/raw", "val/mae_months"} <= set(lines[0])
+    assert run["teacher"]["backbone"] == "resnet10t"
+    assert run["parameters"] <= 2_000_000
+    assert list((story.student / "tensorboard").iterdir())
+
+
+def test_bundle_holds_facts_and_no_adapter(story: Story) -> None:
+    facts = read_json(story.bundle / "bundle.json")
+    assert facts["parity"]["max_abs_months"] <= facts["parity"]["gate_months"]
+    assert facts["task"]["rule"]["view"]["size_HW"] == [64, 64]
+    assert facts["research_use_only"] is True
+    assert "Research use only" in (story.bundle / "card.md").read_text()
+
+
+def test_report_is_one_self_contained_page(story: Story) -> None:
+    page = (story.scores / "report.html").read_text()
+    assert "Research use only" in page or "research use only" in page
+    assert "data:image/png;base64," in page
+    assert "<script" not in page
+    assert 'src="http' not in page
+
+
+def test_scoring_again_does_nothing(story: Story) -> None:
+    before = {path: path.stat().st_mtime_ns for path in story.scores.glob("shards/*/*")}
+    again = osteoray(
+        "score", story.archive, "--model", story.bundle, "--out", story.scores, "--shard-size", SHARD_SIZE
+    )
+    assert again.code == 3
+    assert again.facts["scored_this_run"] == 0
+    assert {path: path.stat().st_mtime_ns for path in story.scores.glob("shards/*/*")} == before
+
+
+def test_another_model_or_archive_is_refused(story: Story) -> None:
+    ended = osteoray("score", story.archive, "--model", story.bundle, "--out", story.scores, "--shard-size", 7)
+    assert ended.code == 1
+    assert ended.facts["error"] == "ORY-T01"
+
+
+def test_killed_score_resumes_without_lost_or_double_rows(story: Story, tmp_path: Path) -> None:
+    out = tmp_path / "scores"
+    words = ["score", story.archive, "--model", story.bundle, "--out", out, "--shard-size", "4"]
+    kill_when(words, lambda: len(list(out.glob("shards/*/shard.json"))) >= 2)
+    committed = {path.parent.name for path in out.glob("shards/*/shard.json")}
+    assert 0 < len(committed) < 26
+    resumed = osteoray(*words)
+    assert resumed.code == 3
+    assert resumed.facts["reused"] == 4 * len(committed)
+    assert osteoray("verify", out).code == 0
+    names = ["sop_instance_uid", "predicted_months", "sd_months"]
+    by_uid = {row["sop_instance_uid"]: row for row in column(story.scores, "predictions", names)}
+    rows = column(out, "predictions", names)
+    assert len(rows) == COUNT
+    assert {row["sop_instance_uid"]: row for row in rows} == by_uid
+
+
+def test_killed_training_goes_on_from_its_checkpoint(story: Story, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["train", "demo-teacher", "--data", story.samples, "--out", out,
+             "--set", "epochs=4", "--set", "batch_size=16"]  # fmt: skip
+    metrics = out / "metrics.jsonl"
+    kill_when(words, lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
+    before = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert read_json(out / "run.json")["status"] == "running"
+    assert osteoray(*words).code == 0
+    after = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in after] == [1, 2, 3, 4]
+    assert after[0] == before[0]  # the first epoch was kept, seconds included: it was not done again
+    assert [line["step"] for line in after] == [before[0]["step"] * n for n in (1, 2, 3, 4)]
+
+
+def test_lease_turns_a_second_starter_away(story: Story, tmp_path: Path) -> None:
+    from engine import books
+
+    words = ["score", story.archive, "--model", story.bundle, "--out", tmp_path / "held"]
+    with books.lease(tmp_path / "held"):
+        done = subprocess.run([*command(words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    assert "ORY-R01" in done.stderr
+
+
+def test_planted_damage_is_found(story: Story, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(story.scores, copy)
+    victim = sorted(copy.glob("shards/*/predictions.parquet"))[1]
+    pq.write_table(pq.read_table(victim).slice(1), victim)
+    ended = osteoray("verify", copy)
+    assert (ended.code, ended.facts["error"]) == (1, "ORY-T02")
+
+
+def test_quick_recipe_changes_are_in_the_run(story: Story) -> None:
+    assert "epochs=2" in QUICK
+    assert read_json(story.teacher / "run.json")["recipe"]["epochs"] == 2
+
+
+def command(words: list[object]) -> list[str]:
+    return [sys.executable, "-m", "jobs", *(str(word) for word in words)]
+
+
+def kill_when(words: list[object], ready: Callable[[], bool]) -> None:
+    """Start the command in a process group of its own, and SIGKILL all of it once ``ready``."""
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    process = subprocess.Popen(
+        command(words), start_new_session=True, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while not ready():
+        assert process.poll() is None, "the command ended before it could be killed"
+        assert time.monotonic() < deadline, "the command never got that far"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
