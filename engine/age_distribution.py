@@ -40,7 +40,7 @@ def gaussian_target(months_B: Tensor, num_bins: int, delta: float) -> Tensor:
 
 
 def joint_loss(logits_BK: Tensor, months_B: Tensor, *, weight: float, delta: float) -> dict[str, Tensor]:
-    """Parts of l = l_MAE + weight * KL(G || p), each a scalar: ``mae_months``, ``kl`` and the sum ``task``."""
+    """The loss ``task`` = l_MAE + weight * KL(G || p), and its parts ``mae_months`` and ``kl``; scalars."""
     target_BK = gaussian_target(months_B, logits_BK.shape[1], delta)
     log_p_BK = logits_BK.float().log_softmax(1)
     kl = (target_BK * (target_BK.clamp_min(1e-12).log() - log_p_BK)).sum(1).mean()

@@ -14,6 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.errors import UsageError
+
+_RANGES = {
+    "rotation_deg": (0.0, 180.0),
+    "scale": (0.0, 0.9),
+    "shift": (0.0, 1.0),
+    "gamma": (0.0, 2.0),
+    "contrast": (0.0, 1.0),
+    "flip": (0.0, 1.0),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
@@ -25,6 +36,12 @@ class Augmentation:
     gamma: float = 0.3
     contrast: float = 0.2
     flip: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that would turn an image inside out."""
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise UsageError(f"augmentation.{name} must be in {low:g}..{high:g}")
 
 
 @dataclass(frozen=True, slots=True)

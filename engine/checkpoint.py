@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.distill import Trainee
 from engine.errors import TrainingError
 from engine.manifest import read_json, write_json
-from engine.models import AgeNet, ModelFacts, channels_last, save_weights
+from engine.models import AgeNet, ModelFacts, channels_last, load_trunk, save_weights
 from engine.recipe import Recipe
 
 
@@ -32,6 +32,8 @@ def new_state(recipe: Recipe, teacher_channels: tuple[int, ...], device: torch.d
     """The seeded state before the first step; adapters only where the hint term is used."""
     torch.manual_seed(recipe.seed)
     net = AgeNet(ModelFacts(backbone=recipe.backbone))
+    if recipe.weights:
+        load_trunk(net, Path(recipe.weights))
     trainee = Trainee(net, teacher_channels if "hint" in recipe.distill else ())
     channels_last(trainee).to(device)
     ema = copy.deepcopy(net).eval().requires_grad_(requires_grad=False)
@@ -63,7 +65,9 @@ def load_state(state: State, folder: Path) -> None:
         state.ema.load_state_dict(safetensors.torch.load_file(folder / "ema.safetensors"))
         moments = safetensors.torch.load_file(folder / "optimizer.safetensors")
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise TrainingError(f"the checkpoint {folder} does not fit this recipe: choose another --out") from error
+        raise TrainingError(
+            f"the checkpoint {folder} does not fit this recipe: choose another --out"
+        ) from error
     restored = state.optimizer.state_dict()
     restored["state"] = {}
     for key, value in moments.items():
@@ -77,5 +81,8 @@ def load_state(state: State, folder: Path) -> None:
 def _optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
     matrices = [p for p in trainee.parameters() if p.ndim > 1]
     vectors = [p for p in trainee.parameters() if p.ndim <= 1]  # norms and biases are not decayed
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)

@@ -95,7 +95,7 @@ class Trainee(nn.Module):
 def distillation(
     student: Outputs, teacher: Outputs, batch: Batch, weights: Mapping[str, float]
 ) -> dict[str, Tensor]:
-    """Terms as ``term/NAME/raw`` and ``term/NAME/weighted``, and the sum of the weighted ones, ``distill``."""
+    """Each term as ``term/NAME/raw`` and ``term/NAME/weighted``; ``distill`` is the sum of the weighted."""
     parts: dict[str, Tensor] = {}
     total = student.logits_BK.new_zeros(())
     for name, weight in weights.items():

@@ -1,6 +1,6 @@
 """Every error that osteoray raises on purpose.
 
-    EngineError                      ORY-E00   anything below; the message says what, to which file, what to do
+    EngineError                      ORY-E00   anything below; messages say what, to which file, what to do
     ├── UsageError                   ORY-U01   the caller asked for something that cannot be done (exit 2)
     │   └── UnknownNameError         ORY-U02   a name that is not in a table; carries the nearest one
     ├── InstanceError                ORY-I00   one input cannot be used; becomes one quarantined row
@@ -13,7 +13,7 @@
     │   ├── NoPixelDataError         ORY-I07
     │   ├── PixelDecodeError         ORY-I08
     │   └── SourceReadError          ORY-I09
-    ├── FilteredError                ORY-F00   one input is sound but not for this task; becomes one filtered row
+    ├── FilteredError                ORY-F00   sound, but not for this task; becomes one filtered row
     │   ├── SopClassFilteredError    ORY-F01
     │   ├── NotGrayscaleError        ORY-F02
     │   ├── MultiFrameError          ORY-F03
@@ -25,6 +25,7 @@
     │   └── ParityError              ORY-X02   the compiled student departs from the torch student
     ├── BundleError                  ORY-B01   a model bundle is incomplete or was changed
     ├── MissingDependencyError       ORY-D01   an optional package is absent; says what to install
+    ├── StorageError                 ORY-S01   the disk refused: full, read-only, or broken
     └── LeaseHeldError               ORY-R01   another run holds the output folder (exit 75)
 
 Messages never hold header values of a patient: they name the file as the caller named it, and the tag.
@@ -209,6 +210,12 @@ class MissingDependencyError(EngineError):
     """An optional package is absent."""
 
     code = "ORY-D01"
+
+
+class StorageError(EngineError):
+    """The disk refused a read or a write: full, read-only, or broken."""
+
+    code = "ORY-S01"
 
 
 class LeaseHeldError(EngineError):

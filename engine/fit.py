@@ -1,6 +1,6 @@
 """The training loop, one for every role: plain torch, no Ray. An epoch is one item of a generator.
 
-Everything random follows from (seed, epoch), so a resumed run continues as if it had not stopped.
+Everything random follows from (seed, epoch, rank), so a resumed run continues as if it had not stopped.
 Legend: B batch, N samples, H, W view.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from engine.age_distribution import moments
 from engine.augment import augmented, draw
 from engine.checkpoint import State
-from engine.distill import Batch, Trainee
+from engine.distill import Batch
 from engine.errors import TrainingError
 from engine.models import AgeNet, Outputs
 from engine.recipe import Recipe
@@ -28,6 +28,8 @@ from engine.samples import TrainingSet
 from engine.task import Task
 
 Log = dict[str, float]
+
+_SEED_STRIDE = 100_003
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,17 @@ class Teacher:
     precision: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lesson:
+    """What stays the same over a training; ``model`` is the trainee wrapped by its world."""
+
+    recipe: Recipe
+    task: Task
+    teacher: Teacher | None
+    world: World
+    model: nn.Module
+
+
 def epochs(
     recipe: Recipe, task: Task, data: TrainingSet, state: State, *, world: World, teacher: Teacher | None
 ) -> Iterator[Log]:
@@ -56,10 +69,10 @@ def epochs(
     Raises:
         TrainingError: the loss is not finite.
     """
-    model = world.wrap(state.trainee)
+    lesson = _Lesson(recipe=recipe, task=task, teacher=teacher, world=world, model=world.wrap(state.trainee))
     for epoch in range(state.epoch, recipe.epochs):
         started = time.perf_counter()
-        log = _train_epoch(recipe, task, data, state, model=model, world=world, teacher=teacher)
+        log = _train_epoch(lesson, data, state)
         state.epoch = epoch + 1
         log["val/mae_months"] = _validation_error(state.ema, data, world)
         yield {"epoch": state.epoch, "step": state.step, **log, "seconds": time.perf_counter() - started}
@@ -71,14 +84,14 @@ def predict(
     """Expected months [B] and sd [B] of some samples, in float32 and eval mode."""
     device = next(net.parameters()).device
     net.eval()
-    months, sds = [], []
+    months, sds = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     with torch.inference_mode():
         for start in range(0, len(index_B), batch_size):
             batch = _batch(data, index_B[start : start + batch_size], device)
             mean_B, sd_B = moments(net(batch.x_B1HW, batch.sex_B1).logits_BK)
             months.append(mean_B.cpu().numpy())
             sds.append(sd_B.cpu().numpy())
-    return np.concatenate(months or [np.zeros(0, np.float32)]), np.concatenate(sds or [np.zeros(0, np.float32)])
+    return np.concatenate(months), np.concatenate(sds)
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
@@ -90,10 +103,9 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def _train_epoch(
-    recipe: Recipe, task: Task, data: TrainingSet, state: State, *,
-    model: nn.Module, world: World, teacher: Teacher | None,
-) -> Log:  # fmt: skip
+def _train_epoch(lesson: _Lesson, data: TrainingSet, state: State) -> Log:
+    recipe, world = lesson.recipe, lesson.world
+    torch.manual_seed(_SEED_STRIDE * (_SEED_STRIDE * recipe.seed + state.epoch) + world.rank)
     train_N = data.index_of("train")
     order = np.random.default_rng((recipe.seed, state.epoch)).permutation(len(train_N))
     draws = draw(len(train_N), recipe.augmentation, seed=recipe.seed, epoch=state.epoch)
@@ -101,34 +113,33 @@ def _train_epoch(
     steps = max(len(train_N) // (per_worker * world.size), 1)
     mine = order[world.rank :: world.size]
     sums: dict[str, float] = {}
-    model.train()
+    lesson.model.train()
     for place in range(steps):
         chosen_B = mine[place * per_worker : (place + 1) * per_worker]
         batch = _batch(data, train_N[chosen_B], world.device)
         moved = augmented(batch.x_B1HW, draws.at(torch.from_numpy(chosen_B)))
         batch = Batch(moved.contiguous(memory_format=torch.channels_last), batch.sex_B1, batch.months_B)
-        parts = _step(recipe, task, state, batch, model=model, teacher=teacher, total=steps * recipe.epochs)
+        parts = _step(lesson, state, batch, total_steps=steps * recipe.epochs)
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     return {_log_name(name): total / steps for name, total in sums.items()}
 
 
-def _step(
-    recipe: Recipe, task: Task, state: State, batch: Batch, *,
-    model: nn.Module, teacher: Teacher | None, total: int,
-) -> dict[str, Tensor]:  # fmt: skip
+def _step(lesson: _Lesson, state: State, batch: Batch, *, total_steps: int) -> dict[str, Tensor]:
+    recipe, model = lesson.recipe, lesson.model
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, state.step, total)
-    taught = _taught(teacher, batch)
+        group["lr"] = learning_rate(recipe, state.step, total_steps)
+    taught = _taught(lesson.teacher, batch)
     with _precision(recipe.precision, batch.x_B1HW.device):
         outputs = model(batch.x_B1HW, batch.sex_B1)
-    parts = task.objective(outputs, taught, batch, recipe.distill)
-    loss = parts["loss"]
-    if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is not finite at step {state.step}: lower learning_rate or use f32")
+    parts = lesson.task.objective(outputs, taught, batch, recipe.distill)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    torch.autograd.backward(parts["loss"])
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    if not (torch.isfinite(parts["loss"]) and torch.isfinite(norm)):
+        raise TrainingError(
+            f"loss or gradient is not finite at step {state.step}: lower learning_rate or use f32"
+        )
     state.optimizer.step()
     state.step += 1
     _follow(state.ema, state.trainee.net, min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
@@ -164,6 +175,9 @@ def _follow(ema: nn.Module, model: nn.Module, decay: float) -> None:
 
 def _validation_error(ema: AgeNet, data: TrainingSet, world: World) -> float:
     index = data.index_of("val")[world.rank :: world.size]
+    if world.size > 1:  # running statistics differ by rank; what is saved is rank 0's
+        for buffer in ema.buffers():
+            dist.broadcast(buffer, 0)
     months_B, _ = predict(ema, data, index)
     total = torch.tensor([np.abs(months_B - data.months_N[index]).sum(), len(index)], dtype=torch.float64)
     if world.size > 1:
@@ -173,7 +187,8 @@ def _validation_error(ema: AgeNet, data: TrainingSet, world: World) -> float:
 
 
 def _precision(name: str, device: torch.device) -> torch.autocast:
-    is_supported = device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # Without bf16 instructions a CPU emulates them, slower than float32.
+    is_supported = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16" and is_supported)
 
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from engine.age_distribution import NUM_BINS, attention, moments
 from engine.errors import BundleError, UnknownNameError
 
+_RGB = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
@@ -25,8 +27,8 @@ class ModelFacts:
 
     backbone: str
     num_bins: int = NUM_BINS
-    mean: float = 0.4
-    sd: float = 0.3
+    mean: float = 0.5
+    sd: float = 0.5
 
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``ModelFacts(**facts)`` reads them back."""
@@ -124,14 +126,41 @@ def load_model(facts: Mapping[str, Any], path: Path) -> AgeNet:
     """Rebuild a model in eval mode from its facts and safetensors weights.
 
     Raises:
-        BundleError: the file is absent or its tensors do not fit the facts.
+        BundleError: the facts are not ours, the file is absent, or its tensors do not fit the facts.
     """
-    model = AgeNet(ModelFacts(**facts))
+    try:
+        known = ModelFacts(**facts)
+    except TypeError as error:
+        raise BundleError(f"these are no facts of a model of this release: {error}") from error
+    model = AgeNet(known)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise BundleError(f"{path} does not hold the weights of {model.facts.backbone}: {error}") from error
     return model.eval()
+
+
+def load_trunk(model: AgeNet, path: Path) -> None:
+    """Start the trunk from a timm checkpoint (safetensors, timm's names); a head in the file is passed over.
+
+    A first convolution over RGB becomes one over grey by summing its weights, so a grey image gives what
+    its RGB copy gave.
+
+    Raises:
+        BundleError: the file cannot be read, or does not hold every tensor of this trunk.
+    """
+    try:
+        given = safetensors.torch.load_file(path)
+        own = model.trunk.state_dict()
+        fitted = {name: _grey(given[name], like) for name, like in own.items()}
+        model.trunk.load_state_dict(fitted)
+    except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise BundleError(f"{path} does not hold a trunk of {model.facts.backbone}: {error}") from error
+
+
+def _grey(given: Tensor, like: Tensor) -> Tensor:
+    is_first = given.ndim == like.ndim > 1 and given.shape[1] == _RGB and like.shape[1] == 1
+    return given.sum(1, keepdim=True) if is_first else given
 
 
 def frozen(model: AgeNet) -> AgeNet:

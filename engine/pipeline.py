@@ -6,9 +6,11 @@ tasks and actors, so memory does not grow with the archive; only Arrow travels b
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from errno import EIO
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,21 @@ class ScoreSpec:
 
 
 def ingest(plan: pa.Table, spec: ReadSpec, on_progress: OnProgress | None = None) -> None:
-    """Turn every missing shard of the plan into a committed shard of samples and rejects."""
+    """Turn every missing shard of the plan into a committed shard of samples and rejects.
+
+    Raises:
+        OSError: the output cannot be written; what was committed stays.
+    """
     missing = books.missing_shards(spec.folder, plan)
     tally = _Tally(plan, missing, on_progress)
     if not missing:
         return
     done = _per_shard(missing, _ingest_shard, spec)
     for batch in _tables(done):
-        tally.add(sum(batch["rows"].to_pylist()))
+        for rows, errno in zip(batch["rows"].to_pylist(), batch["errno"].to_pylist(), strict=True):
+            if errno:
+                raise OSError(errno, os.strerror(errno), str(spec.folder))
+            tally.add(rows)
 
 
 def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, on_progress: OnProgress | None = None) -> int:
@@ -130,12 +139,19 @@ def _planned(folder: Path, shard: int) -> list[dict[str, Any]]:
 
 
 def _ingest_shard(batch: pa.Table, spec: ReadSpec) -> pa.Table:
-    """Task: read, decode, preprocess and commit one shard; gives its row count."""
-    counts = []
+    """Task: read, decode, preprocess and commit one shard; gives its row count.
+
+    What the disk refuses travels as ``errno``: an exception would reach the driver wrapped and cut by Ray.
+    """
+    rows, errno = 0, 0
     for shard in batch["shard"].to_pylist():
-        rows = books.commit_shard(spec.folder, shard, read_shard(_planned(spec.folder, shard), spec))
-        counts.append(sum(rows.values()))
-    return pa.table({"rows": pa.array(counts, pa.int64())})
+        try:
+            counts = books.commit_shard(spec.folder, shard, read_shard(_planned(spec.folder, shard), spec))
+        except OSError as error:
+            errno = error.errno or EIO
+            break
+        rows += sum(counts.values())
+    return pa.table({"rows": pa.array([rows], pa.int64()), "errno": pa.array([errno], pa.int32())})
 
 
 def _read_rows(batch: pa.Table, spec: ReadSpec) -> pa.Table:

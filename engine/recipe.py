@@ -1,15 +1,31 @@
-"""A Recipe: the complete, typed configuration of one training. Recipes are made by functions in jobs/recipes.py."""
+"""A Recipe: the complete, typed configuration of one training. Named ones are made in jobs/recipes.py."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from engine.augment import Augmentation
 from engine.distill import TERMS
 from engine.errors import UnknownNameError, UsageError
+from engine.models import require_backbone
+
+Role = Literal["teacher", "student"]
+Precision = Literal["f32", "bf16"]
+
+_RANGES = {
+    "epochs": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "learning_rate": (0.0, math.inf),
+    "weight_decay": (0.0, math.inf),
+    "warmup": (0.0, 1.0),
+    "clip_norm": (0.0, math.inf),
+    "ema_decay": (0.0, 1.0),
+    "seed": (0, math.inf),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +34,10 @@ class Recipe:
 
     name: str
     task: str
-    role: Literal["teacher", "student"]
+    role: Role
     backbone: str
+    weights: str = ""
+    """safetensors file in timm's names that the trunk starts from; empty starts at random."""
     epochs: int
     batch_size: int = 32
     """Over all workers together."""
@@ -29,19 +47,31 @@ class Recipe:
     """Share of all steps."""
     clip_norm: float = 100.0
     ema_decay: float = 0.998
-    precision: Literal["f32", "bf16"] = "f32"
+    precision: Precision = "f32"
+    teacher_precision: Precision = "bf16"
+    """Of the frozen teacher's forward pass; bf16 falls back to f32 on CPUs without it."""
     seed: int = 0
     distill: dict[str, float] = field(default_factory=dict)
     """Weight by term name; empty trains without a teacher."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        """Refuse unknown terms and senseless sizes before any work."""
-        for name in self.distill:
-            if name not in TERMS:
-                raise UnknownNameError("distillation term", name, TERMS)
-        if self.epochs < 1 or self.batch_size < 1:
-            raise UsageError("epochs and batch_size must be at least 1")
+        """Refuse unknown names and senseless numbers before any work."""
+        require_backbone(self.backbone)
+        for kind, name, known in (
+            ("role", self.role, get_args(Role)),
+            ("precision", self.precision, get_args(Precision)),
+            ("teacher_precision", self.teacher_precision, get_args(Precision)),
+            *(("distillation term", term, TERMS) for term in self.distill),
+        ):
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
+        numbers = {name: (getattr(self, name), *limits) for name, limits in _RANGES.items()}
+        numbers |= {f"distill.{name}": (weight, 0.0, math.inf) for name, weight in self.distill.items()}
+        for name, (value, low, high) in numbers.items():
+            if not (math.isfinite(value) and low <= value <= high):
+                above = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
+                raise UsageError(f"{name} must be a finite number, {above}")
 
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``recipe_from_facts`` reads them back."""
@@ -54,7 +84,9 @@ def recipe_from_facts(facts: dict[str, Any]) -> Recipe:
 
 
 def with_changes(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """The recipe with ``key=value`` changes: ``epochs=3``, ``augmentation.flip=0``, ``distill.kd=0.5``, ``distill=none``.
+    """The recipe with ``key=value`` changes, applied in turn.
+
+    For example ``epochs=3``, ``augmentation.flip=0``, ``distill.kd=0.5``; ``distill=none`` drops all terms.
 
     Raises:
         UnknownNameError: no such key; carries the nearest.
@@ -77,12 +109,17 @@ def _change(facts: dict[str, Any], key: str, value: str) -> None:
         facts["distill"][tail] = _converted(value, float, key)
     elif head == "augmentation" and tail in facts["augmentation"]:
         facts["augmentation"][tail] = _converted(value, float, key)
-    elif key in facts and key not in ("augmentation", "distill"):
+    elif key in ("augmentation", "distill"):
+        raise UsageError(
+            f"change one part of {key} at a time, {key}.NAME=NUMBER; distill=none drops all terms"
+        )
+    elif key in facts:
         hint = get_type_hints(Recipe)[key]
         facts[key] = _converted(value, hint if hint in (int, float) else str, key)
     else:
-        known = [*facts, *(f"augmentation.{k}" for k in facts["augmentation"]), *(f"distill.{k}" for k in TERMS)]
-        raise UnknownNameError("recipe key", key, known)
+        parts = [f"augmentation.{name}" for name in facts["augmentation"]]
+        parts += [f"distill.{name}" for name in TERMS]
+        raise UnknownNameError("recipe key", key, [*facts, *parts])
 
 
 def _converted(value: str, kind: type[Any], key: str) -> Any:

@@ -5,12 +5,15 @@
     RUN/model.safetensors   the averaged weights
     RUN/evaluation.parquet  held-out predictions
     RUN/ray/                checkpoints
+
+``run.json`` is begun before the first step and completed after the evaluation.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     facts = read_json(folder / RUN_NAME)
     if facts.get("status") != "done":
-        raise TrainingError(f"{folder} has not finished training: run the same `osteoray train` again to go on")
+        raise TrainingError(
+            f"{folder} has not finished training: run the same `osteoray train` again to go on"
+        )
     return facts
 
 
@@ -45,9 +50,9 @@ def forget_after(folder: Path, epoch: int) -> None:
     path = folder / METRICS_NAME
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _epoch_of(line) <= epoch]
+    kept = [log for log in read_metrics(folder) if log["epoch"] <= epoch]
     with replacing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept))
+        temporary.write_text("".join(f"{json.dumps(log)}\n" for log in kept))
 
 
 def append_metrics(folder: Path, log: Mapping[str, float]) -> None:
@@ -56,20 +61,22 @@ def append_metrics(folder: Path, log: Mapping[str, float]) -> None:
 
     with (folder / METRICS_NAME).open("a") as stream:
         stream.write(json.dumps(dict(log), allow_nan=False) + "\n")
-    with SummaryWriter(log_dir=str(folder / "tensorboard")) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(log_dir=str(folder / "tensorboard")) as writer:
         for name, value in log.items():
-            writer.add_scalar(name, value, int(log["step"]))  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value, int(log["step"]))
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The epochs in ``metrics.jsonl``, in order; a line that a kill cut, or not yet whole, is left out."""
+    path = folder / METRICS_NAME
+    lines = path.read_text().splitlines() if path.exists() else []
+    logs = []
+    for line in lines:
+        with suppress(ValueError):
+            logs.append(json.loads(line))
+    return logs
 
 
 def epochs_logged(folder: Path) -> int:
     """The last epoch in ``metrics.jsonl``; 0 where there is none."""
-    path = folder / METRICS_NAME
-    lines = path.read_text().splitlines() if path.exists() else []
-    return _epoch_of(lines[-1]) if lines else 0
-
-
-def _epoch_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["epoch"])
-    except (ValueError, KeyError):  # a line cut by a kill: the epoch is done again
-        return 1 << 30
+    return max((int(log["epoch"]) for log in read_metrics(folder)), default=0)

@@ -58,28 +58,35 @@ def data_facts(folder: Path) -> dict[str, Any]:
 
 
 def pack_images(folder: Path, cache: Path, label: str) -> None:
-    """Write the images of all labelled samples to one raw file in ``cache``, in shard order."""
+    """Write the images of all labelled samples to one raw file in ``cache``, in shard order.
+
+    Raises:
+        TrainingError: the folder was ingested without labels.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / _IMAGES_NAME).open("wb") as stream:
         for path in books.tables_of(folder, "samples"):
-            table = pq.read_table(path, columns=["image", label])
-            stream.write(tensor_values(table.filter(table[label].is_valid())["image"]).tobytes())
+            stream.write(tensor_values(_labelled(path, ["image"], label)["image"]).tobytes())
 
 
 def open_training_set(folder: Path, cache: Path, label: str) -> TrainingSet:
     """Columns of all labelled samples, and the images packed by ``pack_images``.
 
     Raises:
-        TrainingError: no sample has a label, or a split that training needs is empty.
+        TrainingError: no sample has a label, a label is no number, a split that training needs is empty, or a
+            patient is on both sides.
     """
-    names = ["sop_instance_uid", "patient_key", "patient_sex", "split", label]
-    parts = [pq.read_table(path, columns=names) for path in books.tables_of(folder, "samples")]
-    table = pa.concat_tables(parts) if parts else pa.table({name: [] for name in names})
-    table = table.filter(table[label].is_valid())
-    if table.num_rows == 0:
+    names = ["sop_instance_uid", "patient_key", "patient_sex", "split"]
+    parts = [_labelled(path, names, label) for path in books.tables_of(folder, "samples")]
+    count = sum(part.num_rows for part in parts)
+    if count == 0:
         raise TrainingError(f"{folder} has no labelled sample: ingest with --labels")
+    table = pa.concat_tables(parts)
+    months = table[label].to_numpy().astype(np.float32)
+    if not np.isfinite(months).all():
+        raise TrainingError(f"{folder} has labels that are no finite numbers: mend the label table")
     size = tuple(read_json(folder / "manifest.json")["task"]["rule"]["view"]["size_HW"])
-    images = np.memmap(cache / _IMAGES_NAME, np.uint8, "r", shape=(table.num_rows, *size))
+    images = np.memmap(cache / _IMAGES_NAME, np.uint8, "r", shape=(count, *size))
     patient_sex = table["patient_sex"].to_pylist()
     patients = np.array(table["patient_key"].to_pylist())
     splits = splits_by_patient(patients, table["split"].to_pylist())
@@ -88,7 +95,7 @@ def open_training_set(folder: Path, cache: Path, label: str) -> TrainingSet:
             raise TrainingError(f"the {split} split is empty: more patients are needed")
     return TrainingSet(
         images_NHW=images,
-        months_N=table[label].to_numpy().astype(np.float32),
+        months_N=months,
         sex_N=np.array([sex_covariate(sex) for sex in patient_sex], np.float32),
         patients_N=patients,
         uids_N=np.array(table["sop_instance_uid"].to_pylist()),
@@ -101,14 +108,27 @@ def splits_by_patient(patients_N: NDArray[Any], given: list[str | None]) -> NDAr
     """Split of each sample: the label table's ``test`` is kept; the rest is divided by a hash of the patient.
 
     Raises:
-        TrainingError: one patient is on both sides.
+        TrainingError: one patient is on both sides, or a split is named neither ``train`` nor ``test``.
     """
+    unknown = {split for split in given if split} - {"train", "test"}
+    if unknown:
+        raise TrainingError(f"the label table has the split '{min(unknown)}': only train and test are known")
     has_given = any(given)
     splits = np.array([_split(key, split, has_given) for key, split in zip(patients_N, given, strict=True)])
     leaked = set(patients_N[splits == "test"]) & set(patients_N[splits != "test"])
     if leaked:
-        raise TrainingError(f"{len(leaked)} patient(s) are in train and in test: mend the label table's split")
+        raise TrainingError(
+            f"{len(leaked)} patient(s) are in train and in test: mend the label table's split"
+        )
     return splits
+
+
+def _labelled(path: Path, columns: list[str], label: str) -> pa.Table:
+    """Columns of one shard's labelled samples, and the label."""
+    if label not in pq.read_schema(path).names:
+        raise TrainingError(f"{path} has no column {label}: ingest with --labels")
+    table = pq.read_table(path, columns=[*columns, label])
+    return table.filter(table[label].is_valid())
 
 
 def _split(patient: str, given: str | None, has_given: bool) -> str:
@@ -132,9 +152,11 @@ def gate_samples(folder: Path, label: str, count: int) -> tuple[NDArray[np.uint8
     images, sexes = [], []
     per_shard = max(count // max(len(paths), 1), 1)
     for path in paths:
-        table = pq.read_table(path, columns=["image", "patient_sex", "split"]).sort_by([("split", "ascending")])
+        table = pq.read_table(path, columns=["image", "patient_sex", "split"])
+        table = table.sort_by([("split", "ascending")])
         images.append(tensor_values(table["image"].slice(0, per_shard)))
         sexes += table["patient_sex"].to_pylist()[:per_shard]
     if not sexes:
         raise TableError(f"{folder} holds no samples: the parity gate needs real ones")
-    return np.concatenate(images), np.array([sex_covariate(sex) for sex in sexes], np.float32)
+    sex_B = np.array([sex_covariate(sex) for sex in sexes[:count]], np.float32)
+    return np.concatenate(images)[:count], sex_B

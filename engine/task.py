@@ -30,9 +30,7 @@ class Task:
         self, student: Outputs, teacher: Outputs | None, batch: Batch, terms: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """Task loss plus weighted terms; ``loss`` is what is minimised, the rest is for the log."""
-        parts = joint_loss(
-            student.logits_BK, batch.months_B, weight=self.kl_weight, delta=self.delta_months
-        )
+        parts = joint_loss(student.logits_BK, batch.months_B, weight=self.kl_weight, delta=self.delta_months)
         if teacher is None or not terms:
             return {**parts, "loss": parts["task"]}
         parts |= distillation(student, teacher, batch, terms)

@@ -1,53 +1,91 @@
-"""Ray Train around the plain loop: workers, gradient synchronisation, checkpoints. The only door to ray.train."""
+"""Ray Train around the plain loop: workers, gradient synchronisation, checkpoints. The door to ray.train."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from engine.checkpoint import load_state, new_state, save_state
+from engine.errors import EngineError, TrainingError
 from engine.fit import Teacher, World, epochs
-from engine.manifest import read_json
 from engine.models import frozen, save_weights
 from engine.recipe import recipe_from_facts
 from engine.run import WEIGHTS_NAME, append_metrics, forget_after, load_net
 from engine.samples import open_training_set
 from engine.tasks import task_named
 
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """How many Ray Train workers; ``threads`` is the number of CPUs of each, ``gpu`` gives each one GPU."""
+
+    count: int
+    threads: int
+    gpu: bool = False
+
 
 def train_on_ray(
-    facts: dict[str, Any], data: Path, run: Path, *, teacher: Path | None, workers: int, gpu: bool, threads: int
+    facts: dict[str, Any], data: Path, run: Path, *, teacher: Path | None, workers: Workers
 ) -> None:
     """Train the recipe in ``facts`` on ``workers``; the same ``run`` again continues at its last checkpoint.
 
-    ``run`` must be reachable from every node. ``threads`` is the number of CPUs of each worker.
+    ``run`` must be reachable from every node.
+
+    Raises:
+        EngineError: a worker refused the recipe or the data.
+        TrainingError: workers died three times.
     """
     config = {
         "recipe": facts,
-        "data": str(data),
-        "run": str(run),
-        "teacher": str(teacher) if teacher else None,
-        "threads": threads,
+        "data": str(data.resolve()),
+        "run": str(run.resolve()),
+        "teacher": str(teacher.resolve()) if teacher else None,
+        "threads": workers.threads,
     }
-    TorchTrainer(
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            _trainer(config, workers).fit()
+        except TrainingFailedError as error:
+            raised = getattr(error, "worker_failures", {}).values()
+            for ours in (failure for failure in raised if isinstance(failure, EngineError)):
+                raise ours from error  # it would come again, so it is not tried again
+            if attempt == _ATTEMPTS:
+                raise TrainingError(f"the workers failed {_ATTEMPTS} times: {error}") from error
+        else:
+            return
+
+
+def _trainer(config: dict[str, Any], workers: Workers) -> TorchTrainer:
+    resources = {"CPU": workers.threads, **({"GPU": 1} if workers.gpu else {})}
+    return TorchTrainer(
         _train_worker,
         train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": threads, **({"GPU": 1} if gpu else {})}
+            num_workers=workers.count, use_gpu=workers.gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name="checkpoints",
-            storage_path=str(run / "ray"),
+            storage_path=f"{config['run']}/ray",  # an absolute path: Ray takes no other
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=2),
+            failure_config=FailureConfig(max_failures=0),
         ),
-    ).fit()
+    )
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -60,7 +98,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     world = World(
         rank=context.get_world_rank(), size=context.get_world_size(), device=device, wrap=prepare_model
     )
-    teacher = _teacher(config["teacher"], device)
+    teacher = _teacher(config["teacher"], recipe.teacher_precision, device)
     samples = open_training_set(data, run / "cache", task.label)
     state = new_state(recipe, teacher.net.channels if teacher else (), device)
     checkpoint = ray.train.get_checkpoint()
@@ -80,8 +118,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         save_weights(state.ema, run / WEIGHTS_NAME)
 
 
-def _teacher(folder: str | None, device: torch.device) -> Teacher | None:
+def _teacher(folder: str | None, precision: str, device: torch.device) -> Teacher | None:
     if folder is None:
         return None
-    precision = read_json(Path(folder) / "run.json")["recipe"]["precision"]
     return Teacher(net=frozen(load_net(Path(folder))).to(device), precision=precision)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from engine import __version__
-from engine.errors import EngineError
+from engine.errors import EngineError, StorageError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except EngineError as error:
         _say_error(error, _chosen(words), as_json="--json" in words)
         sys.exit(error.exit_code)
+    except OSError as error:
+        _say_error(_storage_error(error), _chosen(words), as_json="--json" in words)
+        sys.exit(StorageError.exit_code)
     except KeyboardInterrupt:
         _say_interrupted()
         sys.exit(INTERRUPTED)
@@ -102,6 +105,13 @@ def _say_error(error: EngineError, verb: str | None, *, as_json: bool) -> None:
     if as_json:
         facts = {"verb": verb, "exit_code": error.exit_code, "error": error.code, "message": str(error)}
         print(json.dumps(facts))
+
+
+def _storage_error(error: OSError) -> StorageError:
+    """The disk's own words; what was finished is kept, so the same command goes on when the disk does."""
+    reason = os.strerror(error.errno) if error.errno else "input or output failed"
+    place = f" at {error.filename}" if error.filename else ""
+    return StorageError(f"{reason}{place}: mend that, then run the same command again to go on")
 
 
 def _say_interrupted() -> None:

@@ -21,6 +21,19 @@ def hand_teacher() -> Recipe:
     )
 
 
+def hand_teacher_pretrained() -> Recipe:
+    """EfficientNet-lite0 from ImageNet; give the file with ``--set weights=PATH`` (benchmarks/README.md)."""
+    return Recipe(
+        name="hand-teacher-pretrained",
+        task="hand-age",
+        role="teacher",
+        backbone="tf_efficientnet_lite0",
+        epochs=6,
+        learning_rate=1e-3,
+        weight_decay=0.02,
+    )
+
+
 def hand_student() -> Recipe:
     """About a million parameters, distilled with all five terms."""
     return Recipe(
@@ -45,7 +58,8 @@ def demo_student() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe().name: recipe for recipe in (hand_teacher, hand_student, demo_teacher, demo_student)
+    recipe().name: recipe
+    for recipe in (hand_teacher, hand_teacher_pretrained, hand_student, demo_teacher, demo_student)
 }
 
 

@@ -17,8 +17,8 @@ from engine import books
 from engine.errors import TrainingError, UsageError
 from engine.manifest import code_version, read_json, sha256_of_file, write_json
 from engine.recipe import Recipe, with_changes
-from engine.run import RUN_NAME, WEIGHTS_NAME, epochs_logged, read_run
-from engine.samples import data_facts, pack_images
+from engine.run import RUN_NAME, WEIGHTS_NAME, epochs_logged, read_metrics, read_run
+from engine.samples import data_facts, open_training_set, pack_images
 from engine.tasks import task_named
 from jobs.cluster_session import start_ray
 from jobs.console import finish, progress
@@ -30,7 +30,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest --labels` wrote.")],
     out: Annotated[Path, typer.Option(help="Run folder; the same command again continues it.")],
     teacher: Annotated[Path | None, typer.Option(help="Finished run whose network teaches.")] = None,
-    workers: Annotated[int, typer.Option(help="Ray Train workers; on GPUs one per GPU.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers; on GPUs one per GPU.")] = 2,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -42,10 +42,13 @@ def train(
 ) -> None:
     """Train a network and judge it on the held-out split.
 
-    A student learns from --teacher by the recipe's terms; `--set distill=none` trains it alone. A run that was
-    killed goes on at its last checkpoint when the same command is given again.
+    A student learns from --teacher by the recipe's terms; `--set distill=none` trains it alone. A run that
+    was killed goes on at its last checkpoint when the same command is given again.
     """
     chosen = with_changes(recipe_named(recipe), set_ or [])
+    cores = os.cpu_count() or 1
+    if workers > cores and not os.environ.get("RAY_ADDRESS"):
+        raise UsageError(f"{workers} workers need {workers} cores, this machine has {cores}: lower --workers")
     if chosen.distill and teacher is None:
         raise UsageError(f"recipe {recipe} distils: give --teacher RUN, or --set distill=none")
     with books.lease(out):
@@ -71,16 +74,18 @@ def run_training(
     facts = _begin(recipe, data, out, teacher)
     if facts["status"] == "done":
         return facts
-    from engine.train import train_on_ray
-
     label = task_named(recipe.task).label
     pack_images(data, out / "cache", label)
+    open_training_set(data, out / "cache", label)  # refuse what cannot be trained on before Ray starts
+    from engine.train import Workers, train_on_ray
+
     start_ray()
-    threads = max((os.cpu_count() or 1) // workers, 1)
+    crew = Workers(count=workers, threads=max((os.cpu_count() or 1) // workers, 1), gpu=gpu)
+    earlier = sum(log["seconds"] for log in read_metrics(out))
     started = time.perf_counter()
     with _epoch_progress(out, recipe):
-        train_on_ray(recipe.facts(), data, out, teacher=teacher, workers=workers, gpu=gpu, threads=threads)
-    facts = _judged(facts, data, out, seconds=facts["seconds"] + time.perf_counter() - started)
+        train_on_ray(recipe.facts(), data, out, teacher=teacher, workers=crew)
+    facts = _judged(facts, data, out, seconds=earlier + time.perf_counter() - started)
     write_json(out / RUN_NAME, facts)
     shutil.rmtree(out / "cache")
     return facts
@@ -97,6 +102,7 @@ def _begin(recipe: Recipe, data: Path, out: Path, teacher: Path | None) -> dict[
         "distill": recipe.distill or "none",
         "data": {"folder": str(data), **data_facts(data)},
         "teacher": _teacher_facts(teacher),
+        "weights_sha256": _weights_digest(recipe.weights),
     }
     if path.exists():
         earlier = read_json(path)
@@ -120,12 +126,20 @@ def _teacher_facts(teacher: Path | None) -> dict[str, Any] | None:
     }
 
 
+def _weights_digest(path: str) -> str | None:
+    if not path:
+        return None
+    try:
+        return sha256_of_file(Path(path))
+    except OSError as error:
+        raise UsageError(f"the weights {path} cannot be read ({error.strerror})") from error
+
+
 def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> dict[str, Any]:
     import torch
 
     from engine.evaluation import evaluate, images_per_second
     from engine.models import AgeNet, ModelFacts, load_model, num_parameters
-    from engine.samples import open_training_set
 
     torch.set_num_threads(os.cpu_count() or 1)
     model = ModelFacts(backbone=facts["backbone"]).facts()

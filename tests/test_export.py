@@ -15,10 +15,12 @@ from engine.export import export
 from engine.samples import gate_samples
 from tests.story import Story
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # the story is told in the first test
 
 
-def test_departing_graph_writes_nothing(story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_departing_graph_writes_nothing(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights change after the graph was written: torch and the engine then hold different students."""
     from engine import export as module
 

@@ -12,7 +12,7 @@ from engine.predict import PREDICTORS, Scores, choose_engine, open_predictor, se
 from engine.samples import gate_samples
 from tests.story import Story
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # the story is told in the first test
 Images = tuple[np.ndarray, np.ndarray]
 
 

@@ -14,7 +14,7 @@ from engine.errors import UsageError
 from engine.serve import build_app, deploy
 from tests.story import COUNT, Story, column
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # the story is told in the first test
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,11 @@ def local(story: Story) -> TestClient:
 
 @pytest.mark.parametrize(
     ("body", "status", "reason"),
-    [(b"", 422, "empty_file"), (b"no DICOM at all", 422, "not_dicom"), (b"\0" * 128 + b"DICM", 422, "truncated")],
+    [
+        (b"", 422, "empty_file"),
+        (b"no DICOM at all", 422, "not_dicom"),
+        (b"\0" * 128 + b"DICM", 422, "truncated"),
+    ],
 )
 def test_bad_bodies_are_typed(local: TestClient, body: bytes, status: int, reason: str) -> None:
     answer = local.post("/v1/hand-age", content=body)
