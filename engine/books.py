@@ -1,9 +1,9 @@
 """The books of an output folder: shards committed whole, and the proof that every input ended once.
 
-    DIR/plan.parquet            every input, written first
-    DIR/shards/00042/           appears by one rename, with its tables and shard.json (counts, digests)
-    DIR/manifest.json           written last; ``complete`` is true only then
-    DIR/.lease                  held by flock while a job runs; the kernel drops it when the holder dies
+DIR/plan.parquet            every input, written first
+DIR/shards/00042/           appears by one rename, with its tables and shard.json (counts, digests)
+DIR/manifest.json           written last; ``complete`` is true only then
+DIR/.lease                  held by flock while a job runs; the kernel drops it when the holder dies
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from engine.manifest import MANIFEST_NAME, now, read_json, replacing, sha256_of_
 
 PLAN_NAME = "plan.parquet"
 REJECT_TABLES = ("filtered", "quarantine")
-COUNT_NAMES = {"samples": "samples", "predictions": "scored", "filtered": "filtered", "quarantine": "quarantined"}
+COUNT_NAMES = {
+    "samples": "samples",
+    "predictions": "scored",
+    "filtered": "filtered",
+    "quarantine": "quarantined",
+}
 """Table to the name of its row count in manifests and summaries."""
 
 
@@ -42,7 +47,9 @@ def begin(folder: Path, facts: Mapping[str, Any]) -> None:
         earlier = read_json(path)
         for name in ("kind", "config_sha256"):
             if earlier.get(name) != facts[name]:
-                raise TableError(f"{folder} was begun with another configuration ({name}): choose another --out")
+                raise TableError(
+                    f"{folder} was begun with another configuration ({name}): choose another --out"
+                )
         return
     write_json(path, {**facts, "started": now(), "complete": False})
 
@@ -54,7 +61,9 @@ def close(folder: Path, plan: pa.Table, facts: Mapping[str, Any]) -> dict[str, i
         return dict(manifest["counts"])
     counts = totals(folder, plan)
     clear_staging(folder)
-    write_json(folder / MANIFEST_NAME, {**manifest, **facts, "counts": counts, "finished": now(), "complete": True})
+    write_json(
+        folder / MANIFEST_NAME, {**manifest, **facts, "counts": counts, "finished": now(), "complete": True}
+    )
     return counts
 
 
@@ -70,7 +79,9 @@ def lease(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise LeaseHeldError(f"another job is writing to {folder}: wait for it, or choose --out") from error
+            raise LeaseHeldError(
+                f"another job is writing to {folder}: wait for it, or choose --out"
+            ) from error
         yield
 
 
@@ -83,7 +94,9 @@ def write_plan(folder: Path, plan: pa.Table) -> None:
     path = folder / PLAN_NAME
     if path.exists():
         if not pq.read_table(path).select(plan.column_names).equals(plan):
-            raise TableError(f"{folder} was begun on other inputs or another shard size: choose another --out")
+            raise TableError(
+                f"{folder} was begun on other inputs or another shard size: choose another --out"
+            )
         return
     with replacing(path) as temporary:
         pq.write_table(plan.cast(schema.stamped(schema.PLAN, "plan")), temporary, compression="zstd")
@@ -183,7 +196,9 @@ def verify(folder: Path) -> dict[str, Any]:
     """
     manifest = read_json(folder / MANIFEST_NAME)
     plan = read_plan(folder)
-    _require(bool(manifest.get("complete")), f"{folder} is not complete: run the same command again to resume")
+    _require(
+        bool(manifest.get("complete")), f"{folder} is not complete: run the same command again to resume"
+    )
     planned_by_shard: dict[int, set[int]] = {}
     for index, shard in zip(plan["instance_index"].to_pylist(), plan["shard"].to_pylist(), strict=True):
         planned_by_shard.setdefault(shard, set()).add(index)
@@ -206,7 +221,9 @@ def _verify_shard(folder: Path, planned: set[int]) -> Counter[str]:
         _require(sha256_of_file(folder / name) == digest, f"{folder / name} was changed or damaged")
         indices = read_table(folder / name)["instance_index"].to_pylist()
         table = name.removesuffix(".parquet")
-        _require(facts["rows"].get(table) == len(indices), f"{folder / name} has another row count than stated")
+        _require(
+            facts["rows"].get(table) == len(indices), f"{folder / name} has another row count than stated"
+        )
         ended.update(indices)
     doubled = sum(1 for count in ended.values() if count > 1)
     _require(doubled == 0, f"{folder}: {doubled} instance(s) ended twice")

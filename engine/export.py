@@ -128,7 +128,7 @@ def card(facts: dict[str, Any]) -> str:
             f"{facts['parity']['max_abs_months']:.2g} months at most",
             f"- Written {facts['written']} by osteoray {facts['code_version']}",
             "",
-            "Limits: judged on the data above alone. No claim for other sites, devices, views or populations.",
+            "Limits: judged on the data above alone. No claim for other sites, devices or populations.",
             "The sd is that of the predicted age distribution; it is not calibrated.",
             "",
         ]

@@ -16,7 +16,7 @@ from engine.age_distribution import (
     months_of_bins,
 )
 
-# softmax of these is 1/4, 1/4, 1/2 over months 1, 2, 3: mean 2.25, variance (1.5625 + 0.0625 + 2 * 0.5625) / 4
+# Their softmax is 1/4, 1/4, 1/2 over months 1, 2, 3: mean 2.25, variance (1.5625 + 0.0625 + 2 * 0.5625) / 4
 THREE_BINS = torch.tensor([[0.0, 0.0, math.log(2)]])
 
 
@@ -104,7 +104,7 @@ def test_attention_of_two_bins_by_hand() -> None:
     # Two bins on a 1 x 2 grid: spatial means 0 and 0, so p = 1/2, 1/2; centred maps cancel.
     flat = torch.tensor([[[[1.0, -1.0]], [[-2.0, 2.0]]]])
     assert attention(flat).tolist() == [[[0.0, 0.0]]]
-    # Bin 2 has mean log 3: p = 1/4, 3/4. Centred bin 2 is (z2 - z1) / 2, bin 1 its negative: half of that is left.
+    # Bin 2 has mean log 3: p = 1/4, 3/4. Centred bin 2 is z2 / 2, bin 1 its negative: z2 / 4 is left.
     z2 = torch.tensor([math.log(3) + 2, math.log(3) - 2])
     dense_BKhw = torch.stack([torch.zeros(2), z2])[None, :, None]
     expected = [(math.log(3) + 2) / 4, 0.0]

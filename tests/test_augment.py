@@ -73,7 +73,9 @@ def test_images_keep_shape_and_range() -> None:
 
 def test_a_certain_flip_mirrors_columns() -> None:
     x_B1HW = images()
-    draws = draw(6, Augmentation(rotation_deg=0, scale=0, shift=0, gamma=0, contrast=0, flip=1), seed=0, epoch=0)
+    draws = draw(
+        6, Augmentation(rotation_deg=0, scale=0, shift=0, gamma=0, contrast=0, flip=1), seed=0, epoch=0
+    )
     torch.testing.assert_close(augmented(x_B1HW, draws), x_B1HW.flip(3), rtol=0, atol=1e-5)
 
 

@@ -22,7 +22,9 @@ BATCH, BINS, CHANNELS = 4, 12, (3, 5)
 Case = tuple[Outputs, Outputs, Batch, float]
 
 
-def outputs(dense_BKhw: Tensor, features: tuple[Tensor, ...] = (), adapted: tuple[Tensor, ...] = ()) -> Outputs:
+def outputs(
+    dense_BKhw: Tensor, features: tuple[Tensor, ...] = (), adapted: tuple[Tensor, ...] = ()
+) -> Outputs:
     return Outputs(dense_BKhw.float().mean((2, 3)), dense_BKhw, features, adapted)
 
 
@@ -52,7 +54,7 @@ def pair(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> tuple[Outp
 
 
 def gradients(value: Tensor, leaves: tuple[Tensor, ...]) -> list[Tensor]:
-    found = torch.autograd.grad(value, leaves, allow_unused=True)
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(value, leaves, allow_unused=True)
     return [gradient for gradient in found if gradient is not None]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from engine.models import (
     channels_last,
     frozen,
     load_model,
+    load_trunk,
     num_parameters,
     save_weights,
 )
@@ -32,9 +35,9 @@ def made(backbone: str) -> AgeNet:
     """A network in eval mode whose modulation and bias are not zero."""
     torch.manual_seed(3)
     net = AgeNet(ModelFacts(backbone=backbone)).eval()
-    torch.nn.init.normal_(net.sex_scale_shift.weight, std=0.3)
-    torch.nn.init.normal_(net.classify.weight, std=0.3)
-    torch.nn.init.normal_(net.classify.bias, std=0.3)
+    with torch.no_grad():
+        for parameter in (net.sex_scale_shift.weight, *net.classify.parameters()):
+            parameter.normal_(std=0.3)
     return net
 
 
@@ -88,7 +91,7 @@ def test_attention_is_grad_cam_at_the_dense_logits(backbone: str) -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_without_bias_attention_is_grad_cam_at_the_modulated_features(backbone: str) -> None:
     net = made(backbone)
-    torch.nn.init.zeros_(net.classify.bias)
+    net.load_state_dict(net.state_dict() | {"classify.bias": torch.zeros(NUM_BINS)})
     seen: list[Tensor] = []
     net.classify.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     outputs = net(*inputs())
@@ -129,8 +132,7 @@ def test_the_two_sizes_that_are_promised() -> None:
 def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
     net = made(BACKBONE)
     channels_last(net)
-    with torch.no_grad():
-        net.norm.running_mean.add_(0.5)
+    net.load_state_dict(net.state_dict() | {"norm.running_mean": torch.full((net.channels[-1],), 0.5)})
     save_weights(net, tmp_path / "model.safetensors")
     again = load_model(net.facts.facts(), tmp_path / "model.safetensors")
     assert not again.training
@@ -158,6 +160,26 @@ def test_absent_and_damaged_weights_are_refused(tmp_path: Path) -> None:
 def test_facts_of_a_later_release_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="facts"):
         load_model({"backbone": BACKBONE, "novelty": 1}, tmp_path / "model.safetensors")
+
+
+def test_a_trunk_starts_from_an_rgb_checkpoint_as_if_grey_were_its_rgb_copy(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    rgb = timm.create_model(BACKBONE, pretrained=False, features_only=True, out_indices=(-2, -1)).eval()
+    head = {"fc.weight": torch.zeros(10, 96)}  # a classifier in the file is passed over
+    safetensors.torch.save_file(rgb.state_dict() | head, tmp_path / "rgb.safetensors")
+    net = AgeNet(ModelFacts(backbone=BACKBONE)).eval()
+    load_trunk(net, tmp_path / "rgb.safetensors")
+    x_B1HW, _ = inputs()
+    with torch.no_grad():
+        for grey, coloured in zip(net.trunk(x_B1HW), rgb(x_B1HW.expand(-1, 3, -1, -1)), strict=True):
+            torch.testing.assert_close(grey, coloured, rtol=1e-4, atol=1e-4)
+
+
+def test_a_trunk_of_another_network_is_refused(tmp_path: Path) -> None:
+    save_weights(AgeNet(ModelFacts(backbone="resnet10t")).trunk, tmp_path / "other.safetensors")
+    for name in ("other.safetensors", "absent.safetensors"):
+        with pytest.raises(BundleError, match=f"does not hold a trunk of {BACKBONE}"):
+            load_trunk(AgeNet(ModelFacts(backbone=BACKBONE)), tmp_path / name)
 
 
 def test_an_unknown_backbone_names_the_nearest() -> None:

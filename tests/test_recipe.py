@@ -38,7 +38,8 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 def test_changes_are_typed_and_leave_the_rest() -> None:
     base = recipe_named("hand-student")
     changed = with_changes(
-        base, ["epochs=3", "learning_rate=1e-4", "backbone=resnet10t", "augmentation.flip=0.5", "precision=bf16"]
+        base,
+        ["epochs=3", "learning_rate=1e-4", "backbone=resnet10t", "augmentation.flip=0.5", "precision=bf16"],
     )
     assert (changed.epochs, changed.learning_rate, changed.backbone) == (3, 1e-4, "resnet10t")
     assert changed.precision == "bf16"

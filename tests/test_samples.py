@@ -99,11 +99,15 @@ def keys(count: int) -> np.ndarray:
 
 def test_without_given_splits_the_hash_gives_fifteen_percent_test_and_ten_val() -> None:
     splits = splits_by_patient(keys(1000), [None] * 1000)
-    assert {split: int((splits == split).sum()) for split in SPLITS} == {"train": 750, "val": 100, "test": 150}
+    assert {split: int((splits == split).sum()) for split in SPLITS} == {
+        "train": 750,
+        "val": 100,
+        "test": 150,
+    }
 
 
 def test_with_given_splits_ten_percent_of_the_rest_is_val() -> None:
-    given = ["test"] * 200 + ["train"] * 800
+    given: list[str | None] = [*["test"] * 200, *["train"] * 800]
     splits = splits_by_patient(keys(1000), given)
     assert {split: int((splits == split).sum()) for split in SPLITS} == {"train": 720, "val": 80, "test": 200}
 

@@ -1,4 +1,4 @@
-"""A real Ray Serve on a free port: the same number as bulk scoring, and a typed problem for every bad body."""
+"""A real Ray Serve on a free port: the number of bulk scoring, and a typed problem for a bad body."""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ torch.set_num_threads(1)
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     return Batch(
-        torch.rand(2, 1, 48, 48, generator=generator), torch.tensor([[1.0], [-1.0]]), torch.tensor([30.0, 200.0])
+        torch.rand(2, 1, 48, 48, generator=generator),
+        torch.tensor([[1.0], [-1.0]]),
+        torch.tensor([30.0, 200.0]),
     )
 
 
@@ -70,9 +72,7 @@ def test_the_view_is_square(name: str) -> None:
 def test_the_objective_without_a_teacher_is_the_joint_loss(name: str) -> None:
     task, student = TASKS[name], outputs(1)
     parts = task.objective(student, None, batch(), {"kd": 1.0})
-    expected = joint_loss(
-        student.logits_BK, batch().months_B, weight=task.kl_weight, delta=task.delta_months
-    )
+    expected = joint_loss(student.logits_BK, batch().months_B, weight=task.kl_weight, delta=task.delta_months)
     assert parts["loss"].item() == expected["task"].item()
     assert not any(part.startswith("term/") for part in parts)
     assert all(math.isfinite(part.item()) for part in parts.values())
@@ -86,7 +86,7 @@ def test_the_objective_with_a_teacher_adds_every_term(name: str) -> None:
     assert {part.split("/")[1] for part in parts if part.startswith("term/")} == set(TERMS)
     weighted = sum(parts[f"term/{term}/weighted"].item() for term in TERMS)
     assert parts["loss"].item() == pytest.approx(parts["task"].item() + weighted, rel=1e-5)
-    parts["loss"].backward()
+    torch.autograd.backward(parts["loss"])
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -1,4 +1,4 @@
-"""A tiny made training set: a bright disc grows with age. As arrays, and as an ingest folder from DICOM files."""
+"""A tiny made training set: a bright disc grows with age. In memory, or as an ingest folder."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from engine.dicom.guard import PARSER_ERRORS
+from engine.dicom.guard import PARSER_ERRORS, quiet
 from engine.errors import HeaderError
 
 DAYS_PER_MONTH = 365.25 / 12
@@ -72,6 +72,18 @@ def integer(header: Dataset, keyword: str, default: int | None = None) -> int:
     return int(value)
 
 
+def finite(header: Dataset, keyword: str, default: float) -> float:
+    """The element's first value as a number; ``default`` where absent or empty.
+
+    Raises:
+        HeaderError: there is a value, and it is no finite number.
+    """
+    value = number(header, keyword)
+    if value is None and text(header, keyword) is not None:
+        raise HeaderError(f"{keyword} is no finite number")
+    return default if value is None else value
+
+
 def columns(header: Dataset, transfer_syntax_uid: str, salt: bytes) -> dict[str, Any]:
     """The header columns of ``schema.HEADER_FIELDS``.
 
@@ -108,9 +120,9 @@ def patient_key(header: Dataset, salt: bytes) -> str:
 
     The fall-back never merges two strangers, which an empty ID would.
     """
-    patient = text(header, "PatientID")
+    patient = _whole(header, "PatientID")
     identity = (
-        f"patient|{text(header, 'IssuerOfPatientID') or ''}|{patient}"
+        f"patient|{_whole(header, 'IssuerOfPatientID')}|{patient}"
         if patient
         else f"study|{text(header, 'StudyInstanceUID') or text(header, 'SOPInstanceUID')}"
     )
@@ -154,9 +166,16 @@ def _uid(header: Dataset, keyword: str) -> str:
     return value
 
 
+def _whole(header: Dataset, keyword: str) -> str:
+    """All values of the element as one text in which ``|`` separates nothing; empty where absent."""
+    values = [str(value).strip("\0 \t\r\n") for value in _values(header, keyword)]
+    return "\\".join(values).replace("|", "\\|")
+
+
 def _values(header: Dataset, keyword: str) -> list[Any]:
     try:
-        value = header[keyword].value if keyword in header else None
+        with quiet():
+            value = header[keyword].value if keyword in header else None
     except PARSER_ERRORS:
         return []
     if value is None:
@@ -179,7 +198,7 @@ def _number(value: Any) -> float | None:
 
 def _pair(header: Dataset, keyword: str) -> tuple[float, float] | None:
     values = [_number(v) for v in _values(header, keyword)[:2]]
-    if len(values) != 2:  # noqa: PLR2004
+    if len(values) != len(("row", "column")):
         return None
     row, column = values
     return (row, column) if row and column and row > 0 and column > 0 else None

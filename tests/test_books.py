@@ -1,0 +1,189 @@
+"""Shards are committed whole and once; `verify` finds every planted damage; a lease holds."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine import books, schema
+from engine.errors import BooksError, LeaseHeldError, TableError
+
+PLANNED = 10
+SHARD_SIZE = 4
+
+
+def plan() -> pa.Table:
+    return pa.table(
+        {
+            "instance_index": list(range(PLANNED)),
+            "path": [f"f{i}" for i in range(PLANNED)],
+            "shard": [i // SHARD_SIZE for i in range(PLANNED)],
+            "size_bytes": [1] * PLANNED,
+        },
+        schema=schema.PLAN,
+    )
+
+
+def rejects(indices: list[int]) -> pa.Table:
+    rows = [
+        {
+            "instance_index": i, "path": f"f{i}", "shard": i // SHARD_SIZE, "sop_instance_uid": None,
+            "reason": "not_dicom", "code": "ORY-I02", "message": "m",
+        }
+        for i in indices
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=schema.REJECTS)
+
+
+def tables(indices: list[int]) -> dict[str, pa.Table]:
+    """Even ones quarantined, odd ones filtered."""
+    return {
+        "quarantine": rejects([i for i in indices if i % 2 == 0]),
+        "filtered": rejects([i for i in indices if i % 2]),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A finished folder of three shards."""
+    out = tmp_path / "out"
+    books.begin(out, {"kind": "ingest", "config_sha256": "a"})
+    books.write_plan(out, plan())
+    for shard in range(3):
+        indices = [i for i in range(PLANNED) if i // SHARD_SIZE == shard]
+        books.commit_shard(out, shard, tables(indices))
+    books.close(out, plan(), {})
+    return out
+
+
+def test_verify_counts(folder: Path) -> None:
+    assert books.verify(folder) == {"planned": PLANNED, "filtered": 5, "quarantined": 5}
+
+
+def test_a_shard_is_committed_once(folder: Path) -> None:
+    before = (books.shard_folder(folder, 1) / "shard.json").read_bytes()
+    books.commit_shard(folder, 1, tables([4]))
+    assert (books.shard_folder(folder, 1) / "shard.json").read_bytes() == before
+    assert not list((folder / ".staging").iterdir())
+
+
+def test_missing_shards_are_what_is_not_committed(folder: Path) -> None:
+    assert books.missing_shards(folder, plan()) == []
+    shutil.rmtree(books.shard_folder(folder, 1))
+    assert books.missing_shards(folder, plan()) == [1]
+
+
+def test_half_written_work_is_no_shard_and_goes_at_the_end(folder: Path) -> None:
+    shutil.rmtree(books.shard_folder(folder, 2))
+    staging = folder / ".staging" / "00002.x"
+    staging.mkdir(parents=True)
+    (staging / "quarantine.parquet").write_bytes(b"half")
+    assert books.missing_shards(folder, plan()) == [2]
+    books.clear_staging(folder)
+    assert not (folder / ".staging").exists()
+
+
+def test_other_inputs_and_other_configuration_are_refused(folder: Path) -> None:
+    with pytest.raises(TableError, match="other inputs"):
+        books.write_plan(folder, plan().slice(1))
+    with pytest.raises(TableError, match="another configuration"):
+        books.begin(folder, {"kind": "ingest", "config_sha256": "b"})
+    with pytest.raises(TableError, match="another configuration"):
+        books.begin(folder, {"kind": "score", "config_sha256": "a"})
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = books.shard_folder(folder, 0) / "quarantine.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change a table and mend its digest and count, as a careless tool or a liar would."""
+    from engine.manifest import sha256_of_file
+
+    place = books.shard_folder(folder, 0)
+    changed = change(pq.read_table(place / "quarantine.parquet"))
+    pq.write_table(changed, place / "quarantine.parquet")
+    facts = json.loads((place / "shard.json").read_text())
+    facts["sha256"]["quarantine.parquet"] = sha256_of_file(place / "quarantine.parquet")
+    facts["rows"]["quarantine"] = changed.num_rows
+    (place / "shard.json").write_text(json.dumps(facts))
+
+
+def drop_a_row(folder: Path) -> None:
+    rewrite(folder, lambda table: table.slice(1))
+
+
+def double_a_row(folder: Path) -> None:
+    rewrite(folder, lambda table: pa.concat_tables([table, table.slice(0, 1)]))
+
+
+def drop_a_file(folder: Path) -> None:
+    (books.shard_folder(folder, 1) / "filtered.parquet").unlink()
+
+
+def add_a_file(folder: Path) -> None:
+    (books.shard_folder(folder, 1) / "more.parquet").write_bytes(b"")
+
+
+def drop_a_shard(folder: Path) -> None:
+    shutil.rmtree(books.shard_folder(folder, 2))
+
+
+def add_a_shard(folder: Path) -> None:
+    shutil.copytree(books.shard_folder(folder, 2), books.shard_folder(folder, 3))
+
+
+def change_the_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"quarantined": 5', '"quarantined": 4'))
+
+
+def unfinish_the_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_byte, drop_a_row, double_a_row, drop_a_file, add_a_file, drop_a_shard, add_a_shard,
+        change_the_manifest, unfinish_the_manifest,
+    ],
+)  # fmt: skip
+def test_planted_damage_is_found(folder: Path, damage: Callable[[Path], None]) -> None:
+    damage(folder)
+    with pytest.raises((BooksError, TableError)):
+        books.verify(folder)
+
+
+def try_lease(folder: Path, outcome: multiprocessing.Queue[str]) -> None:
+    try:
+        with books.lease(folder):
+            outcome.put("held")
+    except LeaseHeldError as error:
+        outcome.put(error.code)
+
+
+def test_the_lease_holds_between_processes(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    outcome: multiprocessing.Queue[str] = context.Queue()
+    for expected, is_held in (("ORY-R01", True), ("held", False)):
+        process = context.Process(target=try_lease, args=(tmp_path, outcome))
+        if is_held:
+            with books.lease(tmp_path):
+                process.start()
+                process.join()
+        else:
+            process.start()
+            process.join()
+        assert outcome.get(timeout=10) == expected

@@ -1,0 +1,66 @@
+"""A contract over STEPS, and what a view does to an image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.errors import UnknownNameError
+from engine.preprocess import STEPS, View, apply, view_from_facts
+
+VIEW = View(size_HW=(32, 48))
+
+
+def picture(shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("shape", [(64, 64), (30, 90), (1, 1)])
+def test_every_step_is_pure_and_keeps_the_unit_range(name: str, shape: tuple[int, int]) -> None:
+    image = picture(shape)
+    before = image.copy()
+    shown, moved = STEPS[name](image, VIEW)
+    assert np.array_equal(image, before)
+    assert shown.dtype == np.float32
+    assert shown.shape == moved.network_HW
+    assert moved.original_HW == shape
+    assert shown.min() >= 0
+    assert shown.max() <= 1
+    again, _ = STEPS[name](image, VIEW)
+    assert np.array_equal(shown, again)
+
+
+def test_resize_keeps_the_aspect_and_pads_with_black() -> None:
+    shown, _ = apply(np.ones((20, 10), np.float32), View(size_HW=(20, 20), steps=("resize_pad",)))
+    assert shown[:, 5:15].tolist() == [[255] * 10] * 20
+    assert shown.sum() == 255 * 200
+
+
+def test_area_resize_averages() -> None:
+    image = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
+    shown, _ = apply(image, View(size_HW=(1, 1), steps=("resize_pad",)))
+    assert shown.tolist() == [[128]]
+
+
+def test_stretch_maps_percentiles_to_black_and_white() -> None:
+    image = np.linspace(0.4, 0.6, 101, dtype=np.float32)[None]
+    view = View(size_HW=(1, 101), steps=("stretch",), stretch_percentiles=(10.0, 90.0))
+    shown, _ = apply(image, view)
+    assert shown[0, :11].max() == 0
+    assert shown[0, 90:].min() == 255
+    assert shown[0, 50] in (127, 128)
+
+
+def test_a_flat_image_becomes_black() -> None:
+    shown, _ = apply(np.full((8, 8), 0.7, np.float32), View(size_HW=(8, 8)))
+    assert not shown.any()
+
+
+def test_facts_round_trip() -> None:
+    assert view_from_facts(VIEW.facts()) == VIEW
+
+
+def test_unknown_step_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'stretch'"):
+        View(size_HW=(8, 8), steps=("strech",))
