@@ -63,6 +63,11 @@ class UnknownNameError(UsageError):
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
         super().__init__(f"unknown {kind} '{name}': {hint}")
+        self._arguments = (kind, name, tuple(names))
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...]]]:
+        """Rebuild from the constructor's arguments where the error crosses a process."""
+        return type(self), self._arguments
 
 
 class InstanceError(EngineError):

@@ -25,7 +25,7 @@ from engine.errors import TrainingError
 from engine.models import AgeNet, Outputs
 from engine.recipe import Recipe
 from engine.samples import TrainingSet
-from engine.task import Task
+from engine.task import Task, Weights
 
 Log = dict[str, float]
 
@@ -132,7 +132,7 @@ def _step(lesson: _Lesson, state: State, batch: Batch, *, total_steps: int) -> d
     taught = _taught(lesson.teacher, batch)
     with _precision(recipe.precision, batch.x_B1HW.device):
         outputs = model(batch.x_B1HW, batch.sex_B1)
-    parts = lesson.task.objective(outputs, taught, batch, recipe.distill)
+    parts = lesson.task.objective(outputs, taught, batch, _weights(recipe))
     state.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(parts["loss"])
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
@@ -144,6 +144,10 @@ def _step(lesson: _Lesson, state: State, batch: Batch, *, total_steps: int) -> d
     state.step += 1
     _follow(state.ema, state.trainee.net, min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
     return {name: part.detach() for name, part in parts.items()}
+
+
+def _weights(recipe: Recipe) -> Weights:
+    return Weights(kl=recipe.kl_weight, delta_months=recipe.delta_months, terms=recipe.distill)
 
 
 def _taught(teacher: Teacher | None, batch: Batch) -> Outputs | None:

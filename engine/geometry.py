@@ -29,7 +29,7 @@ class Geometry:
 
     def to_original(self, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
         """Network pixel points [N, 2] to original pixel points [N, 2]."""
-        return _apply(np.linalg.inv(self.matrix_33), points_N2)
+        return _apply(np.linalg.inv(self.matrix_33).astype(np.float64), points_N2)
 
     def then(self, after: Geometry) -> Geometry:
         """This view followed by ``after``, whose original grid is this one's network grid."""

@@ -1,4 +1,4 @@
-"""One instance: bytes in, model-ready image and header columns out. The same call in ingest, score and serve."""
+"""One instance: bytes in, model-ready image and header columns out; the same in ingest, score, serve."""
 
 from __future__ import annotations
 

@@ -24,6 +24,8 @@ _RANGES = {
     "warmup": (0.0, 1.0),
     "clip_norm": (0.0, math.inf),
     "ema_decay": (0.0, 1.0),
+    "kl_weight": (0.0, math.inf),
+    "delta_months": (0.5, math.inf),
     "seed": (0, math.inf),
 }
 
@@ -51,6 +53,11 @@ class Recipe:
     teacher_precision: Precision = "bf16"
     """Of the frozen teacher's forward pass; bf16 falls back to f32 on CPUs without it."""
     seed: int = 0
+    kl_weight: float = 10.0
+    """lambda of the joint loss. The paper's 0.1 to 1 leaves the predicted sd without meaning: its absolute
+    error is in months, and its gradient swamps that of the distribution."""
+    delta_months: float = 10.0
+    """sd of the Gaussian soft label."""
     distill: dict[str, float] = field(default_factory=dict)
     """Weight by term name; empty trains without a teacher."""
     augmentation: Augmentation = field(default_factory=Augmentation)

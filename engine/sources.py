@@ -56,7 +56,8 @@ def read(source: str, path: str) -> bytes:
         with os.fdopen(descriptor, "rb") as stream:
             return stream.read()
     except OSError as error:
-        raise SourceReadError(f"the file cannot be read ({error.strerror}): check its rights and the disk") from error
+        reason = error.strerror or "unknown reason"
+        raise SourceReadError(f"the file cannot be read ({reason}): check its rights and the disk") from error
 
 
 def _walk(root: Path, below: str) -> Iterator[tuple[str, int]]:

@@ -15,25 +15,30 @@ from engine.models import Outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """How the parts of an objective are weighed: lambda of the joint loss, sd of its soft label, terms."""
+
+    kl: float
+    delta_months: float
+    terms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One clinical question: ``label`` is the column of truth, in months; ``rule`` says what fits."""
 
     name: str
     label: str
     rule: InputRule
-    kl_weight: float
-    """lambda of the joint loss."""
-    delta_months: float
-    """sd of the Gaussian soft label."""
 
     def objective(
-        self, student: Outputs, teacher: Outputs | None, batch: Batch, terms: Mapping[str, float]
+        self, student: Outputs, teacher: Outputs | None, batch: Batch, weights: Weights
     ) -> dict[str, Tensor]:
         """Task loss plus weighted terms; ``loss`` is what is minimised, the rest is for the log."""
-        parts = joint_loss(student.logits_BK, batch.months_B, weight=self.kl_weight, delta=self.delta_months)
-        if teacher is None or not terms:
+        parts = joint_loss(student.logits_BK, batch.months_B, weight=weights.kl, delta=weights.delta_months)
+        if teacher is None or not weights.terms:
             return {**parts, "loss": parts["task"]}
-        parts |= distillation(student, teacher, batch, terms)
+        parts |= distillation(student, teacher, batch, weights.terms)
         return {**parts, "loss": parts["task"] + parts["distill"]}
 
     def facts(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from engine.models import AgeNet, ModelFacts, Outputs, frozen, load_model, save_
 from engine.recipe import Recipe
 from engine.run import append_metrics, epochs_logged, forget_after, read_metrics, read_run
 from engine.samples import TrainingSet
-from engine.task import Task
+from engine.task import Task, Weights
 from engine.tasks import task_named
 from tests.training_fixture import BACKBONE, disc_set, tiny_recipe
 
@@ -157,10 +157,10 @@ class _Watched(Task):
     seen: list[list[float]]
 
     def objective(
-        self, student: Outputs, teacher: Outputs | None, batch: Batch, terms: Mapping[str, float]
+        self, student: Outputs, teacher: Outputs | None, batch: Batch, weights: Weights
     ) -> dict[str, Tensor]:
         self.seen.append(batch.months_B.tolist())
-        return Task.objective(self, student, teacher, batch, terms)
+        return Task.objective(self, student, teacher, batch, weights)
 
 
 def test_an_epoch_shows_a_sample_at_most_once_and_each_epoch_in_another_order(discs: TrainingSet) -> None:

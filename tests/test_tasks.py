@@ -13,6 +13,7 @@ from engine.distill import TERMS, Batch
 from engine.errors import UnknownNameError
 from engine.instance import rule_from_facts
 from engine.models import AgeNet, ModelFacts, Outputs
+from engine.task import Weights
 from engine.tasks import TASKS, task_named
 from tests.training_fixture import BACKBONE
 
@@ -26,6 +27,10 @@ def batch() -> Batch:
         torch.tensor([[1.0], [-1.0]]),
         torch.tensor([30.0, 200.0]),
     )
+
+
+def weights(**terms: float) -> Weights:
+    return Weights(kl=3.0, delta_months=7.0, terms=terms)
 
 
 def outputs(seed: int) -> Outputs:
@@ -71,8 +76,8 @@ def test_the_view_is_square(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_the_objective_without_a_teacher_is_the_joint_loss(name: str) -> None:
     task, student = TASKS[name], outputs(1)
-    parts = task.objective(student, None, batch(), {"kd": 1.0})
-    expected = joint_loss(student.logits_BK, batch().months_B, weight=task.kl_weight, delta=task.delta_months)
+    parts = task.objective(student, None, batch(), weights(kd=1.0))
+    expected = joint_loss(student.logits_BK, batch().months_B, weight=3.0, delta=7.0)
     assert parts["loss"].item() == expected["task"].item()
     assert not any(part.startswith("term/") for part in parts)
     assert all(math.isfinite(part.item()) for part in parts.values())
@@ -80,8 +85,8 @@ def test_the_objective_without_a_teacher_is_the_joint_loss(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_objective_with_a_teacher_adds_every_term(name: str) -> None:
-    weights = {term: 0.5 for term in TERMS}
-    parts = TASKS[name].objective(outputs(1), outputs(2), batch(), weights)
+    half = weights(**dict.fromkeys(TERMS, 0.5))
+    parts = TASKS[name].objective(outputs(1), outputs(2), batch(), half)
     assert all(math.isfinite(part.item()) for part in parts.values())
     assert {part.split("/")[1] for part in parts if part.startswith("term/")} == set(TERMS)
     weighted = sum(parts[f"term/{term}/weighted"].item() for term in TERMS)

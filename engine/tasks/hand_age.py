@@ -20,6 +20,4 @@ HAND_AGE = Task(
     name="hand-age",
     label="bone_age_months",
     rule=InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=View(size_HW=(112, 112))),
-    kl_weight=0.5,
-    delta_months=10.0,
 )
