@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.distill import Trainee
 from engine.errors import TrainingError
 from engine.manifest import read_json, write_json
-from engine.models import AgeNet, ModelFacts, channels_last, load_trunk, save_weights
+from engine.models import AgeNet, ModelFacts, channels_last, load_start, save_weights
 from engine.recipe import Recipe
 
 
@@ -33,7 +33,7 @@ def new_state(recipe: Recipe, teacher_channels: tuple[int, ...], device: torch.d
     torch.manual_seed(recipe.seed)
     net = AgeNet(ModelFacts(backbone=recipe.backbone))
     if recipe.weights:
-        load_trunk(net, Path(recipe.weights))
+        load_start(net, Path(recipe.weights))
     trainee = Trainee(net, teacher_channels if "hint" in recipe.distill else ())
     channels_last(trainee).to(device)
     ema = copy.deepcopy(net).eval().requires_grad_(requires_grad=False)

@@ -140,8 +140,8 @@ def load_model(facts: Mapping[str, Any], path: Path) -> AgeNet:
     return model.eval()
 
 
-def load_trunk(model: AgeNet, path: Path) -> None:
-    """Start the trunk from a timm checkpoint (safetensors, timm's names); a head in the file is passed over.
+def load_start(model: AgeNet, path: Path) -> None:
+    """Start from a safetensors file: a run's own weights whole, or of a timm checkpoint the trunk alone.
 
     A first convolution over RGB becomes one over grey by summing its weights, so a grey image gives what
     its RGB copy gave.
@@ -151,6 +151,9 @@ def load_trunk(model: AgeNet, path: Path) -> None:
     """
     try:
         given = safetensors.torch.load_file(path)
+        if given.keys() == model.state_dict().keys():
+            model.load_state_dict(given)
+            return
         own = model.trunk.state_dict()
         fitted = {name: _grey(given[name], like) for name, like in own.items()}
         model.trunk.load_state_dict(fitted)

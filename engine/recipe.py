@@ -39,7 +39,7 @@ class Recipe:
     role: Role
     backbone: str
     weights: str = ""
-    """safetensors file in timm's names that the trunk starts from; empty starts at random."""
+    """safetensors file to start from: a run's own weights, or a trunk in timm's names; empty is random."""
     epochs: int
     batch_size: int = 32
     """Over all workers together."""

@@ -19,7 +19,7 @@ from engine.models import (
     channels_last,
     frozen,
     load_model,
-    load_trunk,
+    load_start,
     num_parameters,
     save_weights,
 )
@@ -168,7 +168,7 @@ def test_a_trunk_starts_from_an_rgb_checkpoint_as_if_grey_were_its_rgb_copy(tmp_
     head = {"fc.weight": torch.zeros(10, 96)}  # a classifier in the file is passed over
     safetensors.torch.save_file(rgb.state_dict() | head, tmp_path / "rgb.safetensors")
     net = AgeNet(ModelFacts(backbone=BACKBONE)).eval()
-    load_trunk(net, tmp_path / "rgb.safetensors")
+    load_start(net, tmp_path / "rgb.safetensors")
     x_B1HW, _ = inputs()
     with torch.no_grad():
         for grey, coloured in zip(net.trunk(x_B1HW), rgb(x_B1HW.expand(-1, 3, -1, -1)), strict=True):
@@ -179,7 +179,7 @@ def test_a_trunk_of_another_network_is_refused(tmp_path: Path) -> None:
     save_weights(AgeNet(ModelFacts(backbone="resnet10t")).trunk, tmp_path / "other.safetensors")
     for name in ("other.safetensors", "absent.safetensors"):
         with pytest.raises(BundleError, match=f"does not hold a trunk of {BACKBONE}"):
-            load_trunk(AgeNet(ModelFacts(backbone=BACKBONE)), tmp_path / name)
+            load_start(AgeNet(ModelFacts(backbone=BACKBONE)), tmp_path / name)
 
 
 def test_an_unknown_backbone_names_the_nearest() -> None:

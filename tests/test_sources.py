@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import sources
-from engine.errors import SourceReadError, UsageError
+from engine.errors import OverLimitError, SourceReadError, UsageError
 
 
 @pytest.fixture
@@ -39,10 +39,41 @@ def test_read_gives_the_bytes(tree: Path) -> None:
     assert sources.read(str(tree), "b/no ending") == b"22"
 
 
-@pytest.mark.parametrize("path", ["../secret", "/etc/hostname", "b/../../secret", "link", "absent", "b"])
+OUTSIDE = [
+    "../secret",
+    "/etc/hostname",
+    "b/../../secret",
+    "link",
+    "folder-link/secret",
+    "absent",
+    "b",
+    "pipe",
+    "",
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
 def test_read_refuses_what_is_not_its_own(tree: Path, path: str) -> None:
+    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(SourceReadError):
         sources.read(str(tree), path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_above_the_cap_is_not_read(tree: Path) -> None:
+    assert sources.read(str(tree), "b/deep/x.dcm", max_bytes=3) == b"333"
+    with pytest.raises(OverLimitError, match="3 bytes, the cap is 2"):
+        sources.read(str(tree), "b/deep/x.dcm", max_bytes=2)
+
+
+def test_names_that_are_no_utf8_go_through_a_plan(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/M\xfcller"
+    os.mkdir(folder)
+    with open(folder + b"/a\xff.dcm", "wb") as stream:
+        stream.write(b"bytes")
+    (path,) = sources.plan(str(tmp_path), 2)["path"].to_pylist()
+    assert path.encode("utf-8")
+    assert sources.read(str(tmp_path), path) == b"bytes"
 
 
 def test_senseless_sources_are_refused(tmp_path: Path) -> None:
