@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pyarrow.csv
 from engine.errors import NoLabelError, UsageError
 
 KEY = "sop_instance_uid"
+_PLACE = re.compile(r"(?:CSV column|Row) #\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +28,24 @@ def read_labels(path: Path, columns: tuple[str, ...]) -> Labels:
     """Read ``columns`` (numbers) and ``split`` from a CSV.
 
     Raises:
-        UsageError: no such file, a column is missing, a value is no number, or a UID stands twice.
+        UsageError: no such file, a column is missing, a value is no finite number, or a UID stands twice.
     """
     types = {KEY: pa.string(), "split": pa.string(), **dict.fromkeys(columns, pa.float64())}
+    in_turn = pyarrow.csv.ReadOptions(use_threads=False)  # so that an error can say in which row
+    convert = pyarrow.csv.ConvertOptions(column_types=types)
     try:
-        table = pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
+        table = pyarrow.csv.read_csv(path, read_options=in_turn, convert_options=convert)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UsageError(f"the label table {path} cannot be read ({error})") from error
+        raise UsageError(f"the label table {path} cannot be read: {_reason(error)}") from error
     missing = [name for name in (KEY, *columns) if name not in table.column_names]
     if missing:
         raise UsageError(f"the label table {path} has no column {', '.join(missing)}")
     uids = table[KEY].to_pylist()
     if len(set(uids)) != len(uids):
         raise UsageError(f"the label table {path} names a SOP instance UID twice")
+    for name in columns:
+        if not all(value is None or math.isfinite(value) for value in table[name].to_pylist()):
+            raise UsageError(f"the label table {path} has a number without end in column {name}")
     rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
     values = {uid: dict(zip(columns, row, strict=True)) for uid, row in zip(uids, rows, strict=True)}
     splits = table["split"].to_pylist() if "split" in table.column_names else []
@@ -55,3 +63,13 @@ def label_columns(labels: Labels | None, uid: str, columns: tuple[str, ...]) -> 
     if uid not in labels.values_by_uid:
         raise NoLabelError("the label table has no row for this instance")
     return {**labels.values_by_uid[uid], "split": labels.split_by_uid.get(uid)}
+
+
+def _reason(error: OSError | pa.ArrowInvalid) -> str:
+    """Why, and in which row or column; Arrow's own message quotes the row, which may name a patient."""
+    if isinstance(error, OSError):
+        return error.strerror or "no such file"
+    place = _PLACE.search(str(error))
+    return (
+        f"a value is no number, or a row has too many or too few ({place[0] if place else 'no place known'})"
+    )

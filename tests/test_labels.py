@@ -45,10 +45,31 @@ def test_an_instance_without_a_row_is_filtered(tmp_path: Path) -> None:
     [
         ("sop_instance_uid,age\n1.2,3\n", "no column bone_age_months"),
         ("uid,bone_age_months\n1.2,3\n", "no column sop_instance_uid"),
-        ("sop_instance_uid,bone_age_months\n1.2,old\n", "cannot be read"),
+        ("sop_instance_uid,bone_age_months\n1.2,old\n", r"cannot be read: a value is no number.*column #1"),
+        ("sop_instance_uid,bone_age_months\n1.2,inf\n", "number without end in column bone_age_months"),
+        ("sop_instance_uid,bone_age_months\n1.2,3,4\n", r"cannot be read: .*Row #2"),
+        ("", "cannot be read"),
         ("sop_instance_uid,bone_age_months\n1.2,3\n1.2,4\n", "twice"),
     ],
 )
 def test_misleading_tables_are_refused(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         read_labels(table(tmp_path, text), NAMES)
+
+
+def test_an_empty_value_is_no_number(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, "sop_instance_uid,bone_age_months\n1.2,\n"), NAMES)
+    assert label_columns(labels, "1.2", NAMES) == {"bone_age_months": None, "split": None}
+
+
+@pytest.mark.parametrize("row", ["1.2,Canary^Name", "1.2,3,Canary^Name"])
+def test_a_refusal_quotes_no_value_of_the_table(tmp_path: Path, row: str) -> None:
+    path = table(tmp_path, f"sop_instance_uid,bone_age_months\n{row}\n")
+    with pytest.raises(UsageError) as refused:
+        read_labels(path, NAMES)
+    assert "Canary" not in str(refused.value)
+
+
+def test_no_such_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"absent\.csv cannot be read: "):
+        read_labels(tmp_path / "absent.csv", NAMES)

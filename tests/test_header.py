@@ -1,0 +1,101 @@
+"""Header columns: ages, spacing with its source, and a patient key that never merges strangers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+
+from engine import schema
+from engine.dicom import header as elements
+from engine.errors import HeaderError
+
+SALT = b"s" * 32
+
+
+def header(**values: Any) -> Dataset:
+    data_set = Dataset()
+    base = {"SOPInstanceUID": "1.2.3", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1", "PatientID": "p"}
+    for keyword, value in {**base, **values}.items():
+        if value is not None:
+            setattr(data_set, keyword, value)
+    return data_set
+
+
+@pytest.mark.parametrize(
+    ("values", "months"),
+    [
+        ({"PatientAge": "010Y"}, 120.0),
+        ({"PatientAge": "018M"}, 18.0),
+        ({"PatientAge": "002W"}, 14 / 30.4375),
+        ({"PatientAge": "030D"}, 30 / 30.4375),
+        ({"PatientAge": "10"}, None),
+        ({"PatientAge": ""}, None),
+        ({}, None),
+        ({"PatientBirthDate": "20100101", "StudyDate": "20200101"}, 3652 / 30.4375),
+        ({"PatientBirthDate": "20200101", "StudyDate": "20100101"}, None),
+        ({"PatientBirthDate": "2010", "StudyDate": "20200101"}, None),
+        ({"PatientAge": "005Y", "PatientBirthDate": "20100101", "StudyDate": "20200101"}, 60.0),
+    ],
+)
+def test_age_months(values: dict[str, str], months: float | None) -> None:
+    found = elements.age_months(header(**values))
+    assert found == (pytest.approx(months) if months is not None else None)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, (None, None, None)),
+        ({"PixelSpacing": [0.2, 0.3]}, (0.2, 0.3, "pixel_spacing:unspecified")),
+        (
+            {
+                "PixelSpacing": [0.2, 0.2],
+                "PixelSpacingCalibrationType": "FIDUCIAL",
+                "ImagerPixelSpacing": [1, 1],
+            },
+            (0.2, 0.2, "pixel_spacing:fiducial"),
+        ),
+        ({"ImagerPixelSpacing": [0.15, 0.15]}, (0.15, 0.15, "imager_pixel_spacing:detector_plane")),
+        (
+            {"ImagerPixelSpacing": [0.15, 0.3], "EstimatedRadiographicMagnificationFactor": 1.5},
+            (pytest.approx(0.1), pytest.approx(0.2), "imager_pixel_spacing:magnification"),
+        ),
+        ({"PixelSpacing": [0, 0.2]}, (None, None, None)),
+    ],
+)
+def test_spacing_says_where_it_comes_from(values: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    assert elements.spacing(header(**values)) == expected
+
+
+def test_patient_key_is_one_per_patient_and_per_salt() -> None:
+    key = elements.patient_key(header(PatientID="a", StudyInstanceUID="1.1"), SALT)
+    assert key == elements.patient_key(header(PatientID="a", StudyInstanceUID="1.2"), SALT)
+    assert key != elements.patient_key(header(PatientID="b", StudyInstanceUID="1.1"), SALT)
+    assert key != elements.patient_key(header(PatientID="a", IssuerOfPatientID="other"), SALT)
+    assert key != elements.patient_key(header(PatientID="a", StudyInstanceUID="1.1"), b"t" * 32)
+
+
+@pytest.mark.parametrize("missing", [None, "", "  "])
+def test_patients_without_an_id_are_not_merged(missing: str | None) -> None:
+    first = elements.patient_key(header(PatientID=missing, StudyInstanceUID="1.1"), SALT)
+    second = elements.patient_key(header(PatientID=missing, StudyInstanceUID="1.2"), SALT)
+    assert first != second
+
+
+def test_columns_are_those_of_the_schema_and_hold_no_patient_tag() -> None:
+    columns = elements.columns(
+        header(PatientID="CANARY", PatientBirthDate="20100101", StudyDate="20200101"),
+        "1.2.840.10008.1.2",
+        SALT,
+    )
+    assert list(columns) == [field.name for field in schema.HEADER_FIELDS]
+    assert "CANARY" not in str(columns)
+    assert "2010" not in str(columns)
+
+
+@pytest.mark.parametrize("uid", [None, "", "no uid", "1." * 40])
+def test_identity_is_needed(uid: str | None) -> None:
+    with pytest.raises(HeaderError, match="SOPInstanceUID"):
+        elements.columns(header(SOPInstanceUID=uid), "1.2.840.10008.1.2", SALT)
