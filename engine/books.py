@@ -55,15 +55,21 @@ def begin(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def close(folder: Path, plan: pa.Table, facts: Mapping[str, Any]) -> dict[str, int]:
-    """Write the manifest of a finished job, last of all files; returns its counts."""
+    """Write the manifest of a finished job, last of all files; returns its counts.
+
+    Raises:
+        BooksError: a shard is missing, or the rows are not as many as the plan's.
+    """
     manifest = read_json(folder / MANIFEST_NAME)
     if manifest["complete"]:
         return dict(manifest["counts"])
     counts = totals(folder, plan)
+    ended = sum(counts.values()) - counts["planned"]
+    _require(ended == counts["planned"], f"{folder}: {ended} of {counts['planned']} planned instances ended")
     clear_staging(folder)
-    write_json(
-        folder / MANIFEST_NAME, {**manifest, **facts, "counts": counts, "finished": now(), "complete": True}
-    )
+    digest = sha256_of_file(folder / PLAN_NAME)
+    closed = {"counts": counts, "plan_sha256": digest, "finished": now(), "complete": True}
+    write_json(folder / MANIFEST_NAME, {**manifest, **facts, **closed})
     return counts
 
 
@@ -93,7 +99,7 @@ def write_plan(folder: Path, plan: pa.Table) -> None:
     """
     path = folder / PLAN_NAME
     if path.exists():
-        if not pq.read_table(path).select(plan.column_names).equals(plan):
+        if not read_table(path).equals(plan):
             raise TableError(
                 f"{folder} was begun on other inputs or another shard size: choose another --out"
             )
@@ -135,7 +141,7 @@ def missing_shards(folder: Path, plan: pa.Table) -> list[int]:
 
 
 def commit_shard(folder: Path, shard: int, tables: Mapping[str, pa.Table]) -> dict[str, int]:
-    """Write the tables of a shard and make them appear at once; returns rows by table.
+    """Write the tables of a shard and make them appear at once; returns rows by table, as they stand.
 
     A shard that is already there is kept: both were made from the same inputs, the first one counts.
     """
@@ -160,6 +166,7 @@ def commit_shard(folder: Path, shard: int, tables: Mapping[str, pa.Table]) -> di
         if not (target / "shard.json").exists():
             raise
         shutil.rmtree(staging)
+        return dict(read_json(target / "shard.json")["rows"])
     sync(target.parent)
     return counts
 
@@ -199,6 +206,8 @@ def verify(folder: Path) -> dict[str, Any]:
     _require(
         bool(manifest.get("complete")), f"{folder} is not complete: run the same command again to resume"
     )
+    digest = sha256_of_file(folder / PLAN_NAME)
+    _require(manifest.get("plan_sha256", digest) == digest, f"{folder / PLAN_NAME} was changed or damaged")
     planned_by_shard: dict[int, set[int]] = {}
     for index, shard in zip(plan["instance_index"].to_pylist(), plan["shard"].to_pylist(), strict=True):
         planned_by_shard.setdefault(shard, set()).add(index)
@@ -206,29 +215,43 @@ def verify(folder: Path) -> dict[str, Any]:
     for shard, planned in planned_by_shard.items():
         counts.update(_verify_shard(shard_folder(folder, shard), planned))
     extra = len(list((folder / "shards").iterdir())) - len(planned_by_shard)
-    _require(extra == 0, f"{folder}/shards holds {extra} folder(s) that the plan does not know")
+    _require(extra == 0, f"{folder}/shards holds {extra} entries that the plan does not know")
     stated = manifest.get("counts", {})
     _require(stated == dict(counts), f"the manifest states {stated}, the tables hold {dict(counts)}")
     return dict(counts)
 
 
 def _verify_shard(folder: Path, planned: set[int]) -> Counter[str]:
-    facts = read_json(folder / "shard.json")
+    rows, digests = _stated(folder / "shard.json")
     present = {entry.name for entry in os.scandir(folder)} - {"shard.json"}
-    _require(present == set(facts["sha256"]), f"{folder} holds other files than its shard.json names")
+    _require(present == set(digests), f"{folder} holds other files than its shard.json names")
     ended: Counter[int] = Counter()
-    for name, digest in facts["sha256"].items():
-        _require(sha256_of_file(folder / name) == digest, f"{folder / name} was changed or damaged")
-        indices = read_table(folder / name)["instance_index"].to_pylist()
-        table = name.removesuffix(".parquet")
-        _require(
-            facts["rows"].get(table) == len(indices), f"{folder / name} has another row count than stated"
-        )
-        ended.update(indices)
+    for table, count in rows.items():
+        path = folder / f"{table}.parquet"
+        _require(sha256_of_file(path) == digests[path.name], f"{path} was changed or damaged")
+        content = read_table(path)
+        _require("instance_index" in content.column_names, f"{path} has no column instance_index")
+        _require(content.num_rows == count, f"{path} has another row count than stated")
+        ended.update(content["instance_index"].to_pylist())
     doubled = sum(1 for count in ended.values() if count > 1)
     _require(doubled == 0, f"{folder}: {doubled} instance(s) ended twice")
+    _require(
+        set(ended) <= planned, f"{folder}: {len(set(ended) - planned)} row(s) of instances never planned here"
+    )
     _require(set(ended) == planned, f"{folder}: {len(planned - set(ended))} planned instance(s) have no row")
-    return Counter(_named(facts["rows"]))
+    return Counter(_named(rows))
+
+
+def _stated(path: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """Rows by table and digests by file name, as a shard.json states them."""
+    facts = read_json(path)
+    rows, digests = facts.get("rows"), facts.get("sha256")
+    is_sound = isinstance(rows, dict) and isinstance(digests, dict)
+    if not (
+        is_sound and set(rows) <= set(COUNT_NAMES) and set(digests) == {f"{name}.parquet" for name in rows}
+    ):
+        raise BooksError(f"{path} does not name tables with their rows and digests")
+    return rows, digests
 
 
 def _named(rows: Mapping[str, int]) -> dict[str, int]:

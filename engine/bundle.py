@@ -8,6 +8,7 @@ BUNDLE/card.md             model card
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ ONNX_NAME = "student.onnx"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "card.md"
 SEALED = (ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
+SEAL = "facts_sha256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,22 +51,42 @@ def open_bundle(folder: Path) -> Bundle:
     """Read a bundle and check that nothing in it was changed.
 
     Raises:
-        BundleError: a file is absent or differs from its digest.
+        BundleError: a file is absent or differs from its digest, or a fact is absent.
         TableError: there is no bundle.json.
     """
     facts = read_facts(folder)
+    try:
+        _check_digests(folder, facts)
+        return Bundle(
+            folder=folder,
+            task=facts["task"]["name"],
+            rule=rule_from_facts(facts["task"]["rule"]),
+            map_HW=(facts["attention_HW"][0], facts["attention_HW"][1]),
+            engine=facts["engine"],
+            sha256=sha256_of_facts(facts["sha256"]),
+            facts=facts,
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder / BUNDLE_NAME} lacks a fact: export the run again") from error
+
+
+def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a new bundle with a digest of themselves, so that a changed fact is found as well."""
+    return {**facts, SEAL: sha256_of_facts(facts)}
+
+
+def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Compare every file, and the facts where they carry a seal.
+
+    Raises:
+        BundleError: a file is absent, or something differs from its digest.
+    """
     for name in SEALED:
         path = folder / name
         if not path.is_file():
             raise BundleError(f"{path} is absent: export the run again")
         if sha256_of_file(path) != facts["sha256"].get(name):
             raise BundleError(f"{path} differs from its digest in {BUNDLE_NAME}: export the run again")
-    return Bundle(
-        folder=folder,
-        task=facts["task"]["name"],
-        rule=rule_from_facts(facts["task"]["rule"]),
-        map_HW=(facts["attention_HW"][0], facts["attention_HW"][1]),
-        engine=facts["engine"],
-        sha256=sha256_of_facts(facts["sha256"]),
-        facts=facts,
-    )
+    unsealed = {name: fact for name, fact in facts.items() if name != SEAL}
+    if SEAL in facts and sha256_of_facts(unsealed) != facts[SEAL]:
+        raise BundleError(f"{folder / BUNDLE_NAME} was changed after it was written: export the run again")

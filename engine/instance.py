@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine.dicom import header as elements
 from engine.dicom.guard import Limits, parse
 from engine.dicom.pixels import display_values
-from engine.errors import MultiFrameError, NotGrayscaleError, SopClassFilteredError
+from engine.errors import HeaderError, MultiFrameError, NotGrayscaleError, SopClassFilteredError
 from engine.geometry import Geometry
 from engine.manifest import sha256_of_bytes
 from engine.preprocess import View, apply, view_from_facts
@@ -57,8 +57,13 @@ def prepare(data: bytes, rule: InputRule, salt: bytes, limits: Limits | None = N
     columns = elements.columns(data_set.header, data_set.transfer_syntax_uid, salt)
     if columns["sop_class_uid"] not in rule.sop_classes:
         raise SopClassFilteredError(f"SOP class {columns['sop_class_uid']} is not one this task takes")
-    is_grey = (columns["photometric_interpretation"] or "").startswith("MONOCHROME")
-    if not is_grey or elements.integer(data_set.header, "SamplesPerPixel", 1) != 1:
+    photometric = columns["photometric_interpretation"]
+    if photometric is None:
+        raise HeaderError("PhotometricInterpretation is missing")
+    if (
+        not photometric.startswith("MONOCHROME")
+        or elements.integer(data_set.header, "SamplesPerPixel", 1) != 1
+    ):
         raise NotGrayscaleError("colour pixels: this is no radiograph")
     if elements.integer(data_set.header, "NumberOfFrames", 1) > 1:
         raise MultiFrameError("several frames: this task takes single projection images")

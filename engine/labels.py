@@ -45,7 +45,7 @@ def read_labels(path: Path, columns: tuple[str, ...]) -> Labels:
         raise UsageError(f"the label table {path} names a SOP instance UID twice")
     for name in columns:
         if not all(value is None or math.isfinite(value) for value in table[name].to_pylist()):
-            raise UsageError(f"the label table {path} has a number without end in column {name}")
+            raise UsageError(f"the label table {path} has a value that is not finite in column {name}")
     rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
     values = {uid: dict(zip(columns, row, strict=True)) for uid, row in zip(uids, rows, strict=True)}
     splits = table["split"].to_pylist() if "split" in table.column_names else []
@@ -71,5 +71,5 @@ def _reason(error: OSError | pa.ArrowInvalid) -> str:
         return error.strerror or "no such file"
     place = _PLACE.search(str(error))
     return (
-        f"a value is no number, or a row has too many or too few ({place[0] if place else 'no place known'})"
+        f"a value is no number, or a row is too long or too short ({place[0] if place else 'no place known'})"
     )

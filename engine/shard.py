@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine import schema, sources
+from engine.dicom.guard import Limits
 from engine.errors import FilteredError, InstanceError
 from engine.instance import InputRule, prepare
 from engine.labels import Labels, label_columns
@@ -28,6 +29,7 @@ class ReadSpec:
     salt: bytes
     label_names: tuple[str, ...] = ()
     labels: Labels | None = None
+    limits: Limits = Limits()
 
 
 def read_shard(planned: Iterable[Row], spec: ReadSpec) -> dict[str, pa.Table]:
@@ -53,7 +55,8 @@ def read_shard(planned: Iterable[Row], spec: ReadSpec) -> dict[str, pa.Table]:
 
 
 def _sample(path: str, spec: ReadSpec) -> tuple[Row, Any]:
-    instance = prepare(sources.read(spec.source, path), spec.rule, spec.salt)
+    data = sources.read(spec.source, path, max_bytes=spec.limits.file_bytes)
+    instance = prepare(data, spec.rule, spec.salt, spec.limits)
     labels = label_columns(spec.labels, instance.columns["sop_instance_uid"], spec.label_names)
     row = {
         **instance.columns,

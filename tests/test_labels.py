@@ -46,7 +46,7 @@ def test_an_instance_without_a_row_is_filtered(tmp_path: Path) -> None:
         ("sop_instance_uid,age\n1.2,3\n", "no column bone_age_months"),
         ("uid,bone_age_months\n1.2,3\n", "no column sop_instance_uid"),
         ("sop_instance_uid,bone_age_months\n1.2,old\n", r"cannot be read: a value is no number.*column #1"),
-        ("sop_instance_uid,bone_age_months\n1.2,inf\n", "number without end in column bone_age_months"),
+        ("sop_instance_uid,bone_age_months\n1.2,inf\n", "not finite in column bone_age_months"),
         ("sop_instance_uid,bone_age_months\n1.2,3,4\n", r"cannot be read: .*Row #2"),
         ("", "cannot be read"),
         ("sop_instance_uid,bone_age_months\n1.2,3\n1.2,4\n", "twice"),
