@@ -246,11 +246,10 @@ def _stated(path: Path) -> tuple[dict[str, int], dict[str, str]]:
     """Rows by table and digests by file name, as a shard.json states them."""
     facts = read_json(path)
     rows, digests = facts.get("rows"), facts.get("sha256")
-    is_sound = isinstance(rows, dict) and isinstance(digests, dict)
-    if not (
-        is_sound and set(rows) <= set(COUNT_NAMES) and set(digests) == {f"{name}.parquet" for name in rows}
-    ):
-        raise BooksError(f"{path} does not name tables with their rows and digests")
+    if not isinstance(rows, dict) or not isinstance(digests, dict):
+        raise BooksError(f"{path} states no rows or no digests")
+    if not set(rows) <= set(COUNT_NAMES) or set(digests) != {f"{name}.parquet" for name in rows}:
+        raise BooksError(f"{path} states other tables than a shard has")
     return rows, digests
 
 

@@ -33,7 +33,7 @@ STUDENT_ALONE = "student-alone"
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("runs/demo"),
-    count: Annotated[int, typer.Option(min=100, help="Synthetic radiographs to draw.")] = 1000,
+    count: Annotated[int, typer.Option(min=100, help="Synthetic radiographs to draw.")] = 800,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of all three recipes, e.g. epochs=2.")
     ] = None,

@@ -55,12 +55,14 @@ def hand_student() -> Recipe:
 
 def demo_teacher() -> Recipe:
     """Small enough for the demo's few minutes."""
-    return replace(hand_teacher(), name="demo-teacher", backbone="resnet10t", epochs=8)
+    return replace(
+        hand_teacher(), name="demo-teacher", backbone="resnet10t", epochs=14, batch_size=16, augmentation=MILD
+    )
 
 
 def demo_student() -> Recipe:
     """The demo's student."""
-    return replace(hand_student(), name="demo-student", epochs=8)
+    return replace(hand_student(), name="demo-student", epochs=20, batch_size=16)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

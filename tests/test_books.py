@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,6 +73,32 @@ def test_a_shard_is_committed_once(folder: Path) -> None:
     books.commit_shard(folder, 1, tables([4]))
     assert (books.shard_folder(folder, 1) / "shard.json").read_bytes() == before
     assert not list((folder / ".staging").iterdir())
+
+
+def test_a_late_commit_gives_the_rows_that_stand(folder: Path) -> None:
+    assert books.commit_shard(folder, 1, tables([4])) == {"quarantine": 2, "filtered": 2}
+
+
+def test_a_shard_that_stands_in_the_way_and_is_none_is_an_error(folder: Path) -> None:
+    (books.shard_folder(folder, 1) / "shard.json").unlink()
+    with pytest.raises(OSError, match="not empty"):
+        books.commit_shard(folder, 1, tables([4]))
+
+
+def test_a_folder_with_missing_shards_is_not_closed(tmp_path: Path) -> None:
+    books.begin(tmp_path, {"kind": "ingest", "config_sha256": "a"})
+    books.write_plan(tmp_path, plan())
+    books.commit_shard(tmp_path, 0, tables([0, 1, 2, 3]))
+    with pytest.raises(BooksError, match="4 of 10 planned instances ended"):
+        books.close(tmp_path, plan(), {})
+    with pytest.raises(BooksError, match="is not complete"):
+        books.verify(tmp_path)
+
+
+def test_closing_a_closed_folder_changes_nothing(folder: Path) -> None:
+    before = (folder / "manifest.json").read_bytes()
+    assert books.close(folder, plan(), {"speed": 1}) == books.verify(folder)
+    assert (folder / "manifest.json").read_bytes() == before
 
 
 def test_missing_shards_are_what_is_not_committed(folder: Path) -> None:
@@ -148,6 +175,52 @@ def change_the_manifest(folder: Path) -> None:
     path.write_text(path.read_text().replace('"quarantined": 5', '"quarantined": 4'))
 
 
+def change_the_plan(folder: Path) -> None:
+    path = folder / "plan.parquet"
+    changed = pq.read_table(path).set_column(
+        1, schema.PLAN.field("path"), [[f"g{i}" for i in range(PLANNED)]]
+    )
+    pq.write_table(changed, path)
+
+
+def swap_rows_between_shards(folder: Path) -> None:
+    first, second = (books.shard_folder(folder, shard) for shard in (0, 1))
+    first.rename(folder / "aside")
+    second.rename(first)
+    (folder / "aside").rename(second)
+
+
+def _restate(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = books.shard_folder(folder, 1) / "shard.json"
+    facts = json.loads(path.read_text())
+    change(facts)
+    path.write_text(json.dumps(facts))
+
+
+def forget_the_rows(folder: Path) -> None:
+    _restate(folder, lambda facts: facts.pop("rows"))
+
+
+def state_a_table_that_is_none(folder: Path) -> None:
+    _restate(folder, lambda facts: facts["rows"].update(more=1))
+
+
+def state_another_count(folder: Path) -> None:
+    _restate(folder, lambda facts: facts["rows"].update(filtered=3))
+
+
+def break_the_shard_facts(folder: Path) -> None:
+    (books.shard_folder(folder, 1) / "shard.json").write_text("{")
+
+
+def drop_all_shards(folder: Path) -> None:
+    shutil.rmtree(folder / "shards")
+
+
+def drop_the_plan(folder: Path) -> None:
+    (folder / "plan.parquet").unlink()
+
+
 def unfinish_the_manifest(folder: Path) -> None:
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
@@ -157,7 +230,8 @@ def unfinish_the_manifest(folder: Path) -> None:
     "damage",
     [
         flip_a_byte, drop_a_row, double_a_row, drop_a_file, add_a_file, drop_a_shard, add_a_shard,
-        change_the_manifest, unfinish_the_manifest,
+        change_the_manifest, unfinish_the_manifest, change_the_plan, swap_rows_between_shards, forget_the_rows,
+        state_a_table_that_is_none, state_another_count, break_the_shard_facts, drop_all_shards, drop_the_plan,
     ],
 )  # fmt: skip
 def test_planted_damage_is_found(folder: Path, damage: Callable[[Path], None]) -> None:
