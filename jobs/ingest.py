@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from engine import books, sources
+from engine.errors import UsageError
 from engine.labels import read_labels
 from engine.manifest import code_version, sha256_of_facts, sha256_of_file
 from engine.shard import ReadSpec
@@ -31,8 +32,12 @@ def ingest(
             help="CSV with sop_instance_uid, the task's label column and, if wanted, split (train|test)."
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the square network view in pixels.")] = None,
-    shard_size: Annotated[int, typer.Option(help="Instances in one shard, the unit of resuming.")] = 512,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the square network view in pixels.")
+    ] = None,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Instances in one shard, the unit of resuming.")
+    ] = 512,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
     """Read an archive into Parquet samples that training and other tools can use.
@@ -40,6 +45,7 @@ def ingest(
     Every file ends as a sample, as filtered (sound, but not for this task) or as quarantined (unusable), with
     a reason code. Exit code 3 says that some were quarantined.
     """
+    require_apart(source, out)
     facts = task_named(task).facts()
     rule = task_named(task).rule
     if size:
@@ -57,6 +63,16 @@ def ingest(
     finish("ingest", {"out": str(out), **counts, **speed}, as_json=json, exit_code=code)
 
 
+def require_apart(source: str, out: Path) -> None:
+    """Refuse to write into the archive: a resumed job would find its own files there.
+
+    Raises:
+        UsageError: ``out`` lies in ``source``, or is it.
+    """
+    if out.resolve().is_relative_to(Path(source).resolve()):
+        raise UsageError(f"{out} lies in the archive {source}: choose an --out beside it")
+
+
 def ingest_manifest(
     task: dict[str, Any], source: str, labels: Path | None, shard_size: int
 ) -> dict[str, Any]:
@@ -68,7 +84,7 @@ def ingest_manifest(
     }
     return {
         "kind": "ingest",
-        "source": source,
+        "source": str(Path(source).resolve()),
         "config_sha256": sha256_of_facts(config),
         **config,
         "code_version": code_version(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import UsageError
@@ -27,13 +29,23 @@ def read_salt(path: Path | None = None) -> bytes:
     """
     place = path or default_salt_path()
     if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(SALT_BYTES))
+        _make(place)
     if stat.S_IMODE(place.stat().st_mode) & 0o077:
         raise UsageError(f"the salt {place} can be read by others: chmod 600 it")
     salt = place.read_bytes()
     if len(salt) < SALT_BYTES:
         raise UsageError(f"the salt {place} is shorter than {SALT_BYTES} bytes")
     return salt
+
+
+def _make(place: Path) -> None:
+    """Write a new salt aside and link it in place whole; of two verbs that start at once, one wins."""
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, aside = tempfile.mkstemp(dir=place.parent)  # only its owner can read it
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_bytes(SALT_BYTES))
+        with suppress(FileExistsError):
+            os.link(aside, place)
+    finally:
+        Path(aside).unlink()

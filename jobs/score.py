@@ -11,12 +11,13 @@ import typer
 
 from engine import books, sources
 from engine.bundle import Bundle, open_bundle
+from engine.errors import UsageError
 from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_facts
 from engine.predict import choose_engine
 from engine.shard import ReadSpec
 from jobs.cluster_session import start_ray
 from jobs.console import finish, progress
-from jobs.ingest import QUARANTINED
+from jobs.ingest import QUARANTINED, require_apart
 from jobs.salt import read_salt
 
 # One compiled student keeps up with this many cores that decode.
@@ -28,7 +29,9 @@ def score(
     model: Annotated[Path, typer.Option(help="Bundle that `osteoray export` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for results; the same command again resumes it.")],
     engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
-    shard_size: Annotated[int, typer.Option(help="Instances in one shard, the unit of resuming.")] = 256,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Instances in one shard, the unit of resuming.")
+    ] = 256,
     resume: Annotated[
         bool,
         typer.Option(help="Go on where an earlier run of the same command stopped; --no-resume refuses to."),
@@ -40,6 +43,7 @@ def score(
     Kill it at any time and give the same command again: finished shards are kept, no row is lost or doubled.
     Exit code 3 says that some files were quarantined; 75 that another run holds the folder.
     """
+    require_apart(source, out)
     bundle = open_bundle(model)
     spec = ReadSpec(source=source, folder=out, rule=bundle.rule, salt=read_salt())
     chosen = choose_engine(engine or bundle.engine)
@@ -68,7 +72,6 @@ def run_score(
     spec: ReadSpec, manifest: dict[str, Any], bundle: Bundle, *, shard_size: int, resume: bool
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Plan, begin or resume, score and close a folder whose lease is held; gives counts and speed."""
-    from engine.errors import UsageError
     from engine.pipeline import ScoreSpec
     from engine.pipeline import score as score_shards
 

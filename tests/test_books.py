@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,10 @@ def tables(indices: list[int]) -> dict[str, pa.Table]:
     }
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A finished folder of three shards."""
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder of three shards, that no test changes."""
+    out = tmp_path_factory.mktemp("books") / "out"
     books.begin(out, {"kind": "ingest", "config_sha256": "a"})
     books.write_plan(out, plan())
     for shard in range(3):
@@ -62,6 +63,12 @@ def folder(tmp_path: Path) -> Path:
         books.commit_shard(out, shard, tables(indices))
     books.close(out, plan(), {})
     return out
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A finished folder of three shards, to damage at will."""
+    return shutil.copytree(finished, tmp_path / "out")
 
 
 def test_verify_counts(folder: Path) -> None:
@@ -230,8 +237,9 @@ def unfinish_the_manifest(folder: Path) -> None:
     "damage",
     [
         flip_a_byte, drop_a_row, double_a_row, drop_a_file, add_a_file, drop_a_shard, add_a_shard,
-        change_the_manifest, unfinish_the_manifest, change_the_plan, swap_rows_between_shards, forget_the_rows,
-        state_a_table_that_is_none, state_another_count, break_the_shard_facts, drop_all_shards, drop_the_plan,
+        change_the_manifest, unfinish_the_manifest, change_the_plan, swap_rows_between_shards,
+        forget_the_rows, state_a_table_that_is_none, state_another_count, break_the_shard_facts,
+        drop_all_shards, drop_the_plan,
     ],
 )  # fmt: skip
 def test_planted_damage_is_found(folder: Path, damage: Callable[[Path], None]) -> None:
@@ -240,24 +248,20 @@ def test_planted_damage_is_found(folder: Path, damage: Callable[[Path], None]) -
         books.verify(folder)
 
 
-def try_lease(folder: Path, outcome: multiprocessing.Queue[str]) -> None:
-    try:
-        with books.lease(folder):
-            outcome.put("held")
-    except LeaseHeldError as error:
-        outcome.put(error.code)
+HOLD = (
+    "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+)
 
 
-def test_the_lease_holds_between_processes(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    outcome: multiprocessing.Queue[str] = context.Queue()
-    for expected, is_held in (("ORY-R01", True), ("held", False)):
-        process = context.Process(target=try_lease, args=(tmp_path, outcome))
-        if is_held:
-            with books.lease(tmp_path):
-                process.start()
-                process.join()
-        else:
-            process.start()
-            process.join()
-        assert outcome.get(timeout=10) == expected
+def test_the_lease_holds_between_processes_and_ends_with_its_holder(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", "-c", HOLD, str(tmp_path / ".lease")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(LeaseHeldError) as refused, books.lease(tmp_path):
+            pass
+        assert refused.value.exit_code == 75
+        other.kill()
+        other.wait()
+        with books.lease(tmp_path):
+            pass

@@ -79,7 +79,7 @@ def finite(header: Dataset, keyword: str, default: float) -> float:
         HeaderError: there is a value, and it is no finite number.
     """
     value = number(header, keyword)
-    if value is None and text(header, keyword) is not None:
+    if value is None and not _is_empty(header, keyword):
         raise HeaderError(f"{keyword} is no finite number")
     return default if value is None else value
 
@@ -182,6 +182,14 @@ def _values(header: Dataset, keyword: str) -> list[Any]:
         return []
     is_many = not isinstance(value, str | bytes) and hasattr(value, "__len__")
     return list(value) if is_many else [value]
+
+
+def _is_empty(header: Dataset, keyword: str) -> bool:
+    """Absent or without a value, as it lies in the file: what cannot be converted is not empty."""
+    if keyword not in header:
+        return True
+    raw = header.get_item(keyword).value
+    return raw is None or raw == "" or (isinstance(raw, bytes) and not raw.strip(b"\0 "))
 
 
 def _first(header: Dataset, keyword: str) -> Any:
