@@ -6,6 +6,7 @@ tasks and actors, so memory does not grow with the archive; only Arrow travels b
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -113,6 +114,7 @@ def _shards(missing: list[int]) -> ray.data.Dataset:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress line says how it goes
     return ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
 
 

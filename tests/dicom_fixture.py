@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders.native import _encode_segment
 from pydicom.uid import UID
 
 from engine.dicom.write import DX_FOR_PRESENTATION
@@ -98,3 +99,13 @@ def data_set_of(part_10: bytes) -> bytes:
     """What follows the file meta group in a file of ``written`` or ``image``."""
     (length,) = struct.unpack_from("<I", part_10, 140)
     return part_10[144 + length :]
+
+
+def rle_frame(stored_HW: NDArray[Any]) -> bytes:
+    """The frame that pydicom's own encoder makes: PS3.5 G, the most significant byte first."""
+    planes = stored_HW.astype(stored_HW.dtype.newbyteorder(">")).view(np.uint8)
+    planes = planes.reshape(*stored_HW.shape, stored_HW.dtype.itemsize)
+    width = stored_HW.shape[1]
+    segments = [bytes(_encode_segment(planes[..., i].tobytes(), width)) for i in range(planes.shape[-1])]
+    offsets = [64 + sum(len(segment) for segment in segments[:i]) for i in range(len(segments))]
+    return struct.pack("<16I", len(segments), *offsets, *[0] * (15 - len(segments))) + b"".join(segments)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.bundle import BUNDLE_NAME, SEALED, open_bundle
+from engine.bundle import BUNDLE_NAME, SEALED, open_bundle, read_facts, sealed
 from engine.errors import BundleError, TableError
 from engine.manifest import sha256_of_file, write_json
 from engine.tasks.hand_age import HAND_AGE
@@ -41,3 +41,40 @@ def test_a_changed_or_absent_file_is_refused(bundle: Path, name: str) -> None:
 def test_no_bundle_at_all(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="cannot be read"):
         open_bundle(tmp_path)
+
+
+def change(folder: Path, **facts: object) -> None:
+    write_json(folder / BUNDLE_NAME, {**read_facts(folder), **facts})
+
+
+def test_a_changed_fact_breaks_the_seal(bundle: Path) -> None:
+    write_json(bundle / BUNDLE_NAME, sealed(read_facts(bundle)))
+    assert open_bundle(bundle).engine == "onnxruntime"
+    change(bundle, engine="openvino")
+    with pytest.raises(BundleError, match="changed after it was written"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("fact", ["task", "attention_HW", "engine", "sha256"])
+def test_an_absent_or_senseless_fact_is_refused(bundle: Path, fact: str) -> None:
+    facts = read_facts(bundle)
+    write_json(bundle / BUNDLE_NAME, {name: value for name, value in facts.items() if name != fact})
+    with pytest.raises(BundleError, match="lacks a fact"):
+        open_bundle(bundle)
+    if fact != "engine":
+        write_json(bundle / BUNDLE_NAME, {**facts, fact: 3})
+        with pytest.raises(BundleError, match="lacks a fact"):
+            open_bundle(bundle)
+
+
+def test_every_flipped_byte_is_found(bundle: Path) -> None:
+    for name in SEALED:
+        whole = (bundle / name).read_bytes()
+        for place in range(len(whole)):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1
+            (bundle / name).write_bytes(flipped)
+            with pytest.raises(BundleError, match="differs from its digest"):
+                open_bundle(bundle)
+        (bundle / name).write_bytes(whole)
+    open_bundle(bundle)

@@ -16,7 +16,6 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
-from pydicom.pixels.encoders.native import _encode_segment
 
 from engine.dicom import decoders
 from engine.dicom.decoders import DECODERS, FrameFacts, decode_frame, require_decoder
@@ -40,20 +39,11 @@ from tests.dicom_fixture import (
     deflated,
     image,
     picture,
+    rle_frame,
 )
 
 Array = NDArray[Any]
 LOSSLESS_ANY, JPEG_LS_NEAR, JPEG_2000_LOSSY = (f"1.2.840.10008.1.2.4.{last}" for last in (57, 81, 91))
-
-
-def rle_frame(stored_HW: Array) -> bytes:
-    """The frame that pydicom's own encoder makes: PS3.5 G, the most significant byte first."""
-    planes = stored_HW.astype(stored_HW.dtype.newbyteorder(">")).view(np.uint8)
-    planes = planes.reshape(*stored_HW.shape, stored_HW.dtype.itemsize)
-    width = stored_HW.shape[1]
-    segments = [bytes(_encode_segment(planes[..., i].tobytes(), width)) for i in range(planes.shape[-1])]
-    offsets = [64 + sum(len(segment) for segment in segments[:i]) for i in range(len(segments))]
-    return struct.pack("<16I", len(segments), *offsets, *[0] * (15 - len(segments))) + b"".join(segments)
 
 
 def jpeg_2000(stored_HW: Array, bits: int, **options: Any) -> bytes:

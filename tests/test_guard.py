@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 
 from engine.dicom import header as elements
 from engine.dicom.guard import Limits, parse
-from engine.dicom.write import ENCODERS, Facts, uid_from, write_instance
+from engine.dicom.pixels import stored_values
+from engine.dicom.write import ENCODERS, Facts, Stored, uid_from, write_instance
 from engine.errors import (
     EmptyFileError,
     FilteredError,
     InstanceError,
     NotDicomError,
     OverLimitError,
+    SopClassFilteredError,
+    TruncatedError,
 )
 from engine.instance import prepare
 from engine.tasks.hand_age import HAND_AGE
+from tests.dicom_fixture import (
+    BIG_ENDIAN,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    JPEG,
+    JPEG_LS,
+    LOSSLESS,
+    RLE,
+    data_set_of,
+    deflated,
+    image,
+    meta,
+    picture,
+    rle_frame,
+)
 
 SALT = b"s" * 32
 
@@ -109,3 +132,138 @@ def test_huge_claims_are_refused_before_any_allocation(tmp_path: Path) -> None:
 def test_a_file_above_the_cap_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OverLimitError):
         parse(film(tmp_path), elements.TAGS, Limits(file_bytes=100))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "frame"),
+    [
+        (RLE, None),
+        (JPEG, imagecodecs.jpeg8_encode),
+        (LOSSLESS, lambda stored: imagecodecs.ljpeg_encode(stored, bitspersample=8)),
+        (JPEG_LS, imagecodecs.jpegls_encode),
+        (DEFLATED, None),
+        (IMPLICIT, None),
+        (BIG_ENDIAN, None),
+    ],
+)
+def test_a_file_cut_at_every_97_bytes_is_typed_or_whole(
+    syntax: str, frame: Callable[[Stored], bytes] | None
+) -> None:
+    stored_HW = picture((30, 40), 8)
+    data = image(stored_HW, frame=frame(stored_HW), syntax=syntax) if frame else image(stored_HW)
+    if syntax == DEFLATED:
+        data = deflated(data_set_of(data))
+    elif syntax in {IMPLICIT, BIG_ENDIAN}:
+        data = image(stored_HW, syntax=syntax)
+    elif syntax == RLE:
+        data = image(stored_HW, frame=rle_frame(stored_HW), syntax=RLE)
+    whole = prepare(data, HAND_AGE.rule, SALT)
+    for length in [*range(1, len(data), 97), *range(len(data) - 40, len(data))]:
+        with contextlib.suppress(InstanceError, FilteredError):
+            part = prepare(data[:length], HAND_AGE.rule, SALT)
+            assert np.array_equal(part.image_HW, whole.image_HW)
+
+
+def test_a_photograph_in_a_dicom_coat_is_filtered() -> None:
+    data = image(picture(), PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0)
+    assert end_of(data) == "not_grayscale"
+
+
+def test_no_photometric_interpretation_is_no_photograph() -> None:
+    assert end_of(image(picture(), PhotometricInterpretation=None)) == "bad_header"
+
+
+def test_a_dicomdir_is_filtered_not_quarantined() -> None:
+    """Every disk from a hospital has one."""
+    path = pydicom.data.get_testdata_file("DICOMDIR", download=False)
+    assert isinstance(path, str)
+    with pytest.raises(SopClassFilteredError, match="DICOMDIR"):
+        parse(Path(path).read_bytes(), elements.TAGS, Limits())
+
+
+@pytest.mark.parametrize("stated", [IMPLICIT, EXPLICIT, "", "1.2.3.4"])
+@pytest.mark.parametrize("true", [IMPLICIT, EXPLICIT])
+def test_a_data_set_is_read_as_it_is_not_as_it_says(stated: str, true: str) -> None:
+    """Both files of one image; the pixel element is found whichever way it is written."""
+    data_set = parse(meta(stated) + data_set_of(image(picture(), syntax=true)), elements.TAGS, Limits())
+    assert data_set.pixel_value is not None
+    assert bytes(data_set.pixel_value) == picture().tobytes()
+    assert elements.integer(data_set.header, "Rows") == 24
+    assert data_set.transfer_syntax_uid == stated or not stated
+
+
+def test_a_missing_transfer_syntax_and_a_wrong_group_length_are_forgiven() -> None:
+    data = bytearray(image(picture()))
+    data[140:144] = (999_999).to_bytes(4, "little")
+    assert end_of(bytes(data)) == "ok"
+
+
+@pytest.mark.parametrize("length", [b"\x01\0", b"\x03\0", b"\xff\xff"])
+def test_an_element_of_a_wrong_length_is_typed(length: bytes) -> None:
+    """pydicom has errors of its own that are no ValueError."""
+    rows = b"\x28\0\x10\0US"
+    data = image(picture()).replace(rows + b"\2\0", rows + length)
+    assert end_of(data) != "ok"
+
+
+def test_nothing_is_said_while_reading(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """pydicom's warnings and log quote values, and these may be a patient's."""
+    data = image(picture(), PatientName="Canary^Name", PatientID="X" * 4, NumberOfFrames=1)
+    data = data.replace(b"X" * 4, b"\xff\x1b$C").replace(b"IS\2\0001 ", b"IS\2\0001A")
+    with caplog.at_level(logging.DEBUG):
+        assert end_of(data) == "ok"
+    assert caplog.text == ""
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_a_deflated_data_set_may_fill_the_cap_but_not_pass_it() -> None:
+    data_set = data_set_of(image(picture()))
+    data = deflated(data_set)
+    assert parse(data, elements.TAGS, Limits(inflated_bytes=len(data_set))).pixel_value is not None
+    with pytest.raises(OverLimitError, match="grows beyond the cap"):
+        parse(data, elements.TAGS, Limits(inflated_bytes=len(data_set) - 1))
+    with pytest.raises(TruncatedError, match="ends early"):
+        parse(data[:-9], elements.TAGS, Limits())
+
+
+def fragments(*parts: bytes, has_end: bool = True) -> bytes:
+    items = b"".join(b"\xfe\xff\0\xe0" + len(part).to_bytes(4, "little") + part for part in parts)
+    return items + (b"\xfe\xff\xdd\xe0\0\0\0\0" if has_end else b"")
+
+
+def encapsulated(pixel_value: bytes) -> bytes:
+    """A JPEG-LS file with that pixel value."""
+    data = image(picture(), frame=b"FRAME!", syntax=JPEG_LS)
+    element = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff"
+    return data[: data.index(element) + len(element)] + pixel_value
+
+
+def test_a_frame_may_lie_in_many_fragments() -> None:
+    stream = bytes(imagecodecs.jpegls_encode(picture()))
+    stream += b"\0" * (len(stream) % 2)
+    split = [stream[i : i + 100] for i in range(0, len(stream), 100)]
+    for pixel_value in (
+        fragments(b"", *split),
+        fragments(b"\0" * 4, *split),
+        fragments(b"", *split, has_end=False),
+    ):
+        data_set = parse(encapsulated(pixel_value), elements.TAGS, Limits())
+        assert np.array_equal(stored_values(data_set, Limits()), picture())
+
+
+@pytest.mark.parametrize(
+    ("pixel_value", "reason"),
+    [
+        (b"", "truncated"),
+        (fragments(), "truncated"),
+        (fragments(b""), "truncated"),
+        (fragments(b"", b""), "truncated"),
+        (fragments(b"", b"FRAME!")[:-12], "truncated"),
+        (fragments(b"", b"FRAME!"), "pixel_decode"),
+        (b"something else", "bad_header"),
+    ],
+)
+def test_encapsulated_pixels_without_a_frame_are_typed(pixel_value: bytes, reason: str) -> None:
+    assert end_of(encapsulated(pixel_value)) == reason

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydicom.dataset import Dataset
 
 from engine import schema
 from engine.dicom import header as elements
+from engine.dicom.guard import Limits, parse
 from engine.errors import HeaderError
+from tests import dicom_fixture
 
 SALT = b"s" * 32
 
@@ -77,11 +80,46 @@ def test_patient_key_is_one_per_patient_and_per_salt() -> None:
     assert key != elements.patient_key(header(PatientID="a", StudyInstanceUID="1.1"), b"t" * 32)
 
 
-@pytest.mark.parametrize("missing", [None, "", "  "])
+@pytest.mark.parametrize("missing", [None, "", "  ", "\t"])
 def test_patients_without_an_id_are_not_merged(missing: str | None) -> None:
     first = elements.patient_key(header(PatientID=missing, StudyInstanceUID="1.1"), SALT)
     second = elements.patient_key(header(PatientID=missing, StudyInstanceUID="1.2"), SALT)
     assert first != second
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"IssuerOfPatientID": "a|b", "PatientID": "c"}, {"IssuerOfPatientID": "a", "PatientID": "b|c"}),
+        ({"PatientID": ["a", "1"]}, {"PatientID": ["a", "2"]}),
+        ({"PatientID": ["a", "b"]}, {"PatientID": "a"}),
+    ],
+)
+def test_strangers_whose_ids_look_alike_are_not_merged(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert elements.patient_key(header(**one), SALT) != elements.patient_key(header(**other), SALT)
+
+
+@pytest.mark.parametrize(
+    ("charset", "raw"),
+    [("utf-7", b"+2AA-"), ("unicode_escape", b"\\ud800"), ("hex", b"zz"), ("ISO 2022 IR 87", b"\xff$B")],
+)
+def test_any_character_set_gives_text_that_a_table_holds(charset: str, raw: bytes) -> None:
+    """Python knows more character sets than DICOM; some of them decode to what is no text."""
+    named = dicom_fixture.written(dicom_fixture.header(Manufacturer="Y" * len(raw)))
+    value = charset.encode() + b" " * (len(charset) % 2)
+    element = b"\x08\0\x05\0CS" + len(value).to_bytes(2, "little") + value
+    rest = dicom_fixture.data_set_of(named).replace(b"Y" * len(raw), raw)
+    data_set = parse(dicom_fixture.meta(dicom_fixture.EXPLICIT) + element + rest, elements.TAGS, Limits())
+    columns = elements.columns(data_set.header, data_set.transfer_syntax_uid, SALT)
+    assert pa.Table.from_pylist([columns], schema=pa.schema(schema.HEADER_FIELDS)).num_rows == 1
+
+
+def test_finite_tells_no_value_from_a_wrong_one() -> None:
+    assert elements.finite(header(), "RescaleSlope", 2.0) == 2.0
+    assert elements.finite(header(RescaleSlope=""), "RescaleSlope", 2.0) == 2.0
+    assert elements.finite(header(RescaleSlope="0.5"), "RescaleSlope", 2.0) == 0.5
+    with pytest.raises(HeaderError, match="WindowWidth is no finite number"):
+        elements.finite(header(WindowWidth=float("nan")), "WindowWidth", 2.0)
 
 
 def test_columns_are_those_of_the_schema_and_hold_no_patient_tag() -> None:

@@ -16,7 +16,7 @@ def picture(shape: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", STEPS)
-@pytest.mark.parametrize("shape", [(64, 64), (30, 90), (1, 1)])
+@pytest.mark.parametrize("shape", [(64, 64), (30, 90), (1, 1), (1, 65535), (40_000, 2)])
 def test_every_step_is_pure_and_keeps_the_unit_range(name: str, shape: tuple[int, int]) -> None:
     image = picture(shape)
     before = image.copy()
@@ -29,6 +29,17 @@ def test_every_step_is_pure_and_keeps_the_unit_range(name: str, shape: tuple[int
     assert shown.max() <= 1
     again, _ = STEPS[name](image, VIEW)
     assert np.array_equal(shown, again)
+    corners = np.array([[-0.5, -0.5], [shape[1] - 0.5, shape[0] - 0.5], [0.0, shape[0] / 3]])
+    assert np.abs(moved.to_original(moved.to_network(corners)) - corners).max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (30, 90), (1, 1), (1, 65535), (40_000, 2), (300, 299)])
+def test_a_view_gives_bytes_on_its_own_grid(shape: tuple[int, int]) -> None:
+    shown, moved = apply(picture(shape), VIEW)
+    assert (shown.dtype, shown.shape) == (np.uint8, VIEW.size_HW)
+    assert (moved.original_HW, moved.network_HW) == (shape, VIEW.size_HW)
+    centre = moved.to_network(np.array([[(shape[1] - 1) / 2, (shape[0] - 1) / 2]]))
+    assert np.abs(centre - [23.5, 15.5]).max() <= 0.5  # an odd margin goes to one side
 
 
 def test_resize_keeps_the_aspect_and_pads_with_black() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 
-from engine import schema, sources
+from engine import books, schema, sources
+from engine.dicom.guard import Limits
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.instance import InputRule, prepare
 from engine.labels import Labels
@@ -89,11 +93,48 @@ def test_a_sample_is_what_prepare_gives(archive: Path) -> None:
     assert table["age_months"][1].as_py() == pytest.approx(122.0, abs=0.1)  # 3 Feb 2011 to 5 Apr 2021
 
 
-def test_nothing_of_a_patient_is_in_any_table(archive: Path) -> None:
-    for table in read(archive).values():
-        held = repr(table.drop_columns([n for n in ("image",) if n in table.column_names]).to_pylist())
-        for canary in CANARIES.values():
-            assert canary not in held
+def test_nothing_of_a_patient_is_in_any_table_or_log(
+    archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for place in range(200, 1200, 50):  # damaged headers, so that messages speak of elements
+        damaged = bytearray((archive / "good0").read_bytes())
+        damaged[place : place + 3] = b"\xff\x01\x41"
+        (archive / f"damaged{place}").write_bytes(damaged)
+    with caplog.at_level(logging.DEBUG):
+        tables = read(archive)
+    assert tables["quarantine"].num_rows > 6
+    books.commit_shard(tmp_path / "out", 0, tables)
+    for name, table in tables.items():
+        pq.write_table(table, tmp_path / "out" / f"{name}.plain", compression="none", use_dictionary=False)
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    said = [caplog.text, *capfd.readouterr(), *(repr(table.to_pylist()) for table in tables.values())]
+    for canary in CANARIES.values():
+        assert not any(canary.encode() in data for data in written)
+        assert not any(canary in text for text in said)
+
+
+def test_a_file_above_the_cap_is_never_read(archive: Path) -> None:
+    size = (archive / "good0").stat().st_size
+    spec = ReadSpec(
+        source=str(archive), folder=archive, rule=RULE, salt=b"s" * 32, limits=Limits(file_bytes=size - 1)
+    )
+    planned = sources.plan(str(archive), 100).to_pylist()
+    tables = read_shard([row for row in planned if row["path"] in {"good0", "text"}], spec)
+    assert dict(
+        zip(*(tables["quarantine"][name].to_pylist() for name in ("path", "reason")), strict=True)
+    ) == {
+        "good0": "over_limit",
+        "text": "not_dicom",
+    }
+
+
+def test_a_file_that_went_away_is_quarantined(archive: Path) -> None:
+    planned = sources.plan(str(archive), 100).to_pylist()
+    (archive / "good1").unlink()
+    spec = ReadSpec(source=str(archive), folder=archive, rule=RULE, salt=b"s" * 32)
+    tables = read_shard(planned, spec)
+    assert tables["quarantine"].filter(pc.field("path") == "good1")["reason"].to_pylist() == ["source_read"]
+    assert sum(table.num_rows for table in tables.values()) == len(planned)
 
 
 def test_instances_without_a_label_are_filtered(archive: Path) -> None:

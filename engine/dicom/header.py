@@ -49,8 +49,7 @@ TAGS: tuple[int, ...] = tuple(_tag(keyword) for keyword in _KEYWORDS)
 def text(header: Dataset, keyword: str) -> str | None:
     """The element as stripped text, its first value where it has several; None where absent or broken."""
     value = _first(header, keyword)
-    stripped = str(value).strip("\0 ") if value is not None else ""
-    return stripped or None
+    return (_plain(value) or None) if value is not None else None
 
 
 def number(header: Dataset, keyword: str) -> float | None:
@@ -168,8 +167,12 @@ def _uid(header: Dataset, keyword: str) -> str:
 
 def _whole(header: Dataset, keyword: str) -> str:
     """All values of the element as one text in which ``|`` separates nothing; empty where absent."""
-    values = [str(value).strip("\0 \t\r\n") for value in _values(header, keyword)]
-    return "\\".join(values).replace("|", "\\|")
+    return "\\".join(_plain(value) for value in _values(header, keyword)).replace("|", "\\|")
+
+
+def _plain(value: Any) -> str:
+    """Stripped text that any table can hold: some character sets decode to lone surrogates."""
+    return str(value).strip("\0 \t\r\n").encode("utf-8", "replace").decode("utf-8")
 
 
 def _values(header: Dataset, keyword: str) -> list[Any]:
