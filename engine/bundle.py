@@ -63,7 +63,7 @@ def open_bundle(folder: Path) -> Bundle:
             rule=rule_from_facts(facts["task"]["rule"]),
             map_HW=(facts["attention_HW"][0], facts["attention_HW"][1]),
             engine=facts["engine"],
-            sha256=sha256_of_facts(facts["sha256"]),
+            sha256=sha256_of_facts({"files": facts["sha256"], "rule": facts["task"]["rule"]}),
             facts=facts,
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -76,7 +76,7 @@ def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Compare every file, and the facts where they carry a seal.
+    """Compare every file with its digest, and the facts with their seal.
 
     Raises:
         BundleError: a file is absent, or something differs from its digest.
@@ -88,5 +88,5 @@ def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:
         if sha256_of_file(path) != facts["sha256"].get(name):
             raise BundleError(f"{path} differs from its digest in {BUNDLE_NAME}: export the run again")
     unsealed = {name: fact for name, fact in facts.items() if name != SEAL}
-    if SEAL in facts and sha256_of_facts(unsealed) != facts[SEAL]:
+    if sha256_of_facts(unsealed) != facts[SEAL]:
         raise BundleError(f"{folder / BUNDLE_NAME} was changed after it was written: export the run again")

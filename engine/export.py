@@ -19,7 +19,16 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from engine.bundle import BUNDLE_NAME, CARD_NAME, ONNX_NAME, SEALED, WEIGHTS_NAME, Bundle, open_bundle
+from engine.bundle import (
+    BUNDLE_NAME,
+    CARD_NAME,
+    ONNX_NAME,
+    SEALED,
+    WEIGHTS_NAME,
+    Bundle,
+    open_bundle,
+    sealed,
+)
 from engine.errors import ExportError, ParityError
 from engine.manifest import code_version, now, sha256_of_file, write_json
 from engine.models import AgeNet, Deployed
@@ -60,8 +69,8 @@ def export(
         parity = _parity(staging, chosen, images_BHW, sex_B, threads=threads)
         described = _facts(facts, net, chosen, parity, images_BHW.shape[1:])
         (staging / CARD_NAME).write_text(card(described))
-        described["sha256"] = {sealed: sha256_of_file(staging / sealed) for sealed in SEALED}
-        write_json(staging / BUNDLE_NAME, described)
+        described["sha256"] = {name: sha256_of_file(staging / name) for name in SEALED}
+        write_json(staging / BUNDLE_NAME, sealed(described))
         if bundle.exists():
             bundle.rmdir()
         staging.replace(bundle)

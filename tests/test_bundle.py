@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.bundle import BUNDLE_NAME, SEALED, open_bundle, read_facts, sealed
+from engine.bundle import BUNDLE_NAME, SEAL, SEALED, open_bundle, read_facts, sealed
 from engine.errors import BundleError, TableError
 from engine.manifest import sha256_of_file, write_json
 from engine.tasks.hand_age import HAND_AGE
@@ -18,7 +18,7 @@ def bundle(tmp_path: Path) -> Path:
         (tmp_path / name).write_bytes(f"the bytes of {name}".encode())
     digests = {name: sha256_of_file(tmp_path / name) for name in SEALED}
     facts = {"task": HAND_AGE.facts(), "attention_HW": [4, 4], "engine": "onnxruntime", "sha256": digests}
-    write_json(tmp_path / BUNDLE_NAME, facts)
+    write_json(tmp_path / BUNDLE_NAME, sealed(facts))
     return tmp_path
 
 
@@ -48,21 +48,38 @@ def change(folder: Path, **facts: object) -> None:
 
 
 def test_a_changed_fact_breaks_the_seal(bundle: Path) -> None:
-    write_json(bundle / BUNDLE_NAME, sealed(read_facts(bundle)))
     assert open_bundle(bundle).engine == "onnxruntime"
     change(bundle, engine="openvino")
     with pytest.raises(BundleError, match="changed after it was written"):
         open_bundle(bundle)
 
 
+def test_facts_without_a_seal_are_refused(bundle: Path) -> None:
+    facts = read_facts(bundle)
+    del facts[SEAL]
+    write_json(bundle / BUNDLE_NAME, facts)
+    with pytest.raises(BundleError, match="lacks a fact"):
+        open_bundle(bundle)
+
+
+def test_another_input_rule_is_another_model(bundle: Path) -> None:
+    facts = read_facts(bundle)
+    del facts[SEAL]
+    before = open_bundle(bundle).sha256
+    facts["task"]["rule"]["view"]["stretch_percentiles"] = [1.0, 99.0]
+    write_json(bundle / BUNDLE_NAME, sealed(facts))
+    assert open_bundle(bundle).sha256 != before
+
+
 @pytest.mark.parametrize("fact", ["task", "attention_HW", "engine", "sha256"])
 def test_an_absent_or_senseless_fact_is_refused(bundle: Path, fact: str) -> None:
-    facts = read_facts(bundle)
-    write_json(bundle / BUNDLE_NAME, {name: value for name, value in facts.items() if name != fact})
+    facts = {name: value for name, value in read_facts(bundle).items() if name != SEAL}
+    kept = {name: value for name, value in facts.items() if name != fact}
+    write_json(bundle / BUNDLE_NAME, sealed(kept))
     with pytest.raises(BundleError, match="lacks a fact"):
         open_bundle(bundle)
     if fact != "engine":
-        write_json(bundle / BUNDLE_NAME, {**facts, fact: 3})
+        write_json(bundle / BUNDLE_NAME, sealed({**facts, fact: 3}))
         with pytest.raises(BundleError, match="lacks a fact"):
             open_bundle(bundle)
 
