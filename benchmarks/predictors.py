@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     bundle, teacher = open_bundle(options.bundle), load_net(options.teacher)
-    images_BHW, _ = gate_samples(options.data, bundle.facts["task"]["label"], 256)
+    images_BHW, _ = gate_samples(options.data, 256)
     torch.set_num_threads(options.threads)
     engines = [name for name, backend in PREDICTORS.items() if backend.available()]
     predictors = {name: open_predictor(options.bundle, name, threads=options.threads) for name in engines}

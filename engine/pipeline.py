@@ -24,7 +24,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from engine import books, schema
-from engine.bundle import open_bundle
+from engine.bundle import Bundle, open_bundle
 from engine.manifest import code_version
 from engine.predict import open_predictor, sex_covariate
 from engine.shard import ReadSpec, read_shard
@@ -81,12 +81,13 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, on_progress: OnPro
         num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
         fn_constructor_kwargs={"scoring": scoring, "size_HW": spec.rule.view.size_HW},
     )  # fmt: skip
+    bundle = open_bundle(scoring.bundle)
     parts: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in _tables(rows):
         for shard in pc.unique(batch["shard"]).to_pylist():
             parts[shard].append(batch.filter(pc.equal(batch["shard"], shard)))
             if sum(part.num_rows for part in parts[shard]) == rows_of_shard[shard]:
-                books.commit_shard(spec.folder, shard, _result_tables(parts.pop(shard), scoring.bundle))
+                books.commit_shard(spec.folder, shard, _result_tables(parts.pop(shard), bundle))
                 tally.add(rows_of_shard[shard])
     return tally.added
 
@@ -207,9 +208,8 @@ class _Scorer:
         return pa.concat_tables([scored, rejects.drop_columns(["image"])], promote_options="default")
 
 
-def _result_tables(parts: list[pa.Table], bundle_folder: Path) -> dict[str, pa.Table]:
+def _result_tables(parts: list[pa.Table], bundle: Bundle) -> dict[str, pa.Table]:
     """The tables of one scored shard in their declared schemas, rows in the order of the plan."""
-    bundle = open_bundle(bundle_folder)
     rows = pa.concat_tables(parts, promote_options="default").sort_by("instance_index")
     full = schema.stamped(schema.predictions(bundle.map_HW), "predictions")
     scored = rows.filter(pc.equal(rows["table"], "samples"))

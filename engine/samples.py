@@ -140,7 +140,7 @@ def _split(patient: str, given: str | None, has_given: bool) -> str:
     return "val" if place < _TEST_PERCENT + _VAL_PERCENT else "train"
 
 
-def gate_samples(folder: Path, label: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def gate_samples(folder: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Up to ``count`` real samples of an ingest folder, spread over its shards: images [B, H, W] and sex [B].
 
     Held-out samples come first where the label table has a split.

@@ -140,7 +140,7 @@ def _speeds(teacher: Path, bundle: Bundle, data: Path) -> dict[str, float]:
 
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
-    images_BHW, _ = gate_samples(data, task_named(TASK).label, 64)
+    images_BHW, _ = gate_samples(data, 64)
     eager = eager_speed(load_net(teacher), bundle.rule.view.size_HW)
     compiled = compiled_speed(open_predictor(bundle.folder, bundle.engine, threads=threads), images_BHW)
     return {

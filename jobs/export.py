@@ -43,10 +43,8 @@ def run_export(run: Path, out: Path, engine: str) -> Bundle:
     from engine.export import export as write_bundle
     from engine.run import read_run
     from engine.samples import gate_samples
-    from engine.tasks import task_named
 
     facts = read_run(run)
-    label = task_named(facts["task"]).label
-    images_BHW, sex_B = gate_samples(Path(facts["data"]["folder"]), label, GATE_SAMPLES)
+    images_BHW, sex_B = gate_samples(Path(facts["data"]["folder"]), GATE_SAMPLES)
     threads = os.cpu_count() or 1
     return write_bundle(run, out, engine=engine, images_BHW=images_BHW, sex_B=sex_B, threads=threads)

@@ -36,14 +36,14 @@ def test_departing_graph_writes_nothing(
         safetensors.numpy.save_file(tensors, weights)
 
     monkeypatch.setattr(module, "write_onnx", write_then_change)
-    images, sex = gate_samples(story.samples, "bone_age_months", 8)
+    images, sex = gate_samples(story.samples, 8)
     with pytest.raises(ParityError, match="no bundle was written"):
         export(run, tmp_path / "bundle", engine="onnxruntime", images_BHW=images, sex_B=sex, threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_bundle_is_never_overwritten(story: Story) -> None:
-    images, sex = gate_samples(story.samples, "bone_age_months", 8)
+    images, sex = gate_samples(story.samples, 8)
     with pytest.raises(ExportError, match="not empty"):
         export(story.student, story.bundle, engine="auto", images_BHW=images, sex_B=sex, threads=1)
 

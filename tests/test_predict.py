@@ -18,7 +18,7 @@ Images = tuple[np.ndarray, np.ndarray]
 
 @pytest.fixture(scope="module")
 def real(story: Story) -> Images:
-    return gate_samples(story.samples, "bone_age_months", 12)
+    return gate_samples(story.samples, 12)
 
 
 @pytest.fixture(scope="module")

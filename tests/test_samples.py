@@ -174,7 +174,7 @@ def test_what_is_no_finished_ingest_is_refused(tmp_path: Path, change: dict[str,
 
 
 def test_gate_samples_are_real_spread_and_held_out_first(ingested: Path) -> None:
-    images_BHW, sex_B = gate_samples(ingested, LABEL, 10)
+    images_BHW, sex_B = gate_samples(ingested, 10)
     assert images_BHW.shape == (10, SIZE, SIZE)
     assert sex_B.shape == (10,)
     shown = {image.tobytes() for image in images_BHW}
@@ -185,10 +185,10 @@ def test_gate_samples_are_real_spread_and_held_out_first(ingested: Path) -> None
 
 
 def test_gate_samples_are_never_more_than_asked(ingested: Path) -> None:
-    images_BHW, sex_B = gate_samples(ingested, LABEL, 3)
+    images_BHW, sex_B = gate_samples(ingested, 3)
     assert len(images_BHW) == len(sex_B) == 3
 
 
 def test_gate_samples_need_samples(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="holds no samples"):
-        gate_samples(tmp_path, LABEL, 3)
+        gate_samples(tmp_path, 3)
