@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from engine.age_distribution import moments
 from engine.augment import augmented, draw
+from engine.batch import Batch
 from engine.checkpoint import State
-from engine.distill import Batch
 from engine.errors import TrainingError
 from engine.models import AgeNet, Outputs
 from engine.recipe import Recipe
@@ -132,7 +132,7 @@ def _step(lesson: _Lesson, state: State, batch: Batch, *, total_steps: int) -> d
     taught = _taught(lesson.teacher, batch)
     with _precision(recipe.precision, batch.x_B1HW.device):
         outputs = model(batch.x_B1HW, batch.sex_B1)
-    parts = lesson.task.objective(outputs, taught, batch, _weights(recipe))
+    parts = lesson.task.objective(outputs, taught, batch, _weights(recipe, state.step / total_steps))
     state.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(parts["loss"])
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
@@ -146,8 +146,11 @@ def _step(lesson: _Lesson, state: State, batch: Batch, *, total_steps: int) -> d
     return {name: part.detach() for name, part in parts.items()}
 
 
-def _weights(recipe: Recipe) -> Weights:
-    return Weights(kl=recipe.kl_weight, delta_months=recipe.delta_months, terms=recipe.distill)
+def _weights(recipe: Recipe, progress: float) -> Weights:
+    """The weights after a share of all steps; a term without a ramp has its whole weight from the start."""
+    risen = {name: min(progress / share, 1.0) for name, share in recipe.ramps.items() if share > 0}
+    terms = {name: weight * risen.get(name, 1.0) for name, weight in recipe.distill.items()}
+    return Weights(kl=recipe.kl_weight, delta_months=recipe.delta_months, terms=terms)
 
 
 def _taught(teacher: Teacher | None, batch: Batch) -> Outputs | None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from engine.augment import Augmentation
-from engine.distill import TERMS
 from engine.errors import UnknownNameError, UsageError
 from engine.models import require_backbone
+from engine.terms import TERMS
 
 Role = Literal["teacher", "student"]
 Precision = Literal["f32", "bf16"]
@@ -60,6 +60,8 @@ class Recipe:
     """sd of the Gaussian soft label."""
     distill: dict[str, float] = field(default_factory=dict)
     """Weight by term name; empty trains without a teacher."""
+    ramps: dict[str, float] = field(default_factory=dict)
+    """By term name, the share of all steps over which its weight rises from 0; terms not named start whole."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
@@ -69,12 +71,13 @@ class Recipe:
             ("role", self.role, get_args(Role)),
             ("precision", self.precision, get_args(Precision)),
             ("teacher_precision", self.teacher_precision, get_args(Precision)),
-            *(("distillation term", term, TERMS) for term in self.distill),
+            *(("distillation term", term, TERMS) for term in (*self.distill, *self.ramps)),
         ):
             if name not in known:
                 raise UnknownNameError(kind, name, known)
         numbers = {name: (getattr(self, name), *limits) for name, limits in _RANGES.items()}
         numbers |= {f"distill.{name}": (weight, 0.0, math.inf) for name, weight in self.distill.items()}
+        numbers |= {f"ramps.{name}": (share, 0.0, 1.0) for name, share in self.ramps.items()}
         for name, (value, low, high) in numbers.items():
             if not (math.isfinite(value) and low <= value <= high):
                 above = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
@@ -112,11 +115,11 @@ def _change(facts: dict[str, Any], key: str, value: str) -> None:
     head, _, tail = key.partition(".")
     if key == "distill" and value == "none":
         facts["distill"] = {}
-    elif head == "distill" and tail:
-        facts["distill"][tail] = _converted(value, float, key)
+    elif head in ("distill", "ramps") and tail:
+        facts[head][tail] = _converted(value, float, key)
     elif head == "augmentation" and tail in facts["augmentation"]:
         facts["augmentation"][tail] = _converted(value, float, key)
-    elif key in ("augmentation", "distill"):
+    elif key in ("augmentation", "distill", "ramps"):
         raise UsageError(
             f"change one part of {key} at a time, {key}.NAME=NUMBER; distill=none drops all terms"
         )
@@ -125,7 +128,7 @@ def _change(facts: dict[str, Any], key: str, value: str) -> None:
         facts[key] = _converted(value, hint if hint in (int, float) else str, key)
     else:
         parts = [f"augmentation.{name}" for name in facts["augmentation"]]
-        parts += [f"distill.{name}" for name in TERMS]
+        parts += [f"{part}.{name}" for part in ("distill", "ramps") for name in TERMS]
         raise UnknownNameError("recipe key", key, [*facts, *parts])
 
 

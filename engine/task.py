@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from engine.age_distribution import joint_loss
-from engine.distill import Batch, distillation
+from engine.batch import Batch
+from engine.distill import distillation
 from engine.instance import InputRule
 from engine.models import Outputs
 

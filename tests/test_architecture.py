@@ -17,11 +17,21 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"schema"}),
     frozenset(
-        {"age_distribution", "augment", "dicom", "geometry", "labels", "manifest", "metrics", "sources"}
+        {
+            "age_distribution",
+            "augment",
+            "batch",
+            "dicom",
+            "geometry",
+            "labels",
+            "manifest",
+            "metrics",
+            "sources",
+        }
     ),
     frozenset({"archive", "books", "models", "preprocess"}),
-    frozenset({"convert", "distill", "instance", "phantom", "run"}),
-    frozenset({"bundle", "recipe", "shard", "task"}),
+    frozenset({"convert", "instance", "phantom", "run", "terms"}),
+    frozenset({"bundle", "distill", "recipe", "shard", "task"}),
     frozenset({"checkpoint", "predict", "tasks"}),
     frozenset({"samples"}),
     frozenset({"fit"}),

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.augment import Augmentation
+from engine.batch import Batch
 from engine.checkpoint import State, load_state, new_state, save_state
-from engine.distill import Batch
 from engine.errors import TrainingError
 from engine.fit import Log, Teacher, World, epochs, learning_rate, predict
 from engine.models import AgeNet, ModelFacts, Outputs, frozen, load_model, save_weights
@@ -24,6 +24,7 @@ from engine.run import append_metrics, epochs_logged, forget_after, read_metrics
 from engine.samples import TrainingSet
 from engine.task import Task, Weights
 from engine.tasks import task_named
+from engine.terms import TERMS
 from tests.training_fixture import BACKBONE, disc_set, tiny_recipe
 
 torch.set_num_threads(1)
@@ -31,7 +32,7 @@ torch.set_num_threads(1)
 TASK = task_named("hand-age")
 CPU = torch.device("cpu")
 GENTLE = Augmentation(rotation_deg=10, scale=0, shift=0.02, gamma=0.1, contrast=0.1)
-ALL_TERMS = {"kd": 0.2, "age_kl": 1.0, "reg": 1.0, "hint": 1.0, "gradcam": 1.0}
+ALL_TERMS = {name: 0.2 if name == "kd" else 1.0 for name in TERMS}
 
 
 @pytest.fixture(scope="module")
@@ -292,3 +293,15 @@ def test_a_run_that_has_not_finished_gives_no_facts(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"status": "running"}')
     with pytest.raises(TrainingError, match="has not finished"):
         read_run(tmp_path)
+
+
+def test_a_ramp_weighs_a_term_by_the_share_of_steps_done(discs: TrainingSet) -> None:
+    teacher = teacher_net()
+    recipe = tiny_recipe(
+        role="student", epochs=4, distill={"kd": 2.0, "age_kl": 3.0}, ramps={"kd": 0.5}, augmentation=GENTLE
+    )
+    logs = trained(recipe, discs, started(recipe, teacher), teacher)
+    shares = [log["term/kd/weighted"] / log["term/kd/raw"] / 2.0 for log in logs]
+    assert 0.0 < shares[0] < 0.5 < shares[1] < 1.0
+    assert shares[2:] == pytest.approx([1.0, 1.0])
+    assert all(log["term/age_kl/weighted"] == pytest.approx(3 * log["term/age_kl/raw"]) for log in logs)

@@ -60,6 +60,14 @@ def test_terms_can_be_weighed_and_dropped() -> None:
     assert with_changes(student, ["distill=none", "distill.gradcam=1"]).distill == {"gradcam": 1.0}
 
 
+def test_a_term_can_rise_over_a_share_of_the_training() -> None:
+    changed = with_changes(recipe_named("hand-student"), ["ramps.gradcam=0.25"])
+    assert changed.ramps == {"gradcam": 0.25}
+    assert recipe_from_facts(changed.facts()) == changed
+    with pytest.raises(UsageError, match="ramps.kd must be a finite number, in 0..1"):
+        with_changes(changed, ["ramps.kd=1.5"])
+
+
 def test_spaces_around_the_sign_do_no_harm() -> None:
     assert with_changes(tiny_recipe(), [" epochs = 4 "]).epochs == 4
 

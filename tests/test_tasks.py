@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from engine.age_distribution import NUM_BINS, expectation, joint_loss
-from engine.distill import TERMS, Batch
+from engine.batch import Batch
 from engine.errors import UnknownNameError
 from engine.instance import rule_from_facts
 from engine.models import AgeNet, ModelFacts, Outputs
 from engine.task import Weights
 from engine.tasks import TASKS, task_named
+from engine.terms import TERMS
 from tests.training_fixture import BACKBONE
 
 torch.set_num_threads(1)

@@ -20,7 +20,7 @@ import torch
 from ray.train import WorkerGroupError
 
 from engine.augment import Augmentation
-from engine.distill import TERMS
+from engine.terms import TERMS
 from engine.errors import TrainingError
 from engine.evaluation import EVALUATION_NAME, evaluate
 from engine.manifest import write_json

@@ -1,0 +1,34 @@
+"""Distillation terms: each a function of student and teacher outputs, and the TERMS table.
+
+A term takes (student, teacher, batch) and gives a scalar that is smallest when the student equals the
+teacher; no gradient flows into the teacher. All compute in float32 whatever the precision of the trunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from engine.batch import Batch
+from engine.models import Outputs
+from engine.terms.feature import at, hint, rkd
+from engine.terms.maps import cat, gradcam
+from engine.terms.response import age_kl, dist, dkd, emd2, kd, kd_std, reg
+
+Term = Callable[[Outputs, Outputs, Batch], Tensor]
+
+TERMS: dict[str, Term] = {
+    "kd": kd,
+    "kd_std": kd_std,
+    "dkd": dkd,
+    "dist": dist,
+    "age_kl": age_kl,
+    "emd2": emd2,
+    "reg": reg,
+    "hint": hint,
+    "at": at,
+    "rkd": rkd,
+    "gradcam": gradcam,
+    "cat": cat,
+}
