@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from engine.schema import tensor_values
 SPLITS = ("train", "val", "test")
 _VAL_PERCENT, _TEST_PERCENT = 10, 15
 _IMAGES_NAME = "images.u8"
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,27 @@ def open_training_set(folder: Path, cache: Path, label: str) -> TrainingSet:
         patient_sex_N=np.array([sex or "" for sex in patient_sex]),
         splits_N=splits,
     )
+
+
+def refuse_twins(data: TrainingSet) -> None:
+    """Refuse a set where the same pixels lie in two splits, under whatever name; reads every image once.
+
+    Flat images say nothing and are passed over.
+
+    Raises:
+        TrainingError: an image of one split is in another.
+    """
+    split_of: dict[bytes, str] = {}
+    twins = 0
+    for image_HW, split in zip(data.images_NHW, data.splits_N.tolist(), strict=True):
+        if image_HW.min() < image_HW.max():
+            digest = hashlib.blake2b(np.ascontiguousarray(image_HW), digest_size=_DIGEST_BYTES).digest()
+            twins += split_of.setdefault(digest, split) != split
+    if twins:
+        raise TrainingError(
+            f"{twins} image(s) lie in two splits, pixel for pixel: the held-out error would be a lie; "
+            "mend the label table's split, or remove the copies from the archive"
+        )
 
 
 def splits_by_patient(patients_N: NDArray[Any], given: list[str | None]) -> NDArray[Any]:

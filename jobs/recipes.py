@@ -45,7 +45,7 @@ def hand_student() -> Recipe:
         task="hand-age",
         role="student",
         backbone="mobilenetv3_small_100",
-        epochs=20,
+        epochs=40,
         learning_rate=2e-3,
         weight_decay=0.02,
         augmentation=MILD,

@@ -18,7 +18,7 @@ from engine.errors import TrainingError, UsageError
 from engine.manifest import code_version, read_json, sha256_of_file, write_json
 from engine.recipe import Recipe, with_changes
 from engine.run import RUN_NAME, WEIGHTS_NAME, epochs_logged, read_metrics, read_run
-from engine.samples import data_facts, open_training_set, pack_images
+from engine.samples import data_facts, open_training_set, pack_images, refuse_twins
 from engine.tasks import task_named
 from jobs.cluster_session import start_ray
 from jobs.console import finish, progress
@@ -71,12 +71,13 @@ def run_training(
     recipe: Recipe, data: Path, out: Path, *, teacher: Path | None, workers: int, gpu: bool
 ) -> dict[str, Any]:
     """Train or continue a run whose lease is held, evaluate it, and return its facts."""
-    facts = _begin(recipe, data, out, teacher)
+    facts = _facts(recipe, data, out, teacher)
     if facts["status"] == "done":
         return facts
     label = task_named(recipe.task).label
     pack_images(data, out / "cache", label)
-    open_training_set(data, out / "cache", label)  # refuse what cannot be trained on before Ray starts
+    refuse_twins(open_training_set(data, out / "cache", label))  # what cannot be trained on ends here
+    write_json(out / RUN_NAME, facts)
     from engine.train import Workers, train_on_ray
 
     start_ray()
@@ -91,7 +92,7 @@ def run_training(
     return facts
 
 
-def _begin(recipe: Recipe, data: Path, out: Path, teacher: Path | None) -> dict[str, Any]:
+def _facts(recipe: Recipe, data: Path, out: Path, teacher: Path | None) -> dict[str, Any]:
     """Facts of a new run, or of the one that is continued."""
     path = out / RUN_NAME
     started = {
@@ -110,9 +111,7 @@ def _begin(recipe: Recipe, data: Path, out: Path, teacher: Path | None) -> dict[
             if earlier.get(name) != value:
                 raise TrainingError(f"{out} was begun with another {name}: choose another --out")
         return earlier
-    facts = {**started, "code_version": code_version(), "status": "running", "seconds": 0.0}
-    write_json(path, facts)
-    return facts
+    return {**started, "code_version": code_version(), "status": "running", "seconds": 0.0}
 
 
 def _teacher_facts(teacher: Path | None) -> dict[str, Any] | None:

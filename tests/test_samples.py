@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from engine.samples import (
     gate_samples,
     open_training_set,
     pack_images,
+    refuse_twins,
     splits_by_patient,
 )
-from tests.training_fixture import LABEL, SIZE, Made, disc, write_ingest
+from tests.training_fixture import LABEL, SIZE, Made, disc, disc_set, write_ingest
 
 PATIENTS = 40
 
@@ -192,3 +194,18 @@ def test_gate_samples_are_never_more_than_asked(ingested: Path) -> None:
 def test_gate_samples_need_samples(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="holds no samples"):
         gate_samples(tmp_path, 3)
+
+
+def test_the_same_pixels_in_two_splits_are_refused() -> None:
+    data = disc_set(20)
+    images = data.images_NHW.copy()
+    images[:, 0, 0] = np.arange(20)  # discs of nearly the same age have the same pixels
+    refuse_twins(replace(data, images_NHW=images))
+    train, test = data.index_of("train")[0], data.index_of("test")[0]
+    images[test] = images[train]
+    with pytest.raises(TrainingError, match=r"1 image\(s\) lie in two splits"):
+        refuse_twins(replace(data, images_NHW=images))
+    images[[train, test]] = 0  # two black films are no leak
+    refuse_twins(replace(data, images_NHW=images))
+    images[data.index_of("train")[1]] = images[data.index_of("train")[2]]  # nor is a copy within a split
+    refuse_twins(replace(data, images_NHW=images))
