@@ -117,6 +117,7 @@ def images_per_second(predictor: Predictor, images_BHW: NDArray[np.uint8], *, se
 def card(facts: dict[str, Any]) -> str:
     """The model card, Markdown."""
     evaluation, data = facts["evaluation"], facts["data"]
+    fidelity = evaluation.get("fidelity")
     terms = facts["distill"] if facts["distill"] != "none" else {}
     return "\n".join(
         [
@@ -124,7 +125,8 @@ def card(facts: dict[str, Any]) -> str:
             "",
             "Research use only. Not a medical device; not for diagnosis.",
             "",
-            f"- Role: {facts['role']}, {facts['parameters']:,} parameters, engine {facts['engine']}",
+            f"- Role: {facts['role']}, {facts['parameters']:,} parameters, "
+            f"{facts['gigaflops']:g} GFLOP an image, engine {facts['engine']}",
             f"- Input: {facts['task']['rule']['view']['size_HW']} pixels, sex; steps "
             f"{', '.join(facts['task']['rule']['view']['steps'])}",
             f"- Distilled: {', '.join(f'{k} x {v:g}' for k, v in terms.items()) or 'no'}",
@@ -132,6 +134,11 @@ def card(facts: dict[str, Any]) -> str:
             f"{evaluation['mae_months']:.2f} months (95 % interval {evaluation['mae_low']:.2f} to "
             f"{evaluation['mae_high']:.2f}, patients resampled); predicting the mean: "
             f"{evaluation['mean_predictor_mae']:.1f}",
+            *(_subgroup_line(group) for group in evaluation["subgroups"]),
+            f"- From its teacher: {fidelity['mae_months']:.2f} months on average, at most "
+            f"{fidelity['p95_months']:.1f} in 95 % of instances"
+            if fidelity
+            else "- From its teacher: it had none",
             f"- Data: {data['counts']['samples']} samples, digest {data['sha256'][:16]}",
             f"- Parity with torch on {facts['parity']['instances']} real samples: "
             f"{facts['parity']['max_abs_months']:.2g} months at most",
@@ -142,6 +149,12 @@ def card(facts: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _subgroup_line(group: dict[str, Any]) -> str:
+    low, high = group["mae_low"], group["mae_high"]
+    interval = f" ({low:.2f} to {high:.2f})" if low is not None else ""
+    return f"  - {group['group']}: {group['mae_months']:.2f}{interval}, {group['instances']} instances"
 
 
 def _parity(
@@ -178,7 +191,10 @@ def _facts(
     with torch.inference_mode():
         attention = Deployed(net).eval()(torch.zeros(1, 1, *size), torch.zeros(1, 1))[2]
     task = {**task_named(run["task"]).facts(), "rule": run["data"]["rule"]}
-    kept = ("role", "backbone", "distill", "model", "parameters", "evaluation", "data", "recipe", "teacher")
+    kept = (
+        "role", "backbone", "distill", "model", "parameters", "gigaflops", "evaluation", "data", "recipe",
+        "teacher",
+    )  # fmt: skip
     return {
         "format": 1,
         "research_use_only": True,

@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 LIMIT_SD = 1.96
 """Limits of agreement lie this many standard deviations from the bias (Bland and Altman 1986)."""
 CONFIDENCE = 0.95
+AGE_EDGES_YEARS = (0, 5, 10, 15)
+"""Where the age bands of tables begin; the last is open."""
 _BLOCK_ELEMENTS = 1 << 21
 """Patients drawn at once; keeps the index block at 16 MiB whatever the size of the cohort."""
 

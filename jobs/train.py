@@ -137,22 +137,25 @@ def _weights_digest(path: str) -> str | None:
 def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> dict[str, Any]:
     import torch
 
-    from engine.evaluation import evaluate, images_per_second
-    from engine.models import AgeNet, ModelFacts, load_model, num_parameters
+    from engine.evaluation import evaluate, gigaflops, images_per_second
+    from engine.models import ModelFacts, load_model, num_parameters
+    from engine.run import load_net
 
     torch.set_num_threads(os.cpu_count() or 1)
     model = ModelFacts(backbone=facts["backbone"]).facts()
-    net: AgeNet = load_model(model, out / WEIGHTS_NAME)
+    net = load_model(model, out / WEIGHTS_NAME)
     samples = open_training_set(data, out / "cache", task_named(facts["task"]).label)
-    size = samples.images_NHW.shape[1:]
+    size_HW = (samples.images_NHW.shape[1], samples.images_NHW.shape[2])
+    teacher = load_net(Path(facts["teacher"]["run"])) if facts["teacher"] else None
     return {
         **facts,
         "status": "done",
         "model": model,
         "parameters": num_parameters(net),
         "seconds": round(seconds, 1),
-        "evaluation": evaluate(net, samples, out),
-        "speed": {"images_per_second_eager": round(images_per_second(net, (size[0], size[1])), 1)},
+        "gigaflops": round(gigaflops(net, size_HW), 4),
+        "evaluation": evaluate(net, samples, out, teacher=teacher),
+        "speed": {"images_per_second_eager": round(images_per_second(net, size_HW), 1)},
     }
 
 

@@ -20,14 +20,14 @@ import torch
 from ray.train import WorkerGroupError
 
 from engine.augment import Augmentation
-from engine.terms import TERMS
 from engine.errors import TrainingError
-from engine.evaluation import EVALUATION_NAME, evaluate
+from engine.evaluation import EVALUATION_NAME, evaluate, gigaflops
 from engine.manifest import write_json
 from engine.models import AgeNet, ModelFacts, load_model, save_weights
 from engine.recipe import Recipe
 from engine.run import RUN_NAME, WEIGHTS_NAME, read_metrics
 from engine.samples import open_training_set, pack_images
+from engine.terms import TERMS
 from engine.train import Workers, train_on_ray
 from tests.training_fixture import BACKBONE, LABEL, Made, tiny_recipe, write_ingest
 
@@ -152,6 +152,39 @@ def test_the_averaged_network_is_left_and_can_be_judged(resumed: Resumed, data: 
     assert table["truth_months"].to_pylist() == [10.0 + 2 * index for index in range(0, 100, 5)]
     errors = np.abs(table["predicted_months"].to_numpy() - table["truth_months"].to_numpy())
     assert facts["mae_months"] == pytest.approx(errors.mean(), rel=1e-5)
+    assert "fidelity" not in facts
+    by_sex = [group for group in facts["subgroups"] if "years" not in group["group"]]
+    by_age = [group for group in facts["subgroups"] if "years" in group["group"]]
+    assert [group["group"] for group in by_age] == ["0 to under 5 years", "5 to under 10 years",
+                                                    "10 to under 15 years", "15 years and over"]  # fmt: skip
+    for groups in (by_sex, by_age):
+        assert sum(group["instances"] for group in groups) == 20
+        total = sum(group["mae_months"] * group["instances"] for group in groups)
+        assert total / 20 == pytest.approx(facts["mae_months"], rel=1e-5)
+
+
+def test_a_network_is_wholly_faithful_to_itself_and_less_to_another(
+    resumed: Resumed, data: Path, tmp_path: Path
+) -> None:
+    net = load_model({"backbone": BACKBONE}, resumed.run / WEIGHTS_NAME)
+    samples = open_training_set(data, resumed.run / "cache", LABEL)
+    assert evaluate(net, samples, tmp_path, teacher=net)["fidelity"] == {"mae_months": 0, "p95_months": 0}
+    other = evaluate(net, samples, tmp_path, teacher=AgeNet(ModelFacts(backbone=BACKBONE)))["fidelity"]
+    assert 0 < other["mae_months"] <= other["p95_months"]
+
+
+def test_flops_are_those_of_the_convolutions() -> None:
+    class OneConvolution(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolve = torch.nn.Conv2d(1, 8, 3, padding=1)
+
+        def forward(self, x_B1HW: torch.Tensor, sex_B1: torch.Tensor) -> torch.Tensor:
+            mapped: torch.Tensor = self.convolve(x_B1HW)
+            return mapped
+
+    one: Any = OneConvolution()
+    assert gigaflops(one, (10, 20)) == pytest.approx(2 * 200 * 8 * 9 / 1e9)
 
 
 class _Failing:

@@ -14,11 +14,10 @@ import numpy as np
 import polars as pl
 
 from engine import metrics
-from engine.metrics import Floats, Interval, PairedDifference, Statistic
+from engine.metrics import AGE_EDGES_YEARS, Floats, Interval, PairedDifference, Statistic
 from engine.report.folders import HELD_OUT, SEXES, RunFolder, Truth
 
 WITHIN_MONTHS = (6, 12, 24)
-AGE_EDGES_YEARS = (0, 5, 10, 15)
 FEW = 20
 """Below this many instances a group is marked: its figures may be chance."""
 _QUARTERS_FROM = 40
