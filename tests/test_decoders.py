@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.data import get_testdata_file
 
 from engine.dicom import decoders
@@ -38,16 +41,31 @@ from tests.dicom_fixture import (
     data_set_of,
     deflated,
     image,
+    meta,
     picture,
     rle_frame,
 )
 
 Array = NDArray[Any]
 LOSSLESS_ANY, JPEG_LS_NEAR, JPEG_2000_LOSSY = (f"1.2.840.10008.1.2.4.{last}" for last in (57, 81, 91))
+SPECTRAL, PROGRESSIVE = (f"1.2.840.10008.1.2.4.{last}" for last in (53, 55))
+HTJ2K, HTJ2K_RPCL, HTJ2K_ANY = (f"1.2.840.10008.1.2.4.{last}" for last in (201, 202, 203))
+ENCAPSULATED, DEFLATED_FRAME = "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1"
 
 
 def jpeg_2000(stored_HW: Array, bits: int, **options: Any) -> bytes:
     return bytes(imagecodecs.jpeg2k_encode(stored_HW, bitspersample=bits, **options))
+
+
+def progressive(stored: Array) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(stored).save(stream, "JPEG", quality=98, progressive=True)
+    return stream.getvalue()
+
+
+def deflated_frame(stored: Array) -> bytes:
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return deflater.compress(stored.tobytes()) + deflater.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +92,13 @@ def own(syntax: str, bits: int, encode: Callable[[Array], bytes] | None, toleran
 
 def own_deflated() -> tuple[bytes, Array]:
     return deflated(data_set_of(image(picture()))), picture()
+
+
+def own_deflated_frame() -> tuple[bytes, Array]:
+    """pydicom does not write the syntax, so the file meta group is ours."""
+    stored_HW = picture()
+    data_set = data_set_of(image(stored_HW, frame=deflated_frame(stored_HW), syntax=ENCAPSULATED))
+    return meta(DEFLATED_FRAME) + data_set, stored_HW
 
 
 def pixels_of(name: str) -> Array:
@@ -113,6 +138,15 @@ CASES = [
     ),
     own(JPEG_2000, 12, lambda s: jpeg_2000(s, 12, codecformat="JP2", reversible=True, level=0)),
     own(JPEG_2000_LOSSY, 12, lambda s: jpeg_2000(s, 12, codecformat="J2K", level=60), 64),
+    *(own(syntax, 8, progressive, 4) for syntax in (SPECTRAL, PROGRESSIVE)),
+    *(
+        own(syntax, bits, lambda stored: imagecodecs.htj2k_encode(stored, reversible=True))
+        for syntax in (HTJ2K, HTJ2K_RPCL, HTJ2K_ANY)
+        for bits in (8, 12, 16)
+    ),
+    own(HTJ2K_ANY, 8, lambda stored: imagecodecs.htj2k_encode(stored, level=1 / 256, reversible=False), 4),
+    own(ENCAPSULATED, 12, lambda stored: stored.tobytes()),
+    Case("own 12 bits", DEFLATED_FRAME, own_deflated_frame),
     shipped("MR_small.dcm", EXPLICIT),
     shipped("MR_small_padded.dcm", EXPLICIT, "MR_small.dcm"),
     shipped("MR_small_implicit.dcm", IMPLICIT, "MR_small.dcm"),
@@ -243,7 +277,8 @@ def huge(syntax: str) -> bytes:
     """The stream, asking for 60,000 x 60,000."""
     stream, side = streams()[syntax], 60_000
     if syntax == JPEG_2000:
-        return changed(stream, 8, struct.pack(">II", side, side))
+        whole = changed(stream, 8, struct.pack(">II", side, side))
+        return changed(whole, 24, struct.pack(">II", side, side))  # in one tile
     marker = {JPEG_12: b"\xff\xc1", LOSSLESS: b"\xff\xc3", JPEG_LS: b"\xff\xf7"}[syntax]
     return changed(stream, stream.index(marker) + 5, struct.pack(">HH", side, side))
 
@@ -292,7 +327,7 @@ def test_rle_padding_may_be_any_byte(padding: bytes) -> None:
     assert np.array_equal(values, picture())
 
 
-@pytest.mark.parametrize("bits", [0, 1, 9, 24, 64, -8, 1 << 20])
+@pytest.mark.parametrize("bits", [0, 2, 9, 24, 64, -8, 1 << 20])
 def test_odd_containers_are_refused(bits: int) -> None:
     facts = FrameFacts(rows=1, columns=1, bits_allocated=bits, is_little_endian=True)
     for syntax in DECODERS:
