@@ -12,7 +12,10 @@
     │   ├── UnsupportedSyntaxError   ORY-I06
     │   ├── NoPixelDataError         ORY-I07
     │   ├── PixelDecodeError         ORY-I08
-    │   └── SourceReadError          ORY-I09
+    │   ├── SourceReadError          ORY-I09
+    │   ├── DecoderCrashError        ORY-I10
+    │   ├── DecoderTimeoutError      ORY-I11
+    │   └── DecoderMemoryError       ORY-I12
     ├── FilteredError                ORY-F00   sound, but not for this task; becomes one filtered row
     │   ├── SopClassFilteredError    ORY-F01
     │   ├── NotGrayscaleError        ORY-F02
@@ -25,6 +28,7 @@
     │   └── ParityError              ORY-X02   the compiled student departs from the torch student
     ├── BundleError                  ORY-B01   a model bundle is incomplete or was changed
     ├── MissingDependencyError       ORY-D01   an optional package is absent; says what to install
+    ├── IsolationError               ORY-P01   the process that decodes cannot be started or kept alive
     ├── StorageError                 ORY-S01   the disk refused: full, read-only, or broken
     └── LeaseHeldError               ORY-R01   another run holds the output folder (exit 75)
 
@@ -75,6 +79,8 @@ class InstanceError(EngineError):
 
     code = "ORY-I00"
     reason: ClassVar[str] = "unusable"
+    content_sha256: str | None = None
+    """Of the file's bytes, where they were read."""
 
 
 class EmptyFileError(InstanceError):
@@ -140,11 +146,34 @@ class SourceReadError(InstanceError):
     reason = "source_read"
 
 
+class DecoderCrashError(InstanceError):
+    """The process that read and decoded the file ended; a fresh one went on with the next file."""
+
+    code = "ORY-I10"
+    reason = "decoder_crash"
+
+
+class DecoderTimeoutError(InstanceError):
+    """Reading and decoding took longer than the deadline, and was stopped."""
+
+    code = "ORY-I11"
+    reason = "decoder_timeout"
+
+
+class DecoderMemoryError(InstanceError):
+    """Reading and decoding asked for more memory than its bound."""
+
+    code = "ORY-I12"
+    reason = "decoder_memory"
+
+
 class FilteredError(EngineError):
     """One sound input is not for this task. ``reason`` is the value of the filtered table's reason column."""
 
     code = "ORY-F00"
     reason: ClassVar[str] = "filtered"
+    content_sha256: str | None = None
+    """Of the file's bytes."""
 
 
 class SopClassFilteredError(FilteredError):
@@ -215,6 +244,12 @@ class MissingDependencyError(EngineError):
     """An optional package is absent."""
 
     code = "ORY-D01"
+
+
+class IsolationError(EngineError):
+    """The process that reads and decodes cannot be started, or ends before it has a file in hand."""
+
+    code = "ORY-P01"
 
 
 class StorageError(EngineError):

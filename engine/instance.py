@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dicom import header as elements
+from engine.dicom.functional import of_frame
 from engine.dicom.guard import Limits, parse
-from engine.dicom.pixels import display_values
-from engine.errors import HeaderError, MultiFrameError, NotGrayscaleError, SopClassFilteredError
+from engine.dicom.pixels import read_frame
+from engine.errors import MultiFrameError, SopClassFilteredError
 from engine.geometry import Geometry
 from engine.manifest import sha256_of_bytes
-from engine.preprocess import View, apply, view_from_facts
+from engine.preprocess import Picture, View, apply_to_picture, least_HW, view_from_facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +55,16 @@ def prepare(data: bytes, rule: InputRule, salt: bytes, limits: Limits | None = N
     """
     caps = limits or Limits()
     data_set = parse(data, elements.TAGS, caps)
-    columns = elements.columns(data_set.header, data_set.transfer_syntax_uid, salt)
+    header = of_frame(data_set.header, 0)
+    columns = elements.columns(header, data_set.transfer_syntax_uid, salt)
     if columns["sop_class_uid"] not in rule.sop_classes:
         raise SopClassFilteredError(f"SOP class {columns['sop_class_uid']} is not one this task takes")
-    photometric = columns["photometric_interpretation"]
-    if photometric is None:
-        raise HeaderError("PhotometricInterpretation is missing")
-    if (
-        not photometric.startswith("MONOCHROME")
-        or elements.integer(data_set.header, "SamplesPerPixel", 1) != 1
-    ):
-        raise NotGrayscaleError("colour pixels: this is no radiograph")
-    if elements.integer(data_set.header, "NumberOfFrames", 1) > 1:
+    if elements.integer(header, "NumberOfFrames", 1) > 1:
         raise MultiFrameError("several frames: this task takes single projection images")
-    image_HW, geometry = apply(display_values(data_set, caps), rule.view)
+    original_HW = (max(columns["rows"], 1), max(columns["columns"], 1))
+    frame = read_frame(data_set, caps, least_HW=least_HW(rule.view, original_HW))
+    picture = Picture(frame.values_HW, frame.gain, frame.offset, frame.original_HW, frame.reduction)
+    image_HW, geometry = apply_to_picture(picture, rule.view)
     return Instance(
         columns=columns, image_HW=image_HW, geometry=geometry, content_sha256=sha256_of_bytes(data)
     )

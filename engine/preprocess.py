@@ -51,11 +51,57 @@ def view_from_facts(facts: Mapping[str, Any]) -> View:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One frame on its way to a view: clip(``gain`` * ``values_HW`` + ``offset``, 0, 1) are display values.
+
+    It may have been decoded at 1 / ``reduction`` of ``original_HW`` (rows, columns); a pixel is then the
+    mean of ``reduction`` x ``reduction`` original ones, and the last row and column may reach beyond them.
+    """
+
+    values_HW: NDArray[Any]
+    gain: float
+    offset: float
+    original_HW: tuple[int, int]
+    reduction: int = 1
+
+    def shaded(self, values_HW: NDArray[Any]) -> Image:
+        """Display values of ``values_HW``, which may be means of this picture's values."""
+        shown = values_HW.astype(np.float32) * np.float32(self.gain) + np.float32(self.offset)
+        clipped: Image = np.clip(shown, 0.0, 1.0)
+        return clipped
+
+
+def least_HW(view: View, original_HW: tuple[int, int]) -> tuple[int, int] | None:
+    """The least resolution (rows, columns) of an original that the view can be made from; None: all of it."""
+    return fitted_HW(view, original_HW) if view.steps[:1] == (FITS,) else None
+
+
+def apply_to_picture(picture: Picture, view: View) -> tuple[NDArray[np.uint8], Geometry]:
+    """A picture to the view's uint8 image, with the map from its original pixels to the view's.
+
+    Where the first step resizes, the few pixels after it are mapped to display values instead of all
+    before it.
+    """
+    if view.steps[:1] == (FITS,):
+        small = picture.shaded(_fitted(picture, view))
+        canvas, moved = _centred(small, picture.original_HW, view)
+        return _finished(canvas, moved, view, view.steps[1:])
+    if picture.reduction > 1:
+        raise ValueError("a view whose first step does not resize needs a picture at full resolution")
+    return apply(picture.shaded(picture.values_HW), view)
+
+
 def apply(image_HW: Image, view: View) -> tuple[NDArray[np.uint8], Geometry]:
     """Display values in [0, 1] to the view's uint8 image, with the map between the two grids."""
     shape = (image_HW.shape[0], image_HW.shape[1])
-    image, mapped = image_HW, geometry.identity(shape)
-    for name in view.steps:
+    return _finished(image_HW, geometry.identity(shape), view, view.steps)
+
+
+def _finished(
+    image: Image, mapped: Geometry, view: View, steps: tuple[str, ...]
+) -> tuple[NDArray[np.uint8], Geometry]:
+    for name in steps:
         image, moved = STEPS[name](image, view)
         mapped = mapped.then(moved)
     return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8), mapped
@@ -63,17 +109,42 @@ def apply(image_HW: Image, view: View) -> tuple[NDArray[np.uint8], Geometry]:
 
 def resize_pad(image_HW: Image, view: View) -> tuple[Image, Geometry]:
     """Resize by area so that the image fits the view with its aspect kept; centre it on black."""
-    rows, columns = image_HW.shape
+    shape = (image_HW.shape[0], image_HW.shape[1])
+    return _centred(_fitted(Picture(image_HW, 1.0, 0.0, shape), view), shape, view)
+
+
+def fitted_HW(view: View, original_HW: tuple[int, int]) -> tuple[int, int]:
+    """Size (rows, columns) of an original that fits the view with its aspect kept."""
+    scale = _scale(view, original_HW)
+    return max(round(original_HW[0] * scale), 1), max(round(original_HW[1] * scale), 1)
+
+
+def _scale(view: View, original_HW: tuple[int, int]) -> float:
+    return min(view.size_HW[0] / original_HW[0], view.size_HW[1] / original_HW[1])
+
+
+def _fitted(picture: Picture, view: View) -> NDArray[Any]:
+    """The picture's values on the grid of ``fitted_HW``."""
+    inner = fitted_HW(view, picture.original_HW)
+    is_smaller = _scale(view, picture.original_HW) < 1
+    method = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+    if picture.reduction == 1:
+        return cv2.resize(picture.values_HW, (inner[1], inner[0]), interpolation=method)
+    # A reduced grid may reach beyond the original: the factors are the original's, not those of the two
+    # grids.
+    fy, fx = (inner[axis] * picture.reduction / picture.original_HW[axis] for axis in (0, 1))
+    resized = cv2.resize(picture.values_HW, None, fx=fx, fy=fy, interpolation=method)
+    return resized[: inner[0], : inner[1]]
+
+
+def _centred(small_HW: NDArray[Any], original_HW: tuple[int, int], view: View) -> tuple[Image, Geometry]:
     height, width = view.size_HW
-    scale = min(height / rows, width / columns)
-    inner = (max(round(rows * scale), 1), max(round(columns * scale), 1))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(image_HW, (inner[1], inner[0]), interpolation=method)
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    rows, columns = small_HW.shape
+    top, left = (height - rows) // 2, (width - columns) // 2
     canvas = np.zeros((height, width), np.float32)
-    canvas[top : top + inner[0], left : left + inner[1]] = small
-    moved = geometry.resized((rows, columns), inner)
-    return canvas, moved.then(geometry.padded(inner, view.size_HW, top=top, left=left))
+    canvas[top : top + rows, left : left + columns] = small_HW
+    moved = geometry.resized(original_HW, (rows, columns))
+    return canvas, moved.then(geometry.padded((rows, columns), view.size_HW, top=top, left=left))
 
 
 def stretch(image_HW: Image, view: View) -> tuple[Image, Geometry]:
@@ -89,3 +160,7 @@ def stretch(image_HW: Image, view: View) -> tuple[Image, Geometry]:
 Step = Callable[[Image, View], tuple[Image, Geometry]]
 
 STEPS: dict[str, Step] = {"resize_pad": resize_pad, "stretch": stretch}
+
+FITS = "resize_pad"
+"""The step that takes detail away for good: a view that begins with it needs no more resolution than it
+keeps. A view that begins with any other step (a crop at full detail, percentiles) gets all of it."""

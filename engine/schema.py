@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 HEADER_FIELDS: tuple[pa.Field, ...] = (
     pa.field("sop_instance_uid", pa.string(), nullable=False),
@@ -35,14 +35,23 @@ HEADER_FIELDS: tuple[pa.Field, ...] = (
     pa.field("spacing_row_mm", pa.float64()),
     pa.field("spacing_column_mm", pa.float64()),
     pa.field("spacing_source", pa.string()),
+    pa.field("image_position_patient", pa.list_(pa.float64(), 3)),
+    pa.field("image_orientation_patient", pa.list_(pa.float64(), 6)),
+    pa.field("is_localizer", pa.bool_()),
 )
-"""Whitelisted header columns of one instance; ``spacing_source`` says where the millimetres come from."""
+"""Whitelisted header columns of one instance; ``spacing_source`` says where the millimetres come from.
+
+Position (mm) and orientation (cosines) of the first pixel are those of CT slices, for
+``series.order_slices``.
+"""
 
 _INPUT_FIELDS = (
     pa.field("instance_index", pa.int64(), nullable=False),
     pa.field("path", pa.string(), nullable=False),
     pa.field("shard", pa.int32(), nullable=False),
+    pa.field("version", pa.int32(), nullable=False),
 )
+"""``version`` counts from 1 at each ``path``: a member that changed has a row for each of its contents."""
 
 PLAN = pa.schema([*_INPUT_FIELDS, pa.field("size_bytes", pa.int64(), nullable=False)])
 """One row per input instance, written before any work starts; ``path`` is relative to the source."""
@@ -54,9 +63,23 @@ REJECTS = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
         pa.field("code", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
+        pa.field("content_sha256", pa.string()),
     ]
 )
-"""Filtered and quarantined inputs: one table each, the same columns."""
+"""Filtered and quarantined inputs: one table each, the same columns; no digest where no bytes were read."""
+
+DEIDENTIFIED = pa.schema(
+    [
+        pa.field("instance_index", pa.int64(), nullable=False),
+        pa.field("patient_key", pa.string()),
+        pa.field("study_instance_uid", pa.string()),
+        pa.field("sop_instance_uid", pa.string()),
+        pa.field("burned_in", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""Samples and their de-identified files: the new UIDs; text burned in: yes, no, unknown; else why no file."""
 
 _SAMPLE_FIELDS = (
     *_INPUT_FIELDS,

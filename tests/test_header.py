@@ -40,6 +40,12 @@ def header(**values: Any) -> Dataset:
         ({"PatientBirthDate": "20200101", "StudyDate": "20100101"}, None),
         ({"PatientBirthDate": "2010", "StudyDate": "20200101"}, None),
         ({"PatientAge": "005Y", "PatientBirthDate": "20100101", "StudyDate": "20200101"}, 60.0),
+        ({"PatientAge": "000Y"}, None),
+        ({"PatientAge": "000Y", "PatientBirthDate": "20200101", "StudyDate": "20200401"}, 91 / 30.4375),
+        ({"PatientAge": "000D"}, 0.0),
+        ({"PatientAge": "999Y"}, None),
+        ({"PatientBirthDate": "2010.01.01", "AcquisitionDate": "20200101"}, 3652 / 30.4375),
+        ({"PatientBirthDate": "18000101", "SeriesDate": "20200101"}, None),
     ],
 )
 def test_age_months(values: dict[str, str], months: float | None) -> None:
@@ -66,10 +72,58 @@ def test_age_months(values: dict[str, str], months: float | None) -> None:
             (pytest.approx(0.1), pytest.approx(0.2), "imager_pixel_spacing:magnification"),
         ),
         ({"PixelSpacing": [0, 0.2]}, (None, None, None)),
+        (
+            {"PixelSpacing": [0.2, 0.2], "PixelSpacingCalibrationType": "by Dr. Canary"},
+            (0.2, 0.2, "pixel_spacing:other"),
+        ),
+        (
+            {"PixelSpacing": [0.15, 0.15], "ImagerPixelSpacing": [0.15, 0.15]},
+            (0.15, 0.15, "imager_pixel_spacing:detector_plane"),
+        ),
+        (
+            {
+                "ImagerPixelSpacing": [0.2, 0.2],
+                "DistanceSourceToDetector": 1100,
+                "DistanceSourceToPatient": 1000,
+            },
+            (pytest.approx(0.2 / 1.1), pytest.approx(0.2 / 1.1), "imager_pixel_spacing:magnification"),
+        ),
+        (
+            {"ImagerPixelSpacing": [0.2, 0.2], "EstimatedRadiographicMagnificationFactor": 0.5},
+            (0.2, 0.2, "imager_pixel_spacing:detector_plane"),
+        ),
+        ({"NominalScannedPixelSpacing": [0.1, 0.2]}, (0.1, 0.2, "nominal_scanned_pixel_spacing")),
     ],
 )
 def test_spacing_says_where_it_comes_from(values: dict[str, Any], expected: tuple[Any, ...]) -> None:
     assert elements.spacing(header(**values)) == expected
+
+
+@pytest.mark.parametrize(("stated", "sex"), [("F", "F"), ("m", "M"), ("O ", "O"), ("X", None), ("", None)])
+def test_sex_is_a_term_of_the_standard_or_nothing(stated: str, sex: str | None) -> None:
+    assert elements.sex(header(PatientSex=stated)) == sex
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"ImageLaterality": "L", "Laterality": "R"}, "L"),
+        ({"ImageLaterality": "left", "Laterality": "R"}, "R"),
+        ({"Laterality": "Canary"}, None),
+        ({}, None),
+    ],
+)
+def test_laterality_is_the_images_before_the_series(values: dict[str, str], expected: str | None) -> None:
+    assert elements.laterality(header(**values)) == expected
+
+
+def test_position_and_orientation_are_whole_or_missing() -> None:
+    placed = header(ImagePositionPatient=[1, 2, 3], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    columns = elements.columns(placed, "1.2.840.10008.1.2", SALT)
+    assert columns["image_position_patient"] == [1.0, 2.0, 3.0]
+    assert columns["image_orientation_patient"] is None
+    assert columns["is_localizer"]
+    assert elements.numbers(header(ImagePositionPatient=[1, 2]), "ImagePositionPatient", 3) is None
 
 
 def test_patient_key_is_one_per_patient_and_per_salt() -> None:

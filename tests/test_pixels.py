@@ -13,12 +13,12 @@ from pydicom.tag import Tag
 
 from engine.dicom.guard import DataSet, Limits, parse
 from engine.dicom.header import TAGS
-from engine.dicom.pixels import display_lut, display_values, stored_values
+from engine.dicom.pixels import display_values, read_frame, stored_values
+from engine.dicom.voi import display_lut
 from engine.errors import (
     FilteredError,
     HeaderError,
     InstanceError,
-    MultiFrameError,
     NoPixelDataError,
     NotGrayscaleError,
     OverLimitError,
@@ -39,7 +39,8 @@ from tests.dicom_fixture import (
     written,
 )
 
-WINDOW = {"WindowCenter": 50, "WindowWidth": 100}
+WINDOW: dict[str, Any] = {"WindowCenter": 50, "WindowWidth": 100}
+LUT_DATA = struct.pack("<4H", 200, 300, 300, 600)
 SIGMA_2 = 1 / (1 + math.exp(-2))  # the SIGMOID half a width above the centre
 
 
@@ -175,7 +176,7 @@ def test_display_values_are_the_table_at_every_pixel(shape: tuple[int, int]) -> 
     stored_HW = picture(shape)
     shown_HW = display_values(parsed(image(stored_HW, **WINDOW)), Limits())
     assert shown_HW.dtype == np.float32
-    assert np.array_equal(shown_HW, display_lut(header(**WINDOW))[stored_HW])
+    assert np.abs(shown_HW - display_lut(header(**WINDOW))[stored_HW]).max() < 1e-6
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, BIG_ENDIAN])
@@ -183,26 +184,26 @@ def test_bits_above_the_stored_ones_are_ignored(syntax: str) -> None:
     """Overlays and other things once lay there."""
     stored_HW = np.array([[0, 4095, 819]], np.uint16)
     data = image(stored_HW | 0xA000, syntax=syntax)
-    assert display_values(parsed(data), Limits()).tolist() == [pytest.approx([0, 1, 0.2])]
+    assert display_values(parsed(data), Limits()).tolist() == [pytest.approx([0, 1, 0.2], abs=1e-6)]
 
 
 def test_bits_below_the_stored_ones_are_ignored() -> None:
     """HighBit 15: twelve bits at the upper end of the word."""
     stored_HW = (np.array([[0, 4095, 819]], np.uint16) << 4) | 0x7
     data = image(stored_HW, HighBit=15)
-    assert display_values(parsed(data), Limits()).tolist() == [pytest.approx([0, 1, 0.2])]
+    assert display_values(parsed(data), Limits()).tolist() == [pytest.approx([0, 1, 0.2], abs=1e-6)]
 
 
 def test_thirty_two_allocated_bits_keep_their_upper_half() -> None:
     stored_HW = np.array([[0, 0xFFFF, 0x3333]], np.uint32) << 16
     data = image(stored_HW, BitsStored=16, HighBit=31)
-    assert display_values(parsed(data), Limits()).tolist() == [pytest.approx([0, 1, 0.2])]
+    assert display_values(parsed(data), Limits()).tolist() == [pytest.approx([0, 1, 0.2], abs=1e-6)]
 
 
 def test_signed_values_go_below_zero() -> None:
     stored_HW = np.array([[-2048, 0, 2047]], np.int16)
     data = image(stored_HW, PixelRepresentation=1)
-    assert display_values(parsed(data), Limits()).tolist() == [pytest.approx([0, 2048 / 4095, 1])]
+    assert display_values(parsed(data), Limits()).tolist() == [pytest.approx([0, 2048 / 4095, 1], abs=1e-6)]
 
 
 @pytest.mark.parametrize(
@@ -215,9 +216,13 @@ def test_signed_values_go_below_zero() -> None:
         ({"Rows": 25}, TruncatedError),
         ({"Rows": 65535, "Columns": 65535}, OverLimitError),
         ({"NumberOfFrames": 1 << 30}, OverLimitError),
-        ({"NumberOfFrames": 2}, MultiFrameError),
-        ({"SamplesPerPixel": 3}, NotGrayscaleError),
-        ({"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}, PixelDecodeError),
+        ({"SamplesPerPixel": 3}, HeaderError),
+        ({"PhotometricInterpretation": "RGB"}, HeaderError),
+        ({"PhotometricInterpretation": "PUCE"}, HeaderError),
+        ({"PhotometricInterpretation": None}, HeaderError),
+        ({"PhotometricInterpretation": "CMYK"}, NotGrayscaleError),
+        ({"BitsAllocated": 12, "BitsStored": 12}, PixelDecodeError),
+        ({"BitsStored": 17}, HeaderError),
     ],
 )
 def test_pixels_that_cannot_be_read_are_refused_by_name(
@@ -238,3 +243,87 @@ def test_a_syntax_that_the_pixels_are_not_of(syntax: str, error: type[InstanceEr
 def test_no_pixel_data() -> None:
     with pytest.raises(NoPixelDataError):
         stored_values(parsed(written(header(Rows=1, Columns=1))), Limits())
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 2048, "WindowWidth": 4096}])
+@pytest.mark.parametrize(
+    ("padding", "black"),
+    [
+        ({"PixelPaddingValue": 0}, [0]),
+        ({"PixelPaddingValue": 4095}, [4095]),
+        ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 9}, [0, 5, 9]),
+        ({"PixelPaddingValue": 4095, "PixelPaddingRangeLimit": 4000}, [4000, 4095]),
+    ],
+)
+def test_padding_is_black_whatever_the_polarity(
+    photometric: str, window: dict[str, Any], padding: dict[str, Any], black: list[int]
+) -> None:
+    """And what is no padding keeps its place in the whole range: 0 or 1 at its ends."""
+    lut = display_lut(header(PhotometricInterpretation=photometric, **padding, **window))
+    assert lut[black].tolist() == [0.0] * len(black)
+    kept = np.delete(lut, range(min(black), max(black) + 1))
+    assert sorted([kept[0], kept[-1]]) == pytest.approx([0, 1], abs=3e-2 if window else 1e-6)
+
+
+@pytest.mark.parametrize("stated", [-2000, 63536])
+def test_a_negative_padding_value_may_be_written_unsigned(stated: int) -> None:
+    stored_HW = np.array([[-2000, -1000, 0, 1000]], np.int16)
+    data = image(
+        stored_HW, PixelRepresentation=1, BitsStored=16, HighBit=15, PhotometricInterpretation="MONOCHROME1",
+        WindowCenter=0.5, WindowWidth=2001,
+    )  # fmt: skip
+    tag = Tag("PixelPaddingValue")
+    element = struct.pack(
+        "<HH2sHH", tag.group, tag.element, b"SS" if stated < 0 else b"US", 2, stated & 0xFFFF
+    )
+    at = data.index(struct.pack("<HH2s", 0x0028, 0x1050, b"DS"))
+    shown = display_values(parsed(data[:at] + element + data[at:]), Limits())
+    assert shown.tolist() == [pytest.approx([0, 1, 0.5, 0], abs=1e-6)]
+
+
+@pytest.mark.parametrize("padding", [-5, 70_000, {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}])
+def test_padding_that_no_value_has_or_all_values_have_is_none(padding: Any) -> None:
+    changes = padding if isinstance(padding, dict) else {}
+    data_set = header(**changes)
+    if not changes:
+        data_set.add_new(Tag("PixelPaddingValue"), "SL", padding)
+    assert np.array_equal(display_lut(data_set), display_lut(header()))
+
+
+def test_an_empty_item_of_a_lut_sequence_is_none() -> None:
+    assert display_lut(eight(VOILUTSequence=[item()], ModalityLUTSequence=[item()], **WINDOW))[33] == (
+        pytest.approx(1 / 3)
+    )
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_more_than_sixteen_bits_show_the_range_that_occurs(is_signed: bool) -> None:
+    values = np.array([[-70_000, 0, 70_000]] if is_signed else [[0, 70_000, 140_000]], np.int64)
+    stored_HW = values.astype(np.int32 if is_signed else np.uint32)
+    data = image(stored_HW, BitsStored=32, HighBit=31, PixelRepresentation=int(is_signed))
+    assert display_values(parsed(data), Limits()).tolist() == [[0.0, 0.5, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, WINDOW, {"WindowCenter": 2000, "WindowWidth": 900}, {"PhotometricInterpretation": "MONOCHROME1"},
+        {"RescaleSlope": 0.1, "RescaleIntercept": -7}, {"WindowCenter": 900, "WindowWidth": 2},
+        {"WindowCenter": 2000, "WindowWidth": 900, "VOILUTFunction": "SIGMOID"}, {"PixelPaddingValue": 1000},
+        {"VOILUTSequence": [item(LUTDescriptor=[4, 100, 16], LUTData=LUT_DATA)]},
+    ],
+)  # fmt: skip
+def test_line_and_table_show_the_same(changes: dict[str, Any]) -> None:
+    """A frame is handed on as a line where its table is one; both give the display value of each pixel."""
+    stored_HW = picture((70, 60))
+    data_set = parsed(image(stored_HW, **changes))
+    shown_HW = read_frame(data_set, Limits()).display_values()
+    assert np.abs(shown_HW - display_lut(data_set.header)[stored_HW]).max() < 1e-5
+
+
+def test_float_pixels_are_refused_by_name() -> None:
+    data_set = header(Rows=1, Columns=1, BitsAllocated=32, BitsStored=None, HighBit=None)
+    data_set.add_new(0x7FE00008, "OF", struct.pack("<f", 0.5))
+    with pytest.raises(PixelDecodeError, match="floating-point"):
+        display_values(parsed(written(data_set)), Limits())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.errors import UnknownNameError
-from engine.preprocess import STEPS, View, apply, view_from_facts
+from engine.preprocess import STEPS, Picture, View, apply, apply_to_picture, least_HW, view_from_facts
 
 VIEW = View(size_HW=(32, 48))
 
@@ -75,3 +75,43 @@ def test_facts_round_trip() -> None:
 def test_unknown_step_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'stretch'"):
         View(size_HW=(8, 8), steps=("strech",))
+
+
+@pytest.mark.parametrize("shape", [(301, 203), (64, 64), (20, 10), (1, 999)])
+@pytest.mark.parametrize("steps", [("resize_pad", "stretch"), ("stretch", "resize_pad")])
+def test_a_picture_becomes_what_its_display_values_become(
+    shape: tuple[int, int], steps: tuple[str, ...]
+) -> None:
+    """To map before or after the resize is one, but for rounding."""
+    view = View(size_HW=(32, 48), steps=steps)
+    stored = np.random.default_rng(1).integers(0, 60_000, shape).astype(np.uint16)
+    shown, moved = apply_to_picture(Picture(stored, -1 / 65535, 1.0, shape), view)
+    expected, mapped = apply((1 - stored / 65535).astype(np.float32), view)
+    assert np.abs(shown.astype(int) - expected).max() <= 1
+    assert np.array_equal(moved.matrix_33, mapped.matrix_33)
+
+
+@pytest.mark.parametrize("reduction", [2, 4])
+@pytest.mark.parametrize("shape", [(640, 480), (637, 479), (401, 643)])
+def test_a_reduced_picture_lies_where_the_full_one_does(shape: tuple[int, int], reduction: int) -> None:
+    """A reduced grid may reach beyond the original; the map stays that of the original."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = (0.5 + 0.5 * np.sin(x / 40) * np.cos(y / 50)).astype(np.float32)
+    room = [(0, -side % reduction) for side in shape]
+    tiles = np.pad(image, room, mode="edge")
+    small = tiles.reshape(tiles.shape[0] // reduction, reduction, -1, reduction).mean(axis=(1, 3))
+    view = View(size_HW=(60, 60), steps=("resize_pad",))
+    shown, moved = apply_to_picture(Picture(small, 1.0, 0.0, shape, reduction), view)
+    expected, mapped = apply(image, view)
+    assert np.abs(shown.astype(int) - expected).max() <= 2
+    assert moved.original_HW == shape
+    assert np.array_equal(moved.matrix_33, mapped.matrix_33)
+
+
+def test_the_least_resolution_is_what_the_view_keeps() -> None:
+    assert least_HW(View(size_HW=(100, 100)), (2000, 1000)) == (100, 50)
+    assert least_HW(View(size_HW=(100, 100), steps=("stretch", "resize_pad")), (2000, 1000)) is None
+    with pytest.raises(ValueError, match="full resolution"):
+        apply_to_picture(
+            Picture(picture((4, 4)), 1.0, 0.0, (8, 8), 2), View(size_HW=(4, 4), steps=("stretch",))
+        )

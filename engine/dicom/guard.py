@@ -1,26 +1,36 @@
 """The guarded door: raw bytes to a parsed header and the untouched pixel element.
 
-pydicom never sees a file whole. We find the transfer syntax ourselves, inflate Deflated data under a cap,
-let pydicom parse only whitelisted elements before the pixel data, and check sizes before any allocation.
+pydicom never sees a file whole. We find the transfer syntax ourselves, inflate Deflated data only as far
+as the image needs, walk the header under caps, and let pydicom parse no more than the whitelisted elements.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from struct import error as StructError
+from typing import Literal
 
 import pydicom.config
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag, Tag
 
+from engine.dicom import walk
+from engine.dicom.part10 import (
+    DEFLATED,
+    EXPLICIT_BE,
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    Inflater,
+    Meta,
+    is_little_endian,
+    read_meta,
+)
 from engine.errors import (
     EmptyFileError,
     HeaderError,
@@ -31,26 +41,33 @@ from engine.errors import (
     TruncatedError,
 )
 
+__all__ = [
+    "DEFLATED",
+    "EXPLICIT_BE",
+    "EXPLICIT_LE",
+    "IMPLICIT_LE",
+    "PARSER_ERRORS",
+    "DataSet",
+    "Limits",
+    "parse",
+    "quiet",
+    "require_pixels",
+]
+
 # Values that break a VR's rules are common in archives and harmless to us; the validator's warnings would
 # quote them, and they may be patient data. For the same reason pydicom's own log stays shut.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
-IMPLICIT_LE = "1.2.840.10008.1.2"
-EXPLICIT_LE = "1.2.840.10008.1.2.1"
-EXPLICIT_BE = "1.2.840.10008.1.2.2"
-DEFLATED = "1.2.840.10008.1.2.1.99"
 DICOMDIR = "1.2.840.10008.1.3.10"
 
-PIXEL_TAGS = (Tag(0x7FE00008), Tag(0x7FE00009), Tag(0x7FE00010))
-_PREAMBLE_BYTES, _PREFIX = 128, b"DICM"
-_UNDEFINED = 0xFFFFFFFF
-_LONG_VRS = frozenset(
-    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-)
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_FLOAT_TAGS = frozenset({0x7FE00008, 0x7FE00009})
+_FIRST_LOOK = 1 << 16  # bytes; most headers are shorter
+_LOOK_FURTHER = 8  # times, for those that are not
 PARSER_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, BytesLengthException, EOFError, InvalidDicomError,
-    LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error,
+    LookupError, OSError, RuntimeError, TypeError, ValueError, StructError,
 )  # fmt: skip
 """What pydicom raises on malformed input; every one of them means the header is unusable."""
 
@@ -61,8 +78,22 @@ class Limits:
 
     file_bytes: int = 512 << 20
     inflated_bytes: int = 512 << 20
+    inflated_ratio: int = 200
+    """Inflated bytes for each deflated one, beyond ``inflated_floor``."""
+    inflated_floor: int = 32 << 20
+    """A data set may always inflate to this many bytes: an empty film deflates a thousandfold."""
     pixels: int = 1 << 28
     """Rows x Columns x Frames x Samples."""
+    depth: int = 32
+    """Of nested sequences."""
+    elements: int = 200_000
+    """Of a header, those in sequences included."""
+    header_bytes: int = 32 << 20
+    """Of the whitelisted elements together."""
+
+    def inflated(self, deflated_bytes: int) -> int:
+        """How far a data set of ``deflated_bytes`` may inflate."""
+        return min(self.inflated_bytes, max(self.inflated_floor, self.inflated_ratio * deflated_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +105,16 @@ class DataSet:
     pixel_value: memoryview | None
     is_encapsulated: bool
     is_truncated: bool
+    is_little_endian: bool = True
+    is_float: bool = False
+    """Whether the pixel element is Float or Double Float Pixel Data."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Meta:
-    """What stands before the data set: its syntax, its start, and the class that the meta group names."""
-
-    transfer_syntax_uid: str
-    start: int
-    sop_class_uid: str = ""
-    is_part_10: bool = False
+class _PixelElement:
+    value_at: int
+    length: int
+    is_float: bool
 
 
 def parse(data: bytes, tags: tuple[int, ...], limits: Limits) -> DataSet:
@@ -97,34 +128,17 @@ def parse(data: bytes, tags: tuple[int, ...], limits: Limits) -> DataSet:
         raise EmptyFileError("the file is empty: copy it again from its source")
     if len(data) > limits.file_bytes:
         raise OverLimitError(f"the file has {len(data)} bytes, the cap is {limits.file_bytes}")
-    meta = _meta(memoryview(data))
+    meta = read_meta(memoryview(data))
     if meta.sop_class_uid == DICOMDIR:
         raise SopClassFilteredError("a DICOMDIR: it lists other files and holds no image")
-    syntax, start = meta.transfer_syntax_uid, meta.start
-    if syntax == DEFLATED:
-        data, start = _inflate(memoryview(data)[start:], limits.inflated_bytes), 0
-    stream = io.BytesIO(data)
-    stream.seek(start)
-    is_little = syntax != EXPLICIT_BE
-    try:
-        with quiet():
-            header = read_dataset(
-                stream,
-                syntax == IMPLICIT_LE,
-                is_little,
-                stop_when=_at_pixels,
-                specific_tags=[Tag(t) for t in tags],
-            )
-    except PARSER_ERRORS as error:
-        raise HeaderError(f"the header cannot be parsed ({type(error).__name__})") from error
-    if len(header) == 0 and meta.is_part_10:
-        raise HeaderError("the data set is cut, or holds none of the elements of an image")
-    if len(header) == 0:
-        raise NotDicomError("no DICOM element was found: this is another kind of file")
-    value, is_encapsulated, is_truncated = _pixel_element(
-        memoryview(data), stream.tell(), is_little=is_little
-    )
-    return DataSet(header, syntax, value, is_encapsulated, is_truncated)
+    wanted = frozenset(tags)
+    if meta.transfer_syntax_uid == DEFLATED:
+        return _parse_deflated(memoryview(data)[meta.start :], meta, wanted, limits)
+    whole = memoryview(data)
+    is_little = is_little_endian(whole[meta.start :], meta.transfer_syntax_uid)
+    found = walk.find(whole, meta.start, wanted, _caps(limits), is_little=is_little)
+    header = _header(whole, found, meta, is_little=is_little)
+    return _data_set(whole, found, header, meta, is_little=is_little)
 
 
 @contextmanager
@@ -141,92 +155,102 @@ def require_pixels(data_set: DataSet) -> memoryview:
     Raises:
         NoPixelDataError, TruncatedError.
     """
+    if data_set.is_truncated:
+        raise TruncatedError("the file ends within its header or pixel data: copy it again from its source")
     if data_set.pixel_value is None:
         raise NoPixelDataError("the data set ends before any pixel data: the copy is cut, or holds no image")
-    if data_set.is_truncated:
-        raise TruncatedError("the pixel data ends early: copy the file again from its source")
     return data_set.pixel_value
 
 
-def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return tag in PIXEL_TAGS
+def _caps(limits: Limits) -> walk.Caps:
+    return walk.Caps(depth=limits.depth, elements=limits.elements, wanted_bytes=limits.header_bytes)
 
 
-def _meta(data: memoryview) -> _Meta:
-    """Where the data set starts and how it is written.
+def _header(data: memoryview, found: walk.Found, meta: Meta, *, is_little: bool) -> Dataset:
+    """The wanted elements, and nothing else, through pydicom.
 
     Raises:
-        NotDicomError, TruncatedError.
+        HeaderError, NotDicomError, TruncatedError.
     """
-    after_prefix = _PREAMBLE_BYTES + len(_PREFIX)
-    if bytes(data[_PREAMBLE_BYTES:after_prefix]) == _PREFIX:
-        return _read_meta(data, after_prefix)
-    group = bytes(data[:2])
-    if group == b"\x02\x00" and bytes(data[4:6]).isalpha():
-        return _read_meta(data, 0)
-    if group == b"\x08\x00":  # a bare data set, written before Part 10 or by old tools
-        return _Meta(_guess_syntax(data), 0)
-    if group == b"\x00\x08":
-        return _Meta(EXPLICIT_BE, 0)
-    raise NotDicomError("no DICM prefix and no DICOM element at the start: this is another kind of file")
-
-
-def _read_meta(data: memoryview, position: int) -> _Meta:
-    """Walk group 0002, always explicit little endian; its length element is often wrong, so not used."""
-    uids = {0x0002: "", 0x0010: ""}
-    while position + 8 <= len(data) and bytes(data[position : position + 2]) == b"\x02\x00":
-        (element,) = struct.unpack_from("<H", data, position + 2)
-        is_long = bytes(data[position + 4 : position + 6]) in _LONG_VRS
-        start = position + (12 if is_long else 8)
-        if start > len(data):
-            raise TruncatedError("the file meta group ends early: copy the file again from its source")
-        (length,) = struct.unpack_from("<I" if is_long else "<H", data, start - (4 if is_long else 2))
-        if start + length > len(data):
-            raise TruncatedError("the file meta group ends early: copy the file again from its source")
-        if element in uids:
-            uids[element] = bytes(data[start : start + length]).decode("ascii", "replace").strip("\0 ")
-        position = start + length
-    if position >= len(data):
-        raise TruncatedError("the file ends after its meta group: copy it again from its source")
-    syntax = uids[0x0010] or _guess_syntax(data[position:])
-    return _Meta(syntax, position, uids[0x0002], is_part_10=True)
-
-
-def _guess_syntax(data_set: memoryview) -> str:
-    vr = bytes(data_set[4:6])
-    return EXPLICIT_LE if vr.isalpha() and vr.isupper() else IMPLICIT_LE
-
-
-def _inflate(deflated: memoryview, cap: int) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    stream = io.BytesIO(b"".join(data[start:end] for start, end in found.spans))
     try:
-        inflated = inflater.decompress(deflated, cap)
-    except zlib.error as error:
-        raise TruncatedError("the deflated data set is damaged: copy the file again") from error
-    if inflater.eof:
-        return inflated
-    if len(inflated) >= cap:
-        raise OverLimitError(f"the deflated data set grows beyond the cap of {cap} bytes")
-    raise TruncatedError("the deflated data set ends early: copy the file again from its source")
+        with quiet():
+            header = read_dataset(stream, found.is_implicit, is_little)
+    except PARSER_ERRORS as error:
+        raise HeaderError(f"the header cannot be parsed ({type(error).__name__})") from error
+    if found.is_cut and not (_SOP_CLASS in header and _SOP_INSTANCE in header):
+        raise TruncatedError("the file ends within its header: copy it again from its source")
+    if len(header) == 0 and meta.is_part_10:
+        raise HeaderError("the data set is cut, or holds none of the elements of an image")
+    if len(header) == 0:
+        raise NotDicomError("no DICOM element was found: this is another kind of file")
+    return header
 
 
-def _pixel_element(
-    data: memoryview, position: int, *, is_little: bool
-) -> tuple[memoryview | None, bool, bool]:
-    """(value, is encapsulated, is truncated) of the pixel element at ``position``; value None: there is none.
+def _data_set(
+    data: memoryview, found: walk.Found, header: Dataset, meta: Meta, *, is_little: bool
+) -> DataSet:
+    syntax = meta.transfer_syntax_uid
+    pixels = _pixel_element(data, found, is_little=is_little)
+    if pixels is None:
+        return DataSet(header, syntax, None, False, found.is_cut or found.pixel_at is not None, is_little)
+    is_encapsulated = pixels.length == walk.UNDEFINED
+    end = len(data) if is_encapsulated else pixels.value_at + pixels.length
+    value = data[pixels.value_at : end]
+    return DataSet(header, syntax, value, is_encapsulated, end > len(data), is_little, pixels.is_float)
+
+
+def _pixel_element(data: memoryview, found: walk.Found, *, is_little: bool) -> _PixelElement | None:
+    """The head of the pixel element; None where there is none, or it is cut.
 
     The element tells by itself whether it has a VR: the lengths of implicit elements are even, so they never
     look like one. Some files are written otherwise than their transfer syntax says.
     """
-    order = "<" if is_little else ">"
-    head = 12 if bytes(data[position + 4 : position + 6]) in _LONG_VRS else 8
-    if position + head > len(data):
-        return None, False, False
-    group, element = struct.unpack_from(order + "HH", data, position)
-    if Tag(group, element) not in PIXEL_TAGS:
-        return None, False, False
-    (length,) = struct.unpack_from(order + "I", data, position + head - 4)
-    start = position + head
-    if length == _UNDEFINED:
-        return data[start:], True, False
-    return data[start : start + length], False, start + length > len(data)
+    if found.pixel_at is None:
+        return None
+    order: Literal["little", "big"] = "little" if is_little else "big"
+    at = found.pixel_at
+    head = 12 if bytes(data[at + 4 : at + 6]) in {b"OB", b"OW", b"OF", b"OD", b"UN"} else 8
+    if at + head > len(data):
+        return None
+    length = int.from_bytes(data[at + head - 4 : at + head], order)
+    group, element = (int.from_bytes(data[at + i : at + i + 2], order) for i in (0, 2))
+    return _PixelElement(at + head, length, (group << 16 | element) in _FLOAT_TAGS)
+
+
+def _parse_deflated(deflated: memoryview, meta: Meta, wanted: frozenset[int], limits: Limits) -> DataSet:
+    """Inflate the header, then as much of the pixel data as the image needs."""
+    inflater = Inflater(deflated, limits.inflated(len(deflated)))
+    size = _FIRST_LOOK
+    while True:
+        inflater.grow_to(size)
+        with memoryview(inflater.data) as view:
+            is_little = is_little_endian(view, meta.transfer_syntax_uid)
+            found = walk.find(view, 0, wanted, _caps(limits), is_little=is_little)
+            pixels = _pixel_element(view, found, is_little=is_little)
+            if pixels is not None or inflater.is_at_end:
+                header = _header(view, found, meta, is_little=is_little)
+                break
+        size *= _LOOK_FURTHER
+    if pixels is not None:
+        needed = min(pixels.length, _claimed_bytes(header))
+        inflater.grow_to(pixels.value_at + needed)
+        value = memoryview(inflater.data)[pixels.value_at : pixels.value_at + needed]
+        is_encapsulated = pixels.length == walk.UNDEFINED
+        is_cut = len(value) < needed and not is_encapsulated
+        return DataSet(header, DEFLATED, value, is_encapsulated, is_cut, is_little, pixels.is_float)
+    return DataSet(header, DEFLATED, None, False, True, is_little)
+
+
+def _claimed_bytes(header: Dataset) -> int:
+    """Bytes of all frames by the header; without a claim none are needed: the reader says what is wrong."""
+    product = 1
+    for keyword, default in (
+        ("Rows", 0), ("Columns", 0), ("BitsAllocated", 0), ("SamplesPerPixel", 1), ("NumberOfFrames", 1),
+    ):  # fmt: skip
+        try:
+            with quiet():
+                product *= max(int(header.get(keyword) or default), 0)
+        except PARSER_ERRORS:
+            return 0
+    return (product + 7) // 8

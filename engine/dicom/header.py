@@ -19,6 +19,12 @@ from engine.errors import HeaderError
 
 DAYS_PER_MONTH = 365.25 / 12
 _AGE = re.compile(r"^(\d{1,3})([DWMY])$")
+_DATE = re.compile(r"^(\d{4})\.?(\d{2})\.?(\d{2})$")
+_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate")
+_OLDEST_MONTHS = 130 * 12
+_SEXES = frozenset({"F", "M", "O"})
+_CALIBRATIONS = frozenset({"FIDUCIAL", "GEOMETRY"})
+_LATERALITIES = frozenset({"L", "R", "B", "U"})
 _MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
 _UID = re.compile(r"^[0-9.]{1,64}$")
 
@@ -26,12 +32,21 @@ _KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
     "Modality", "Manufacturer", "BodyPartExamined", "ViewPosition", "Laterality", "ImageLaterality",
     "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate",
-    "PixelSpacing", "PixelSpacingCalibrationType", "ImagerPixelSpacing",
-    "EstimatedRadiographicMagnificationFactor",
+    "SeriesDate", "AcquisitionDate", "ImageType",
+    "PixelSpacing", "PixelSpacingCalibrationType", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
+    "EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient",
+    "ImagePositionPatient", "ImageOrientationPatient",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
-    "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PresentationLUTShape",
+    "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "PresentationLUTShape",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
     "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
+    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
 )  # fmt: skip
 
 
@@ -104,13 +119,16 @@ def columns(header: Dataset, transfer_syntax_uid: str, salt: bytes) -> dict[str,
         "bits_stored": integer(header, "BitsStored", 0),
         "body_part_examined": text(header, "BodyPartExamined"),
         "view_position": text(header, "ViewPosition"),
-        "laterality": text(header, "ImageLaterality") or text(header, "Laterality"),
-        "patient_sex": text(header, "PatientSex"),
+        "laterality": laterality(header),
+        "patient_sex": sex(header),
         "patient_key": patient_key(header, salt),
         "age_months": age_months(header),
         "spacing_row_mm": row,
         "spacing_column_mm": column,
         "spacing_source": source,
+        "image_position_patient": numbers(header, "ImagePositionPatient", 3),
+        "image_orientation_patient": numbers(header, "ImageOrientationPatient", 6),
+        "is_localizer": "LOCALIZER" in [_plain(value).upper() for value in _values(header, "ImageType")],
     }
 
 
@@ -128,34 +146,85 @@ def patient_key(header: Dataset, salt: bytes) -> str:
     return hmac.new(salt, identity.encode(), hashlib.sha256).hexdigest()[:32]
 
 
+def sex(header: Dataset) -> str | None:
+    """PatientSex as F, M or O (PS3.3 C.7.1.1); None where it is absent or anything else."""
+    return _one_of(text(header, "PatientSex"), _SEXES)
+
+
+def laterality(header: Dataset) -> str | None:
+    """L, R, B (both) or U (unpaired) of the image, else of its frame, else of its series; None: not said."""
+    for keyword in ("ImageLaterality", "FrameLaterality", "Laterality"):
+        found = _one_of(text(header, keyword), _LATERALITIES)
+        if found:
+            return found
+    return None
+
+
 def age_months(header: Dataset) -> float | None:
-    """Chronological age at the study: PatientAge (PS3.5 AS), else StudyDate - PatientBirthDate; else None."""
-    match = _AGE.match(text(header, "PatientAge") or "")
-    if match:
-        return int(match[1]) * _MONTHS_PER_UNIT[match[2]]
-    born, studied = _date(text(header, "PatientBirthDate")), _date(text(header, "StudyDate"))
-    if born is None or studied is None or studied < born:
-        return None
-    return (studied - born).days / DAYS_PER_MONTH
+    """Chronological age at the study; None where nothing says it.
+
+    PatientAge (PS3.5 AS), else the study's, series' or acquisition's date less PatientBirthDate. An age of no
+    years is none: it says less than its unit.
+    """
+    match = _AGE.match((text(header, "PatientAge") or "").upper())
+    if match and (int(match[1]) > 0 or match[2] != "Y"):
+        return _plausible(int(match[1]) * _MONTHS_PER_UNIT[match[2]])
+    born = _date(text(header, "PatientBirthDate"))
+    seen = next((day for keyword in _DATES if (day := _date(text(header, keyword)))), None)
+    return _plausible((seen - born).days / DAYS_PER_MONTH) if born and seen else None
 
 
 def spacing(header: Dataset) -> tuple[float | None, float | None, str | None]:
-    """(row, column) spacing in mm and where it comes from.
+    """(row, column) spacing in mm and where it comes from (PS3.3 10.7.1.3).
 
-    PixelSpacing with its calibration type; else ImagerPixelSpacing divided by the magnification, said to be
-    at the detector where no magnification is known (PS3.3 10.7.1.3).
+    PixelSpacing with its calibration type, said to be at the detector where it only repeats the
+    detector's; else ImagerPixelSpacing divided by the magnification, said to be at the detector where none
+    is known; else NominalScannedPixelSpacing of a digitised film.
     """
-    calibrated = _pair(header, "PixelSpacing")
-    if calibrated:
-        kind = text(header, "PixelSpacingCalibrationType") or "unspecified"
-        return *calibrated, f"pixel_spacing:{kind.lower()}"
-    detector = _pair(header, "ImagerPixelSpacing")
-    if not detector:
-        return None, None, None
-    magnification = number(header, "EstimatedRadiographicMagnificationFactor")
-    if magnification and magnification > 0:
-        return detector[0] / magnification, detector[1] / magnification, "imager_pixel_spacing:magnification"
-    return *detector, "imager_pixel_spacing:detector_plane"
+    calibrated, detector = _pair(header, "PixelSpacing"), _pair(header, "ImagerPixelSpacing")
+    kind = text(header, "PixelSpacingCalibrationType")
+    if calibrated and (kind or calibrated != detector):
+        return *calibrated, f"pixel_spacing:{_calibration(kind)}"
+    if detector:
+        magnification = _magnification(header)
+        if magnification:
+            row, column = (side / magnification for side in detector)
+            return row, column, "imager_pixel_spacing:magnification"
+        return *detector, "imager_pixel_spacing:detector_plane"
+    scanned = _pair(header, "NominalScannedPixelSpacing")
+    return (*scanned, "nominal_scanned_pixel_spacing") if scanned else (None, None, None)
+
+
+def numbers(header: Dataset, keyword: str, count: int) -> list[float] | None:
+    """The element's values as ``count`` finite numbers; None where absent, broken or of another count."""
+    found = [_number(value) for value in _values(header, keyword)]
+    whole = [value for value in found if value is not None]
+    return whole if len(found) == len(whole) == count else None
+
+
+def _magnification(header: Dataset) -> float | None:
+    """As stated, else source to detector over source to patient; below 1 no beam can be."""
+    stated = number(header, "EstimatedRadiographicMagnificationFactor")
+    detector = number(header, "DistanceSourceToDetector")
+    patient = number(header, "DistanceSourceToPatient")
+    if stated is None and detector and patient:
+        stated = detector / patient
+    return stated if stated and stated >= 1.0 else None
+
+
+def _calibration(kind: str | None) -> str:
+    """A defined term of the standard; never free text, which may hold anything."""
+    if kind is None:
+        return "unspecified"
+    return (_one_of(kind, _CALIBRATIONS) or "other").lower()
+
+
+def _one_of(value: str | None, known: frozenset[str]) -> str | None:
+    return value.upper() if value and value.upper() in known else None
+
+
+def _plausible(months: float) -> float | None:
+    return months if 0.0 <= months <= _OLDEST_MONTHS else None
 
 
 def _uid(header: Dataset, keyword: str) -> str:
@@ -216,7 +285,8 @@ def _pair(header: Dataset, keyword: str) -> tuple[float, float] | None:
 
 
 def _date(value: str | None) -> date | None:
+    match = _DATE.match(value or "")
     try:
-        return date(int(value[:4]), int(value[4:6]), int(value[6:8])) if value else None
+        return date(*(int(part) for part in match.groups())) if match else None
     except ValueError:
         return None

@@ -1,199 +1,255 @@
-"""Pixel element -> stored values -> modality values -> display values in [0, 1].
+"""Pixel element -> stored values -> display values in [0, 1], of one frame.
 
-The chain of PS3.4 N.2 and PS3.3 C.11.1-2: modality LUT or rescale, then VOI LUT or window, then polarity.
-Grey radiographs have at most 16 bits, so the whole chain becomes one table over the stored values.
+Grey frames have at most 16 bits nearly always, so the whole chain of ``voi`` becomes one table; and where the
+table is a line over the values that occur, only the line is handed on: to average and to map linearly may
+change places, so the caller maps its few pixels after the resize instead of all of them before.
 """
 
 from __future__ import annotations
 
-import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
+from engine.dicom import colour, functional, pixel_element, voi
 from engine.dicom import header as elements
 from engine.dicom.decoders import FrameFacts, decode_frame, require_decoder
-from engine.dicom.guard import EXPLICIT_BE, PARSER_ERRORS, DataSet, Limits, quiet, require_pixels
-from engine.errors import HeaderError, MultiFrameError, NotGrayscaleError, OverLimitError, TruncatedError
+from engine.dicom.guard import DataSet, Limits, require_pixels
+from engine.errors import HeaderError, OverLimitError, PixelDecodeError
 
-Values = NDArray[np.float64]
-
-_MAX_BITS = 16
 _ROWS_AT_ONCE = 64  # the index of a whole image leaves the processor's cache: 4 times slower
-_ITEM, _ITEM_TAG, _DELIMITER_TAG = struct.Struct("<II"), 0xE000FFFE, 0xE0DDFFFE
+_FINE_GAIN = 1 / 1024  # at it, a value rounded to a whole number is off by 1/8 of a grey value of 256
+_CO_SITED = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 92, 93, 201, 202, 203))
 
 
-def display_values(data_set: DataSet, limits: Limits) -> NDArray[np.float32]:
-    """Display values [rows, columns] of a single-frame grey image, 0 black to 1 white.
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame, maybe at a reduced resolution: clip(``gain`` * ``values_HW`` + ``offset``) is displayed.
+
+    A pixel of ``values_HW`` is the mean of ``reduction`` x ``reduction`` pixels of ``original_HW``; those
+    of the last row and column may reach beyond it.
+    """
+
+    values_HW: NDArray[Any]
+    gain: float
+    offset: float
+    original_HW: tuple[int, int]
+    reduction: int
+
+    def display_values(self) -> NDArray[np.float32]:
+        """Display values [h, w], 0 black to 1 white."""
+        shown_HW = self.values_HW.astype(np.float32)
+        if (self.gain, self.offset) != (1.0, 0.0):
+            shown_HW *= np.float32(self.gain)
+            shown_HW += np.float32(self.offset)
+        np.clip(shown_HW, 0.0, 1.0, out=shown_HW)
+        return shown_HW
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Stored values as the file has them, and what is needed to read them."""
+
+    values: NDArray[Any]
+    header: Dataset
+    facts: FrameFacts
+    photometric: str
+    is_rgb: bool
+    is_lossy: bool
+
+
+def display_values(
+    data_set: DataSet, limits: Limits, *, frame: int = 0, least_HW: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """Display values [h, w] of a grey frame (from 0), 0 black to 1 white; see ``read_frame``."""
+    return read_frame(data_set, limits, frame=frame, least_HW=least_HW).display_values()
+
+
+def read_frame(
+    data_set: DataSet, limits: Limits, *, frame: int = 0, least_HW: tuple[int, int] | None = None
+) -> Frame:
+    """A frame (from 0) of a grey image; with ``least_HW`` it may come smaller, but not below that.
 
     Raises:
         HeaderError, OverLimitError, NoPixelDataError, TruncatedError, UnsupportedSyntaxError,
-        PixelDecodeError, NotGrayscaleError, MultiFrameError.
+        PixelDecodeError: the frame cannot be read.
+        NotGrayscaleError: it has colours.
     """
-    header = data_set.header
-    lut = display_lut(header)
-    stored_HW = _unsigned_index(stored_values(data_set, limits), header)
-    shown_HW = np.empty(stored_HW.shape, np.float32)
-    for top in range(0, len(stored_HW), _ROWS_AT_ONCE):
-        band = slice(top, top + _ROWS_AT_ONCE)
-        np.take(lut, stored_HW[band], out=shown_HW[band], mode="clip")
-    return shown_HW
+    stored = _stored(data_set, limits, frame, least_HW)
+    original_HW = (stored.facts.rows, stored.facts.columns)
+    reduction = _reduction(original_HW, stored.values.shape[:2])
+    values_HW, gain, offset = _shaded(stored, is_reduced=reduction > 1)
+    if reduction > 1 and data_set.transfer_syntax_uid in _CO_SITED:
+        values_HW = _centred(values_HW.astype(np.float32), reduction)
+    return Frame(values_HW, gain, offset, original_HW, reduction)
 
 
-def stored_values(data_set: DataSet, limits: Limits) -> NDArray[Any]:
-    """Stored values [rows, columns] as the file has them, unused high bits included.
+def stored_values(data_set: DataSet, limits: Limits, *, frame: int = 0) -> NDArray[Any]:
+    """Stored values as the file has them, unused high bits included: [rows, columns], or [.., 3] for colour.
 
     Raises:
-        HeaderError, OverLimitError, NoPixelDataError, TruncatedError, UnsupportedSyntaxError,
-        PixelDecodeError, NotGrayscaleError, MultiFrameError.
+        as ``read_frame`` does.
     """
-    header = data_set.header
+    return _stored(data_set, limits, frame, None).values
+
+
+def _stored(data_set: DataSet, limits: Limits, frame: int, least_HW: tuple[int, int] | None) -> _Stored:
+    stream = require_pixels(data_set)
+    header = functional.of_frame(data_set.header, frame)
     facts = FrameFacts(
         rows=elements.integer(header, "Rows"),
         columns=elements.integer(header, "Columns"),
         bits_allocated=elements.integer(header, "BitsAllocated"),
-        is_little_endian=data_set.transfer_syntax_uid != EXPLICIT_BE,
+        is_little_endian=data_set.is_little_endian,
+        samples=max(elements.integer(header, "SamplesPerPixel", 1), 1),
+        planar_configuration=elements.integer(header, "PlanarConfiguration", 0),
     )
     decoder = require_decoder(data_set.transfer_syntax_uid)
-    _require_one_grey_frame(header, facts, limits)
-    stream = require_pixels(data_set)
+    number = _require_size(header, facts, limits)
+    photometric = elements.text(header, "PhotometricInterpretation")
+    if colour.samples_of(photometric) != facts.samples or photometric is None:
+        raise HeaderError("SamplesPerPixel contradicts PhotometricInterpretation")
+    if not 0 <= frame < number:
+        raise HeaderError("NumberOfFrames is below the number of the frame that was asked for")
+    if data_set.is_float:
+        raise PixelDecodeError("floating-point pixel data are not read: this is no radiograph")
     if data_set.is_encapsulated != decoder.is_encapsulated:
         raise HeaderError("the pixel data's form contradicts the transfer syntax")
     if data_set.is_encapsulated:
-        stream = _frame(stream)
-    elif len(stream) * 8 < facts.rows * facts.columns * facts.bits_allocated:
-        raise TruncatedError("the pixel data is shorter than Rows x Columns: copy the file again")
-    return decode_frame(data_set.transfer_syntax_uid, stream, facts)
+        code_stream = pixel_element.encapsulated_frame(stream, frame, number, header)
+        least = None if photometric == colour.PALETTE else least_HW  # indices have no mean
+        values = decode_frame(data_set.transfer_syntax_uid, code_stream, facts, least_HW=least)
+    else:
+        values = _native(data_set.transfer_syntax_uid, stream, facts, photometric, frame)
+    return _Stored(
+        values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("=")),
+        header,
+        facts,
+        photometric,
+        photometric == colour.RGB or decoder.converts_colour,
+        data_set.transfer_syntax_uid in colour.LOSSY,
+    )
 
 
-def display_lut(header: Dataset) -> NDArray[np.float32]:
-    """Table [2 ** bits_stored] from the stored value, read as unsigned, to the display value in [0, 1].
-
-    A window maps to [0, 1] as PS3.3 C.11.2.1.2 says; a VOI LUT by the range of its own values. Without either
-    the full range of stored values is shown; percentiles are the task's affair.
-
-    Raises:
-        HeaderError: an element of the chain has no sense.
-    """
-    bits, is_signed = _bits(header)
-    codes = np.arange(1 << bits, dtype=np.int64)
-    stored = np.where(codes >= 1 << (bits - 1), codes - (1 << bits), codes) if is_signed else codes
-    try:
-        with quiet(), np.errstate(all="ignore"):
-            unit = _shown(_modality_values(stored, header), header)
-    except PARSER_ERRORS as error:
-        raise HeaderError(f"a modality or VOI element has no sense ({type(error).__name__})") from error
-    if not np.isfinite(unit).all():
-        raise HeaderError("a modality or VOI element is beyond all numbers")
-    # MONOCHROME1 shows the lowest value white; PresentationLUTShape repeats that, it does not add to it.
-    is_inverted = elements.text(header, "PhotometricInterpretation") == "MONOCHROME1"
-    return (1.0 - unit if is_inverted else unit).astype(np.float32)
-
-
-def _require_one_grey_frame(header: Dataset, facts: FrameFacts, limits: Limits) -> None:
-    frames = max(elements.integer(header, "NumberOfFrames", 1), 1)
-    samples = max(elements.integer(header, "SamplesPerPixel", 1), 1)
+def _require_size(header: Dataset, facts: FrameFacts, limits: Limits) -> int:
+    """NumberOfFrames, after a look at all that an allocation could grow with."""
+    number = max(elements.integer(header, "NumberOfFrames", 1), 1)
     if min(facts.rows, facts.columns) < 1:
         raise HeaderError("Rows or Columns is zero")
-    if facts.rows * facts.columns * frames * samples > limits.pixels:
+    if facts.rows * facts.columns * number * facts.samples > limits.pixels:
         raise OverLimitError(f"Rows x Columns x Frames x Samples is above the cap of {limits.pixels}")
-    if samples > 1:
-        raise NotGrayscaleError("colour pixels: this is no radiograph")
-    if frames > 1:
-        raise MultiFrameError("several frames: only single projection images are read")
+    return number
 
 
-def _modality_values(stored: NDArray[np.int64], header: Dataset) -> NDArray[Any]:
-    """PS3.3 C.11.1: the modality LUT where there is one, else slope and intercept."""
-    if header.get("ModalityLUTSequence"):
-        looked_up: NDArray[Any] = apply_modality_lut(stored, header)
-        return looked_up
-    slope = elements.finite(header, "RescaleSlope", 1.0)
-    if slope == 0.0:
-        raise HeaderError("RescaleSlope is zero")
-    return stored * slope + elements.finite(header, "RescaleIntercept", 0.0)
+def _native(
+    transfer_syntax_uid: str, stream: memoryview, facts: FrameFacts, photometric: str, frame: int
+) -> NDArray[Any]:
+    size_HW = (facts.rows, facts.columns)
+    if facts.bits_allocated == 1 and facts.samples == 1:
+        return pixel_element.packed_frame(stream, frame, size_HW)
+    is_halved = photometric == colour.HALVED_CHROMA
+    samples = 2 if is_halved else facts.samples  # for each pixel one Y and half of Cb and Cr
+    bits = facts.rows * facts.columns * samples * facts.bits_allocated
+    own = pixel_element.native_frame(stream, frame, bits)
+    if is_halved and facts.bits_allocated in {8, 16}:
+        return colour.halved_chroma(own, size_HW, facts.dtype)
+    return decode_frame(transfer_syntax_uid, own, facts)
 
 
-def _shown(modality: NDArray[Any], header: Dataset) -> Values:
-    """PS3.3 C.11.2: VOI LUT, else window, else the whole range; a width of 0 often says: no window."""
-    center, width = elements.number(header, "WindowCenter"), elements.number(header, "WindowWidth")
-    if header.get("VOILUTSequence"):
-        return _whole_range(apply_voi(modality, header))
-    if center is None or width is None or width <= 0.0:
-        return _whole_range(modality)
-    return _windowed(modality, center, width, elements.text(header, "VOILUTFunction") or "LINEAR")
-
-
-def _whole_range(values: NDArray[Any]) -> Values:
-    wide: Values = values.astype(np.float64)
-    low, high = wide.min(), wide.max()
-    return (wide - low) / (high - low) if high > low else np.zeros_like(wide)
-
-
-def _windowed(modality: NDArray[Any], center: float, width: float, function: str) -> Values:
-    """The three functions of PS3.3 C.11.2.1.2-3, with an output range of 0 to 1.
+def _reduction(original_HW: tuple[int, int], decoded_HW: tuple[int, ...]) -> int:
+    """The power of two by which a frame was decoded smaller.
 
     Raises:
-        HeaderError: an unknown function, or a LINEAR width below 1.
+        PixelDecodeError: no power of two leads to that size.
     """
-    if function == "SIGMOID":
-        unit = 1.0 / (1.0 + np.exp(-4.0 * (modality - center) / width))
-    elif function == "LINEAR_EXACT":
-        unit = (modality - center) / width + 0.5
-    elif function == "LINEAR" and width > 1.0:
-        unit = (modality - (center - 0.5)) / (width - 1.0) + 0.5
-    elif function == "LINEAR" and width == 1.0:
-        unit = np.where(modality > center - 0.5, 1.0, 0.0)
-    else:
-        raise HeaderError("VOILUTFunction is unknown, or WindowWidth is too small for it")
-    shown: Values = np.clip(unit, 0.0, 1.0)
-    return shown
+    reduction = 1
+    while reduction <= max(original_HW):
+        if tuple(-(-side // reduction) for side in original_HW) == decoded_HW[:2]:
+            return reduction
+        reduction *= 2
+    raise PixelDecodeError("the decoded frame has another size than Rows x Columns")
 
 
-def _bits(header: Dataset) -> tuple[int, bool]:
-    """(BitsStored, whether stored values are signed)."""
-    allocated = elements.integer(header, "BitsAllocated", _MAX_BITS)
-    bits = elements.integer(header, "BitsStored", allocated)
-    if not 1 <= bits <= min(allocated, _MAX_BITS):
-        raise HeaderError(f"BitsStored is {bits} of {allocated}, a radiograph has 1 to {_MAX_BITS}")
-    return bits, elements.integer(header, "PixelRepresentation", 0) == 1
+def _shaded(stored: _Stored, *, is_reduced: bool) -> tuple[NDArray[Any], float, float]:
+    """(Values, gain, offset) of a frame's display values."""
+    where = voi.layout(stored.header)
+    if stored.photometric in colour.GREY:
+        if where.bits > voi.TABLE_BITS:
+            return voi.displayed(_wide(stored.values, where), stored.header), 1.0, 0.0
+        codes = _codes(stored.values, where, is_clipped=is_reduced or stored.is_lossy)
+        return _looked_up(codes, voi.ascending_lut(stored.header))
+    values = stored.values
+    if stored.photometric != colour.PALETTE:
+        values = colour.grey_channel(
+            values, is_ybr=not stored.is_rgb, bits=where.bits, is_lossy=stored.is_lossy
+        )
+        _require_plain(where)
+        return _codes(values, where, is_clipped=True), 1.0 / ((1 << where.bits) - 1), 0.0
+    _require_plain(where)
+    codes = _codes(values, where, is_clipped=False)
+    present = np.flatnonzero(np.bincount(codes.reshape(-1), minlength=1))
+    return _looked_up(codes, colour.palette_lut(stored.header, where.bits, present))
 
 
-def _unsigned_index(stored_HW: NDArray[Any], header: Dataset) -> NDArray[np.uint16]:
-    """Stored values as table index: the BitsStored bits below HighBit, as an unsigned number."""
-    bits, _ = _bits(header)
-    high_bit = elements.integer(header, "HighBit", bits - 1)
-    if high_bit >= elements.integer(header, "BitsAllocated", _MAX_BITS):
-        raise HeaderError("HighBit is not below BitsAllocated")
-    shift = max(high_bit - bits + 1, 0)
-    low_HW = stored_HW >> shift if shift else stored_HW
-    index_HW: NDArray[np.uint16] = low_HW.astype(np.uint16, copy=False)  # the sign bit becomes the top bit
-    return index_HW if bits == _MAX_BITS else index_HW & np.uint16((1 << bits) - 1)
+def _require_plain(where: voi.Layout) -> None:
+    if where.is_signed or where.bits > voi.TABLE_BITS:
+        raise HeaderError(f"grey pixels stored as colour have 1 to {voi.TABLE_BITS} unsigned bits")
 
 
-def _frame(stream: memoryview) -> memoryview:
-    """The code stream of the only frame: all fragments after the offset table (PS3.5 A.4).
+def _codes(stored: NDArray[Any], where: voi.Layout, *, is_clipped: bool) -> NDArray[Any]:
+    """Stored values as place in an ascending table: unsigned, the lowest signed value being 0.
 
-    A missing sequence delimiter is forgiven, a fragment cut short is not.
-
-    Raises:
-        TruncatedError, HeaderError.
+    Bits above and below the stored ones are no part of the value (overlays once lay there). Where a lossy or
+    reduced decoding went beyond the range, its end is meant: ``is_clipped``.
     """
-    fragments: list[memoryview] = []
-    position = 0
-    while position + _ITEM.size <= len(stream):
-        tag, length = _ITEM.unpack_from(stream, position)
-        if tag == _DELIMITER_TAG:
-            break
-        if tag != _ITEM_TAG:
-            raise HeaderError("the encapsulated pixel data holds something else than fragments")
-        position += _ITEM.size + length
-        if position > len(stream):
-            raise TruncatedError("the encapsulated pixel data ends early: copy the file again")
-        fragments.append(stream[position - length : position])
-    if not any(len(fragment) for fragment in fragments[1:]):
-        raise TruncatedError("the encapsulated pixel data holds no frame: copy the file again")
-    return fragments[1] if len(fragments[1:]) == 1 else memoryview(b"".join(fragments[1:]))
+    top, half = (1 << where.bits) - 1, 1 << (where.bits - 1)
+    if is_clipped and where.shift == 0 and (stored.dtype.kind == "i" or not where.is_signed):
+        low = -half if where.is_signed else 0
+        if stored.min() < low or stored.max() > low + top:
+            stored = np.clip(stored, low, low + top)
+    if where.shift:
+        stored = stored >> where.shift
+    kind = np.uint16 if stored.dtype.itemsize > 1 else np.uint8
+    codes: NDArray[Any] = stored.astype(kind, copy=False)
+    if where.bits < codes.dtype.itemsize * 8 and codes.max(initial=0) > top:
+        codes = codes & kind(top)
+    return codes ^ kind(half) if where.is_signed else codes
+
+
+def _wide(stored: NDArray[Any], where: voi.Layout) -> NDArray[np.int64]:
+    """Stored values of more than 16 bits, with their sign."""
+    mask, half = (1 << where.bits) - 1, 1 << (where.bits - 1)
+    codes = (stored.astype(np.int64) >> where.shift) & mask
+    return (codes ^ half) - half if where.is_signed else codes
+
+
+def _looked_up(codes: NDArray[Any], table: NDArray[np.float32]) -> tuple[NDArray[Any], float, float]:
+    low, high = int(codes.min()), int(codes.max())
+    line = voi.as_line(table, low, high)
+    if line is not None:
+        is_inside = line.low <= low and high <= line.high
+        values = codes if is_inside else np.clip(codes, line.low, line.high)
+        is_fine = abs(line.gain) <= _FINE_GAIN
+        return values if is_fine else values.astype(np.float32), line.gain, line.offset
+    shown_HW = np.empty(codes.shape, np.float32)
+    for top in range(0, len(codes), _ROWS_AT_ONCE):
+        band = slice(top, top + _ROWS_AT_ONCE)
+        np.take(table, codes[band], out=shown_HW[band], mode="clip")
+    return shown_HW, 1.0, 0.0
+
+
+def _centred(values_HW: NDArray[np.float32], reduction: int) -> NDArray[np.float32]:
+    """Values moved from the corner to the middle of the pixels that they stand for.
+
+    The low-pass filters of JPEG 2000 are centred on every second sample (ITU-T T.800 F.3), so a value of a
+    reduced frame lies at pixel reduction * i, while the mean of its pixels lies half of them further on.
+    """
+    part = np.float32((reduction - 1) / (2 * reduction))
+    for axis in (0, 1):
+        size = values_HW.shape[axis]
+        following = np.take(values_HW, np.minimum(np.arange(size) + 1, size - 1), axis=axis)
+        values_HW = values_HW + part * (following - values_HW)
+    return values_HW

@@ -1,0 +1,149 @@
+"""The outside of a file: preamble, file meta group, and a Deflated data set (PS3.10 section 7, PS3.5 A.5)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from engine.errors import HeaderError, NotDicomError, OverLimitError, TruncatedError
+
+IMPLICIT_LE = "1.2.840.10008.1.2"
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+EXPLICIT_BE = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+_PREAMBLE_BYTES, _PREFIX = 128, b"DICM"
+_META_GROUP = b"\x02\x00"
+_LOST_WITHIN = 1024  # a prefix that is not where it should be is looked for no further
+_LONG_VRS = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
+_PIECE = 1 << 20
+_MOST_META = 1 << 20  # bytes of one element; more is no length
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What stands before the data set: its syntax, its start, and the class that the meta group names."""
+
+    transfer_syntax_uid: str
+    start: int
+    sop_class_uid: str = ""
+    is_part_10: bool = False
+
+
+def read_meta(data: memoryview) -> Meta:
+    """Where the data set starts and how it is written; preamble, prefix and meta group may be missing.
+
+    Raises:
+        NotDicomError, TruncatedError, HeaderError.
+    """
+    start = _meta_start(data)
+    if start is not None:
+        return _walk_meta(data, start)
+    group = bytes(data[:2])
+    if group == b"\x08\x00":  # a bare data set, written before Part 10 or by old tools
+        return Meta(_guessed_syntax(data), 0)
+    if group == b"\x00\x08":
+        return Meta(EXPLICIT_BE, 0)
+    raise NotDicomError("no DICM prefix and no DICOM element at the start: this is another kind of file")
+
+
+def is_little_endian(data_set: memoryview, transfer_syntax_uid: str) -> bool:
+    """The byte order as the first group number shows it; the stated one where that number tells nothing."""
+    low, high = bytes(data_set[:2]) if len(data_set) > 1 else (0, 0)
+    if bool(low) != bool(high):
+        return bool(low)
+    return transfer_syntax_uid != EXPLICIT_BE
+
+
+def _meta_start(data: memoryview) -> int | None:
+    prefix_end = _PREAMBLE_BYTES + len(_PREFIX)
+    if bytes(data[_PREAMBLE_BYTES:prefix_end]) == _PREFIX:
+        return prefix_end
+    for start in (0, len(_PREFIX), _PREAMBLE_BYTES, prefix_end):
+        if bytes(data[start : start + 2]) != _META_GROUP or not bytes(data[start + 4 : start + 6]).isalpha():
+            continue
+        if start != len(_PREFIX) or bytes(data[:start]) == _PREFIX:
+            return start
+    lost = bytes(data[:_LOST_WITHIN]).find(_PREFIX + _META_GROUP)
+    return lost + len(_PREFIX) if lost >= 0 else None
+
+
+def _walk_meta(data: memoryview, position: int) -> Meta:
+    """Walk group 0002, always explicit little endian; its length element is often wrong, so not used."""
+    uids = {0x0002: "", 0x0010: ""}
+    while position + 8 <= len(data) and bytes(data[position : position + 2]) == _META_GROUP:
+        (element,) = struct.unpack_from("<H", data, position + 2)
+        vr = bytes(data[position + 4 : position + 6])
+        is_wide = vr in _LONG_VRS or not vr.isalpha()  # an element without VR has four bytes of length
+        start = position + (12 if vr in _LONG_VRS else 8)
+        if start > len(data):
+            raise TruncatedError("the file meta group ends early: copy the file again from its source")
+        (length,) = struct.unpack_from("<I" if is_wide else "<H", data, start - (4 if is_wide else 2))
+        if length > _MOST_META:
+            raise HeaderError("the file meta group is damaged: copy the file again from its source")
+        if start + length > len(data):
+            raise TruncatedError("the file meta group ends early: copy the file again from its source")
+        if element in uids:
+            uids[element] = bytes(data[start : start + length]).decode("ascii", "replace").strip("\0 ")
+        position = start + length
+    if position >= len(data):
+        raise TruncatedError("the file ends after its meta group: copy it again from its source")
+    if position + 8 > len(data):
+        raise TruncatedError("the file ends within an element: copy it again from its source")
+    syntax = uids[0x0010] or _guessed_syntax(data[position:])
+    return Meta(syntax, position, uids[0x0002], is_part_10=True)
+
+
+def _guessed_syntax(data_set: memoryview) -> str:
+    vr = bytes(data_set[4:6])
+    return EXPLICIT_LE if vr.isalpha() and vr.isupper() else IMPLICIT_LE
+
+
+class Inflater:
+    """A Deflated data set, inflated from its start as far as somebody asks, never beyond ``cap`` bytes."""
+
+    def __init__(self, deflated: memoryview, cap: int) -> None:
+        """Nothing is inflated yet; ``cap`` is in bytes of the inflated data set."""
+        self._rest, self._cap = bytes(deflated), cap
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._data = bytearray()
+        self.is_at_end = False
+
+    @property
+    def data(self) -> bytearray:
+        """What has been inflated so far; let go of every view on it before ``grow_to``."""
+        return self._data
+
+    def grow_to(self, size: int) -> None:
+        """Inflate until ``size`` bytes are there, or the stream has ended.
+
+        Raises:
+            OverLimitError: ``size`` is beyond the cap and the stream goes on to it.
+            TruncatedError: the stream is damaged.
+        """
+        while len(self._data) < min(size, self._cap) and not self.is_at_end:
+            step = min(_PIECE, min(size, self._cap) - len(self._data))
+            self._data += self._piece(step)
+        if size > self._cap and not self.is_at_end and self._piece(1):
+            raise OverLimitError(f"the deflated data set grows beyond the cap of {self._cap} bytes")
+
+    def _piece(self, most: int) -> bytes:
+        try:
+            piece = self._inflate.decompress(self._rest, most)
+        except zlib.error as error:
+            if self._data or not self._rest:
+                raise TruncatedError("the deflated data set is damaged: copy the file again") from error
+            self._inflate = zlib.decompressobj()  # some writers put a zlib header before the stream
+            piece = self._with_zlib_header(most)
+        self._rest = self._inflate.unconsumed_tail
+        self.is_at_end = self._inflate.eof or not piece
+        return piece
+
+    def _with_zlib_header(self, most: int) -> bytes:
+        try:
+            return self._inflate.decompress(self._rest, most)
+        except zlib.error as error:
+            raise TruncatedError("the deflated data set is damaged: copy the file again") from error

@@ -1,0 +1,133 @@
+"""One frame out of a pixel data element: bare frames by size, encapsulated ones by their offset tables."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from engine.dicom.guard import PARSER_ERRORS, quiet
+from engine.errors import HeaderError, TruncatedError
+
+_ITEM, _ITEM_TAG, _DELIMITER_TAG = struct.Struct("<II"), 0xE000FFFE, 0xE0DDFFFE
+_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
+"""How a JPEG or JPEG-LS frame begins, and how a JPEG 2000 frame does."""
+
+
+def native_frame(stream: memoryview, frame: int, frame_bits: int) -> memoryview:
+    """Bytes of frame ``frame`` (from 0), frames of whole bytes lying one behind the other (PS3.5 8.1.1).
+
+    Raises:
+        TruncatedError: the element ends before the frame does.
+    """
+    size = frame_bits // 8
+    if len(stream) < (frame + 1) * size:
+        raise TruncatedError("the pixel data is shorter than Rows x Columns x Frames: copy the file again")
+    return stream[frame * size : (frame + 1) * size]
+
+
+def packed_frame(stream: memoryview, frame: int, size_HW: tuple[int, int]) -> NDArray[np.uint8]:
+    """Frame ``frame`` of 1-bit pixels [rows, columns] as 0 and 1; frames need not begin at a whole byte.
+
+    Raises:
+        TruncatedError: the element ends before the frame does.
+    """
+    count = size_HW[0] * size_HW[1]
+    first, end = frame * count, (frame + 1) * count
+    if len(stream) * 8 < end:
+        raise TruncatedError("the pixel data is shorter than Rows x Columns x Frames: copy the file again")
+    packed = np.frombuffer(stream[first // 8 : (end + 7) // 8], np.uint8)
+    bits = np.unpackbits(packed, bitorder="little")[first % 8 : first % 8 + count]
+    return bits.reshape(size_HW)
+
+
+def encapsulated_frame(stream: memoryview, frame: int, frames: int, header: Dataset) -> memoryview:
+    """Code stream of frame ``frame`` of ``frames`` (PS3.5 A.4).
+
+    One frame takes all fragments. Of several, the extended or the basic offset table says where each begins;
+    without a usable table, one fragment for each frame, or the fragments that begin as a code stream does.
+
+    Raises:
+        TruncatedError: a fragment is cut, or there is none. A missing sequence delimiter is forgiven.
+        HeaderError: no way to tell the frames apart.
+    """
+    table, fragments = _fragments(stream)
+    if not any(end > start for start, end in fragments):
+        raise TruncatedError("the encapsulated pixel data holds no frame: copy the file again")
+    if frames == 1:
+        return _joined(stream, fragments)
+    groups = (
+        _by_offsets(_extended_offsets(header), fragments, frames)
+        or _by_offsets(_basic_offsets(table), fragments, frames)
+        or _by_starts(stream, fragments, frames)
+    )
+    if groups is None:
+        raise HeaderError("the fragments cannot be told apart as frames: NumberOfFrames or a table is wrong")
+    return _joined(stream, groups[frame])
+
+
+Span = tuple[int, int]
+
+
+def _fragments(stream: memoryview) -> tuple[memoryview, list[Span]]:
+    """The basic offset table's value, and the fragments after it as (start, end)."""
+    items: list[Span] = []
+    position = 0
+    while position + _ITEM.size <= len(stream):
+        tag, length = _ITEM.unpack_from(stream, position)
+        if tag == _DELIMITER_TAG:
+            break
+        if tag != _ITEM_TAG:
+            raise HeaderError("the encapsulated pixel data holds something else than fragments")
+        position += _ITEM.size + length
+        if position > len(stream):
+            raise TruncatedError("the encapsulated pixel data ends early: copy the file again")
+        items.append((position - length, position))
+    if not items:
+        raise TruncatedError("the encapsulated pixel data holds no frame: copy the file again")
+    return stream[items[0][0] : items[0][1]], items[1:]
+
+
+def _joined(stream: memoryview, fragments: list[Span]) -> memoryview:
+    if len(fragments) == 1:
+        return stream[fragments[0][0] : fragments[0][1]]
+    return memoryview(b"".join(stream[start:end] for start, end in fragments))
+
+
+def _extended_offsets(header: Dataset) -> list[int]:
+    try:
+        with quiet():
+            value = bytes(header.ExtendedOffsetTable)
+    except PARSER_ERRORS:
+        return []
+    return [int(offset) for offset in np.frombuffer(value[: len(value) // 8 * 8], "<u8")]
+
+
+def _basic_offsets(table: memoryview) -> list[int]:
+    return [int(offset) for offset in np.frombuffer(table[: len(table) // 4 * 4], "<u4")]
+
+
+def _by_offsets(offsets: list[int], fragments: list[Span], frames: int) -> list[list[Span]] | None:
+    """Fragments of each frame; offsets count from the first fragment's item tag. None: the table is wrong."""
+    if len(offsets) != frames:
+        return None
+    origin = fragments[0][0] - _ITEM.size
+    number_at = {start - _ITEM.size - origin: number for number, (start, _) in enumerate(fragments)}
+    firsts = [number_at.get(offset, -1) for offset in offsets]
+    if firsts[0] != 0 or any(later <= earlier for earlier, later in zip(firsts, firsts[1:], strict=False)):
+        return None
+    ends = [*firsts[1:], len(fragments)]
+    return [fragments[first:end] for first, end in zip(firsts, ends, strict=True)]
+
+
+def _by_starts(stream: memoryview, fragments: list[Span], frames: int) -> list[list[Span]] | None:
+    if len(fragments) == frames:
+        return [[fragment] for fragment in fragments]
+    groups: list[list[Span]] = []
+    for start, end in fragments:
+        if not groups or bytes(stream[start : start + 4]).startswith(_STARTS):
+            groups.append([])
+        groups[-1].append((start, end))
+    return groups if len(groups) == frames else None

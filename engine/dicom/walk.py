@@ -1,0 +1,186 @@
+"""Where the wanted elements of a data set lie, found without reading any value.
+
+The walk goes over tags and lengths only (PS3.5 section 7), under caps on depth and count, and hands
+pydicom the few elements that somebody asked for. So what else a file holds (private elements, deep or
+broken sequences, encapsulated icons) costs no memory and cannot mislead the parser.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from engine.errors import OverLimitError
+
+UNDEFINED = 0xFFFFFFFF
+PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+"""Float, double float and integer pixel data: the walk ends before them."""
+
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_MARKS = frozenset({_ITEM, _ITEM_END, _SEQUENCE_END})
+_SHORT_HEAD, _LONG_HEAD = 8, 12
+_LONG_VRS = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
+_BYTE_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """What a header may cost: depth of sequences, elements looked at, bytes of the elements wanted."""
+
+    depth: int
+    elements: int
+    wanted_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Wanted elements as (start, end), the place of the pixel element, and whether the header is cut."""
+
+    spans: tuple[tuple[int, int], ...]
+    pixel_at: int | None
+    is_cut: bool
+    is_implicit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    tag: int
+    vr: bytes
+    value_at: int
+    length: int
+
+
+class _CutError(Exception):
+    """The data end where an element goes on."""
+
+
+def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is_little: bool) -> Found:
+    """Walk the data set that begins at ``start`` up to its pixel element or its end.
+
+    An element that claims more bytes than there are ends the walk (``is_cut``); a sequence without its
+    delimiter ends where something else than an item follows; stray delimiters, and zeros after the end,
+    are passed over.
+
+    Raises:
+        OverLimitError: one of the caps is reached.
+    """
+    is_implicit = not _is_vr(bytes(data[start + 4 : start + 6]))
+    walk = _Walk(data, caps, is_little=is_little)
+    spans: list[tuple[int, int]] = []
+    position, wanted_bytes, pixel_at, is_cut = start, 0, None, False
+    try:
+        while position + _SHORT_HEAD <= len(data):
+            head = walk.head(position, is_implicit=is_implicit)
+            if head.tag in PIXEL_TAGS:
+                pixel_at = position
+                break
+            if head.tag == 0 and head.length == 0:
+                break
+            if head.tag in _MARKS:
+                position += _SHORT_HEAD
+                continue
+            is_wanted = head.tag in wanted
+            end = walk.end_of(head, is_implicit=is_implicit, enters=is_wanted, depth=0)
+            if is_wanted:
+                spans.append((position, end))
+                wanted_bytes += end - position
+                if wanted_bytes > caps.wanted_bytes:
+                    raise OverLimitError(f"the header elements exceed the cap of {caps.wanted_bytes} bytes")
+            position = end
+        else:
+            is_cut = any(data[position:])  # the first bytes of an element's head
+    except _CutError:
+        is_cut = True
+    return Found(tuple(spans), pixel_at, is_cut, is_implicit)
+
+
+class _Walk:
+    """A count of elements that one walk shares between its levels."""
+
+    def __init__(self, data: memoryview, caps: Caps, *, is_little: bool) -> None:
+        order = "<" if is_little else ">"
+        self._data, self._caps = data, caps
+        self._tag = struct.Struct(order + "HH")
+        self._short, self._long = struct.Struct(order + "H"), struct.Struct(order + "I")
+        self._count = 0
+
+    def head(self, position: int, *, is_implicit: bool) -> _Head:
+        """Tag, VR and length of the element at ``position``; without VR it counts as implicit."""
+        self._count += 1
+        if self._count > self._caps.elements:
+            raise OverLimitError(f"the header has more than {self._caps.elements} elements")
+        try:
+            group, element = self._tag.unpack_from(self._data, position)
+            tag = group << 16 | element
+            vr = b"" if is_implicit or tag in _MARKS else bytes(self._data[position + 4 : position + 6])
+            if not _is_vr(vr):
+                (length,) = self._long.unpack_from(self._data, position + 4)
+                return _Head(tag, b"", position + _SHORT_HEAD, length)
+            if vr in _LONG_VRS:
+                (length,) = self._long.unpack_from(self._data, position + 8)
+                return _Head(tag, vr, position + _LONG_HEAD, length)
+            (length,) = self._short.unpack_from(self._data, position + 6)
+            return _Head(tag, vr, position + _SHORT_HEAD, length)
+        except struct.error as error:
+            raise _CutError from error
+
+    def end_of(self, head: _Head, *, is_implicit: bool, enters: bool, depth: int) -> int:
+        """Where the element ends; ``enters`` also counts what lies in a sequence of known length."""
+        if head.length == UNDEFINED:
+            inner = is_implicit or head.vr in {b"", b"UN"}
+            return self._items(
+                head.value_at, len(self._data), inner, enters and head.vr not in _BYTE_VRS, depth + 1
+            )
+        end = head.value_at + head.length
+        if end > len(self._data):
+            raise _CutError
+        is_sequence = head.vr == b"SQ" or (is_implicit and self._starts_with_item(head))
+        if enters and is_sequence:
+            self._items(head.value_at, end, is_implicit, enters, depth + 1)
+        return end
+
+    def _starts_with_item(self, head: _Head) -> bool:
+        if head.length < _SHORT_HEAD:
+            return False
+        group, element = self._tag.unpack_from(self._data, head.value_at)
+        return bool(group << 16 | element == _ITEM)
+
+    def _items(self, position: int, end: int, is_implicit: bool, enters: bool, depth: int) -> int:
+        if depth > self._caps.depth:
+            raise OverLimitError(f"sequences are nested deeper than {self._caps.depth}")
+        while position + _SHORT_HEAD <= end:
+            head = self.head(position, is_implicit=True)
+            if head.tag == _SEQUENCE_END:
+                return position + _SHORT_HEAD
+            if head.tag == _ITEM_END:
+                position += _SHORT_HEAD
+            elif head.tag != _ITEM:
+                return position  # the delimiter is missing: what follows is the next element
+            elif head.length == UNDEFINED:
+                position = self._elements(head.value_at, end, is_implicit, enters, depth)
+            else:
+                item_end = head.value_at + head.length
+                if item_end > len(self._data):
+                    raise _CutError
+                if enters:
+                    self._elements(head.value_at, item_end, is_implicit, enters, depth)
+                position = item_end
+        if end == len(self._data) and position != end:
+            raise _CutError
+        return position
+
+    def _elements(self, position: int, end: int, is_implicit: bool, enters: bool, depth: int) -> int:
+        while position + _SHORT_HEAD <= end:
+            head = self.head(position, is_implicit=is_implicit)
+            if head.tag == _ITEM_END:
+                return position + _SHORT_HEAD
+            if head.tag in _MARKS:
+                return position
+            position = self.end_of(head, is_implicit=is_implicit, enters=enters, depth=depth)
+        return position
+
+
+def _is_vr(text: bytes) -> bool:
+    return text.isalpha() and text.isupper()
