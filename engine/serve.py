@@ -1,7 +1,8 @@
 """HTTP: DICOM in, JSON out, on Ray Serve and FastAPI. The only door to both.
 
-A request goes through the same ``prepare`` and the same Predictor as bulk scoring, so the same file gives
-the same number. Nothing of a request is kept or logged but its outcome.
+A request goes through the same reading and the same Predictor as bulk scoring, so the same file gives the
+same number; it is decoded in a child process, so no upload ends the server. Nothing of a request is kept or
+logged but its outcome.
 """
 
 from __future__ import annotations
@@ -32,15 +33,17 @@ from engine.errors import (
     UnsupportedSyntaxError,
     UsageError,
 )
-from engine.instance import prepare
+from engine.isolation import Isolation, reader
 from engine.manifest import code_version
 from engine.predict import Predictor, open_predictor, sex_covariate
+from engine.reading import Reading
 
 MAX_BODY_BYTES = 128 << 20
 NOTICE = "Research use only. Not a medical device."
 DEPLOYMENT = "osteoray"
 # The key of a patient has no place in a response, so the site's salt is not needed here.
 _NO_SALT = bytes(32)
+_ISOLATION = Isolation()
 
 
 class Score(BaseModel):
@@ -92,29 +95,41 @@ class Served:
     bundle: Bundle
     predictor: Predictor
     worker: ThreadPoolExecutor
+    isolation: Isolation
 
     def score(self, data: bytes) -> Score:
         """Score the bytes of one DICOM file.
 
         Raises:
-            InstanceError, FilteredError: the file cannot be used.
+            InstanceError, FilteredError: the file cannot be used, or ended the process that decodes.
+            IsolationError: that process cannot be started.
         """
-        instance = prepare(data, self.bundle.rule, _NO_SALT)
-        sex = sex_covariate(instance.columns["patient_sex"])
-        scores = self.predictor.predict(instance.image_HW[None], np.array([sex], np.float32))
+        reading = Reading(source="", rule=self.bundle.rule, salt=_NO_SALT)
+        outcome = reader(self.isolation).read_bytes(reading, data)
+        if isinstance(outcome, EngineError):
+            raise outcome
+        columns, image_HW = outcome
+        sex = sex_covariate(columns["patient_sex"])
+        scores = self.predictor.predict(image_HW[None], np.array([sex], np.float32))
         return Score(
-            sop_instance_uid=instance.columns["sop_instance_uid"],
+            sop_instance_uid=columns["sop_instance_uid"],
             task=self.bundle.task,
             predicted_months=float(scores.months_B[0]),
             sd_months=float(scores.sd_B[0]),
-            patient_sex=instance.columns["patient_sex"],
-            content_sha256=instance.content_sha256,
+            patient_sex=columns["patient_sex"],
+            content_sha256=columns["content_sha256"],
             model_sha256=self.bundle.sha256,
             code_version=code_version(),
         )
 
 
-def build_app(bundles: Sequence[Path], *, api_key: str | None = None, threads: int = 1) -> FastAPI:
+def build_app(
+    bundles: Sequence[Path],
+    *,
+    api_key: str | None = None,
+    threads: int = 1,
+    isolation: Isolation = _ISOLATION,
+) -> FastAPI:
     """The HTTP application over some bundles, one per task. With ``api_key``, /v1 needs it as bearer token.
 
     Raises:
@@ -127,7 +142,7 @@ def build_app(bundles: Sequence[Path], *, api_key: str | None = None, threads: i
         if bundle.task in served:
             raise UsageError(f"two bundles are for {bundle.task}: serve one of them")
         predictor = open_predictor(folder, bundle.engine, threads=threads)
-        served[bundle.task] = Served(bundle, predictor, ThreadPoolExecutor(1))
+        served[bundle.task] = Served(bundle, predictor, ThreadPoolExecutor(1), isolation)
     app = FastAPI(title="osteoray", version=__version__, description=NOTICE)
     app.add_exception_handler(EngineError, _engine_error)
     guard = [Depends(_bearer_check(api_key))] if api_key else []
@@ -138,7 +153,13 @@ def build_app(bundles: Sequence[Path], *, api_key: str | None = None, threads: i
 
 
 def deploy(
-    bundles: Sequence[Path], *, host: str, port: int, replicas: int = 1, api_key: str | None = None
+    bundles: Sequence[Path],
+    *,
+    host: str,
+    port: int,
+    replicas: int = 1,
+    api_key: str | None = None,
+    isolation: Isolation = _ISOLATION,
 ) -> None:
     """Start Ray Serve on ``host:port`` and wait until the models are loaded. Ray must be running.
 
@@ -150,7 +171,7 @@ def deploy(
     folders = [folder.resolve() for folder in bundles]
 
     def app() -> FastAPI:
-        return build_app(folders, api_key=api_key)
+        return build_app(folders, api_key=api_key, isolation=isolation)
 
     decorate: Any = serve.deployment(  # its stub misses that it also takes what ingress() gives
         name=DEPLOYMENT,

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engine import schema, sources
+from engine import deidentified, schema
 from engine.dicom.guard import Limits
 from engine.errors import FilteredError, InstanceError
-from engine.instance import InputRule, prepare
+from engine.instance import InputRule
+from engine.isolation import Isolation, Outcome, reader
 from engine.labels import Labels, label_columns
-
-Row = dict[str, Any]
+from engine.reading import Reading, Row, sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,45 +30,88 @@ class ReadSpec:
     label_names: tuple[str, ...] = ()
     labels: Labels | None = None
     limits: Limits = Limits()
+    deidentified: Path | None = None
+    """Folder that takes a de-identified file of each sample; its table goes to ``folder``."""
+    isolation: Isolation | None = Isolation()
+    """Bounds of the process that decodes; None decodes here, where a bad file can end the caller."""
+
+    @property
+    def reading(self) -> Reading:
+        """What the process that decodes needs to know; the labels stay here."""
+        return Reading(
+            source=self.source, rule=self.rule, salt=self.salt, limits=self.limits,
+            deidentified=self.deidentified,
+        )  # fmt: skip
 
 
 def read_shard(planned: Iterable[Row], spec: ReadSpec) -> dict[str, pa.Table]:
     """Tables ``samples``, ``filtered`` and ``quarantine``; their rows add up to the planned ones."""
+    rows = list(planned)
     samples: list[Row] = []
     images: list[Any] = []
     rejects: dict[str, list[Row]] = {"filtered": [], "quarantine": []}
-    for row in planned:
-        place = {name: row[name] for name in ("instance_index", "path", "shard")}
-        try:
-            sample, image_HW = _sample(row["path"], spec)
-        except FilteredError as error:
-            rejects["filtered"].append({**place, **_reason(error)})
-        except InstanceError as error:
-            rejects["quarantine"].append({**place, **_reason(error)})
+    for row, outcome in zip(rows, _outcomes([row["path"] for row in rows], spec), strict=True):
+        place = {name: row[name] for name in ("instance_index", "path", "shard", "version")}
+        labelled = _labelled(outcome, spec)
+        if isinstance(labelled, FilteredError):
+            rejects["filtered"].append({**place, **_reason(labelled)})
+        elif isinstance(labelled, InstanceError):
+            rejects["quarantine"].append({**place, **_reason(labelled)})
         else:
-            samples.append({**place, **sample})
+            columns, image_HW = labelled
+            samples.append({**place, **columns})
             images.append(image_HW)
+    if spec.deidentified:
+        _write_deidentified(samples, spec)
     tables = {"samples": _samples_table(samples, images, spec)}
-    for name, rows in rejects.items():
-        tables[name] = pa.Table.from_pylist(rows, schema=schema.stamped(schema.REJECTS, name))
+    for name, rejected in rejects.items():
+        tables[name] = pa.Table.from_pylist(rejected, schema=schema.stamped(schema.REJECTS, name))
     return tables
 
 
-def _sample(path: str, spec: ReadSpec) -> tuple[Row, Any]:
-    data = sources.read(spec.source, path, max_bytes=spec.limits.file_bytes)
-    instance = prepare(data, spec.rule, spec.salt, spec.limits)
-    labels = label_columns(spec.labels, instance.columns["sop_instance_uid"], spec.label_names)
-    row = {
-        **instance.columns,
-        **labels,
-        "content_sha256": instance.content_sha256,
-        "original_to_network": instance.geometry.matrix_33.reshape(-1).tolist(),
-    }
-    return row, instance.image_HW
+def _outcomes(paths: list[str], spec: ReadSpec) -> list[Outcome]:
+    if spec.isolation is not None:
+        return reader(spec.isolation).read(spec.reading, paths)
+    return [_outcome(path, spec.reading) for path in paths]
+
+
+def _outcome(path: str, reading: Reading) -> Outcome:
+    try:
+        return sample(path, reading)
+    except (FilteredError, InstanceError) as error:
+        return error
+
+
+def _labelled(outcome: Outcome, spec: ReadSpec) -> Outcome:
+    """A sample with its label columns; what is none, or has no label where one is asked, as the error."""
+    if isinstance(outcome, FilteredError | InstanceError):
+        return outcome
+    columns, image_HW = outcome
+    try:
+        labels = label_columns(spec.labels, columns["sop_instance_uid"], spec.label_names)
+    except FilteredError as error:
+        error.content_sha256 = columns["content_sha256"]
+        if spec.deidentified:
+            deidentified.withdraw(spec.deidentified, columns[deidentified.FOLDER])
+        return error
+    return {**columns, **labels}, image_HW
+
+
+def _write_deidentified(samples: list[Row], spec: ReadSpec) -> None:
+    """Take what the export gave out of the samples, and write it as the shard's table of the export."""
+    rows = [{"instance_index": row["instance_index"], **row.pop(deidentified.FOLDER)} for row in samples]
+    if samples:
+        deidentified.write_table(spec.folder, samples[0]["shard"], rows)
 
 
 def _reason(error: FilteredError | InstanceError) -> Row:
-    return {"reason": error.reason, "code": error.code, "message": str(error), "sop_instance_uid": None}
+    return {
+        "reason": error.reason,
+        "code": error.code,
+        "message": str(error),
+        "sop_instance_uid": None,
+        "content_sha256": error.content_sha256,
+    }
 
 
 def _samples_table(rows: list[Row], images: list[Any], spec: ReadSpec) -> pa.Table:

@@ -38,8 +38,8 @@ def phantom(  # noqa: PLR0913  one parameter an option
         bool,
         typer.Option(
             "--faults",
-            help="Add five unusable files on top of the count: a text file, an empty file, a cut-off DICOM "
-            "file, a colour photograph in DICOM, a JPEG photograph.",
+            help="Add one unusable file of each kind that archives hold, on top of the count: cut off, "
+            "damaged, of another syntax, no DICOM at all, and so on. The file is named after its kind.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,

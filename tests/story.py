@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.phantom.faults import FAULTS as KINDS
 from jobs.__main__ import main
 
-COUNT, FAULTS, SHARD_SIZE = 96, 5, 24
+COUNT, FAULTS, SHARD_SIZE = 96, len(KINDS), 24
 QUICK = ("--set", "epochs=2", "--set", "batch_size=16")
 
 

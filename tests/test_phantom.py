@@ -18,6 +18,7 @@ from engine.errors import UnknownNameError, UsageError
 from engine.phantom import maturity
 from engine.phantom.archive import plan_visit, split_of, write_archive
 from engine.phantom.bones import build_hand
+from engine.phantom.faults import FAULTS
 from engine.phantom.hand import FULL_SCALE, Pose, draw_bones, draw_hand, expose
 from jobs.__main__ import command_line
 
@@ -266,15 +267,16 @@ def test_faults_come_on_top_and_are_what_they_should_be(tmp_path: Path) -> None:
     counts = write_archive(tmp_path / "a", count=3, size=64, syntax="explicit", faults=True)
     assert counts["instances"] == len(_labels(tmp_path / "a")) == 3
     folder = next((tmp_path / "a").rglob("hand.jpg")).parent
-    assert counts["faults"] == len(list(folder.iterdir())) == 5
-    assert (folder / "IM0001").stat().st_size == 0
+    assert {path.name for path in folder.iterdir()} == set(FAULTS)
+    assert counts["faults"] == len(FAULTS) >= 25
+    assert (folder / "empty").stat().st_size == 0
     assert (folder / "README.txt").read_text().startswith("Films")
     assert (folder / "hand.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
-    photo = pydicom.dcmread(folder / "IM0003")
+    photo = pydicom.dcmread(folder / "photo")
     assert (photo.SOPClassUID, photo.PhotometricInterpretation) == (SECONDARY_CAPTURE, "RGB")
     assert photo.pixel_array.shape == (480, 360, 3)
     assert (photo.pixel_array[..., 0] != photo.pixel_array[..., 1]).any()
-    truncated = pydicom.dcmread(folder / "IM0002.dcm")
+    truncated = pydicom.dcmread(folder / "truncated.dcm")
     with pytest.raises(ValueError, match="less than expected"):
         _ = truncated.pixel_array
 
@@ -323,7 +325,7 @@ def test_command_writes_and_ends_with_json(tmp_path: Path) -> None:
     result = CliRunner().invoke(command_line(words), words)
     assert result.exit_code == 0, result.output
     last = json.loads(result.stdout.splitlines()[-1])
-    assert (last["verb"], last["instances"], last["faults"]) == ("phantom", 2, 5)
+    assert (last["verb"], last["instances"], last["faults"]) == ("phantom", 2, len(FAULTS))
     assert (tmp_path / "a" / "labels.csv").is_file()
 
 

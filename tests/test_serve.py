@@ -12,7 +12,10 @@ from starlette.testclient import TestClient
 
 from engine.errors import UsageError
 from engine.serve import build_app, deploy
+from tests.breaking_child import broken, isolation
 from tests.story import COUNT, Story, column
+
+STATUS = {"over_limit": 413, "unsupported_syntax": 415}
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # the story is told in the first test
 
@@ -24,7 +27,7 @@ def server(story: Story) -> Iterator[httpx.Client]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    deploy([story.bundle], host="127.0.0.1", port=port)
+    deploy([story.bundle], host="127.0.0.1", port=port, isolation=isolation(deadline_s=10.0))
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         yield client
     serve.shutdown()
@@ -45,6 +48,19 @@ def test_multipart_and_raw_agree(server: httpx.Client, story: Story) -> None:
     raw = server.post("/v1/hand-age", content=path.read_bytes())
     multipart = server.post("/v1/hand-age", files={"file": path.read_bytes()})
     assert raw.json() == multipart.json()
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [("segfault", "decoder_crash"), ("balloon", "decoder_memory"), ("hang", "decoder_timeout")],
+)
+def test_an_upload_that_breaks_the_decoder_leaves_the_server_alive(
+    server: httpx.Client, story: Story, way: str, reason: str
+) -> None:
+    sound = (story.archive / column(story.scores, "predictions", ["path"])[0]["path"]).read_bytes()
+    answer = server.post("/v1/hand-age", content=broken(sound, way))
+    assert (answer.status_code, answer.json()["reason"]) == (422, reason)
+    assert server.post("/v1/hand-age", content=sound).status_code == 200
 
 
 def test_facts_routes(server: httpx.Client) -> None:
@@ -77,7 +93,7 @@ def test_faulty_files_get_the_code_of_the_quarantine_table(local: TestClient, st
     for table in ("quarantine", "filtered"):
         for row in column(story.scores, table, ["path", "code", "reason"]):
             answer = local.post("/v1/hand-age", content=(story.archive / row["path"]).read_bytes())
-            assert answer.status_code == 422
+            assert answer.status_code == STATUS.get(row["reason"], 422)
             assert (answer.json()["code"], answer.json()["reason"]) == (row["code"], row["reason"])
 
 

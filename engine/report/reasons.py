@@ -55,6 +55,18 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "The archive could not hand the file over.",
         "Check the connection and rights, then score with --retry source_read.",
     ),
+    "decoder_crash": (
+        "The program that decodes ended at this file; all other files were read.",
+        "The file is damaged in an unusual way: fetch it again, and if it stays, send it to the makers.",
+    ),
+    "decoder_timeout": (
+        "Reading and decoding the file took longer than its deadline.",
+        "Check the connection to the archive and the load of the machine, then read it again.",
+    ),
+    "decoder_memory": (
+        "Decoding the file asked for more memory than one file may take.",
+        "Look at the file; if it is sound, read it on a machine with more memory.",
+    ),
     "sop_class": (
         "Not a kind of image that this model reads, for example a report or a CT slice.",
         "Nothing to do.",
