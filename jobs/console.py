@@ -34,6 +34,13 @@ def progress(label: str, unit: str = "instances") -> Iterator[Callable[[int, int
     line.close("done")
 
 
+@contextmanager
+def planning() -> Iterator[Callable[[int], None]]:
+    """A progress line while a source is listed, whose end nobody knows; yields ``report(listed)``."""
+    with progress("plan") as report:
+        yield lambda listed: report(listed, 0)
+
+
 def finish(verb: str, summary: Mapping[str, object], *, as_json: bool, exit_code: int = 0) -> NoReturn:
     """Print ``summary`` on stdout and end the verb with ``exit_code``.
 
@@ -98,11 +105,15 @@ class _ProgressLine:
         if rate is None:
             return text
         last = self.points[-1]
+        if not self.total:
+            return f"{text}, {_rate(rate)}"
         left_s = (self.total - last.done) / rate - (now_s - last.time_s)
         return f"{text}, {_rate(rate)}, {_duration(max(left_s, 0))} left"
 
     def _count(self) -> str:
         done = self.points[-1].done
+        if done and not self.total:
+            return f"{done} {self.unit}"
         share = f" ({done / self.total:.0%})" if self.total else ""
         return f"{done}/{self.total} {self.unit}{share}"
 

@@ -1,0 +1,190 @@
+"""Where instances come from: list a source into a plan, and read one of its members.
+
+    /archive                            a folder tree; any file name may be an instance
+    /archive.zip  .tar  .tar.gz  .tgz   an archive; one that lies in a tree is looked into, too
+    /medium/DICOMDIR                    the files that it lists
+    s3://bucket/prefix                  an object store
+    dicomweb+https://host/path          a DICOMweb server
+
+A member is known by its path in the plan: ``a/b.dcm``, ``a/b.zip!/member``, ``studies/.../instances/...``.
+Nothing is unpacked to a disk, no link is followed below the root, and no path leads out of a source.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from engine.dicom.directory import is_directory
+from engine.errors import SourceReadError, StorageError, UsageError
+from engine.sources.archives import is_archive
+from engine.sources.dicomdir import DicomDir
+from engine.sources.dicomweb import SCHEMES, DicomWeb
+from engine.sources.limits import ArchiveLimits
+from engine.sources.listing import Entry, OnProgress, listed, planned
+from engine.sources.names import LABELS_NAME
+from engine.sources.store_s3 import SCHEME, S3Store
+from engine.sources.tree import Folder, LoneArchive, Tree, reason
+
+__all__ = ["FORMS", "LABELS_NAME", "SOURCES", "head", "identity", "local_root", "plan", "read", "release"]
+
+FORMS = (
+    "Folder of DICOM files, nested at will, any file names, ZIP and TAR files among them; or a .zip, .tar "
+    "or .tar.gz; a DICOMDIR; s3://bucket/prefix; dicomweb+http(s)://host/path, filtered by "
+    "?StudyDate=FROM-TO or ModalitiesInStudy=DX. Keys come from AWS_* and "
+    "OSTEORAY_DICOMWEB_TOKEN (or _USER and _PASSWORD)."
+)
+"""What the help says of SOURCE."""
+
+_MAX_BYTES = ArchiveLimits().member_bytes
+_META_BYTES = 64 << 10
+_OPEN = 4
+
+
+class Source(Protocol):
+    """One place to read from. Its methods may raise OSError, which becomes a typed error here."""
+
+    def entries(self) -> Iterator[Entry]:
+        """All members in any order."""
+
+    def read(self, path: str, max_bytes: int, first: int | None) -> bytes:
+        """The bytes of one member, or its ``first`` ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of source: how it is told from others, how it is opened, and whether it lies on a disk here."""
+
+    name: str
+    fits: Callable[[str], bool]
+    open: Callable[[str], Source]
+    is_local: bool = True
+
+
+def _is_dicomdir(source: str) -> bool:
+    try:
+        with open(source, "rb") as stream:
+            return is_directory(stream.read(_META_BYTES))
+    except (OSError, ValueError):
+        return False
+
+
+SOURCES: tuple[Kind, ...] = (
+    Kind("dicomweb", lambda source: source.startswith(SCHEMES), DicomWeb, is_local=False),
+    Kind(
+        "s3", lambda source: source.startswith(SCHEME), lambda source: Tree(S3Store(source)), is_local=False
+    ),
+    Kind("folder", lambda source: Path(source).is_dir(), lambda source: Tree(Folder(source))),
+    Kind("archive", lambda source: is_archive(source) and Path(source).is_file(), LoneArchive),
+    Kind("dicomdir", _is_dicomdir, DicomDir),
+)
+"""One line for each kind; the first that fits is taken."""
+
+
+def plan(source: str, shard_size: int, on_progress: OnProgress | None = None) -> pa.Table:
+    """The plan (``schema.PLAN``) of a source: every member, sorted by path, cut in shards.
+
+    ``on_progress`` is told from time to time how many members were listed. ``size_bytes`` is -1 where the
+    source does not say it.
+
+    Raises:
+        UsageError: there is no such source, or it holds no member.
+        StorageError: it cannot be reached.
+    """
+    kind = _kind(source)
+    try:
+        table = listed(_open(source).entries(), on_progress)
+    except OSError as error:
+        if not kind.is_local:
+            raise StorageError(f"{source} cannot be listed: check address, keys and network") from error
+        place = error.filename or source
+        raise UsageError(
+            f"{place} cannot be listed ({reason(error)}): check its rights and the disk"
+        ) from error
+    if not table.num_rows:
+        raise UsageError(f"{source} holds no files: nothing to do")
+    return planned(table, shard_size)
+
+
+def read(source: str, path: str, *, max_bytes: int | None = None) -> bytes:
+    """The bytes of member ``path``, a path as the plan has it.
+
+    Raises:
+        OverLimitError: the member has more than ``max_bytes``; nothing of it is kept.
+        SourceReadError: the member cannot be read, is no regular file, or would lie outside the source.
+    """
+    return _read(source, path, _MAX_BYTES if max_bytes is None else max_bytes, None)
+
+
+def head(source: str, path: str, count: int) -> bytes:
+    """The first ``count`` bytes of member ``path``, all of them where it has fewer.
+
+    Raises:
+        OverLimitError, SourceReadError: as ``read``.
+    """
+    return _read(source, path, _MAX_BYTES, count)
+
+
+def identity(source: str) -> str:
+    """The source as a manifest states it: the whole path, or the address."""
+    return str(Path(source).resolve()) if _is_local(source) else source
+
+
+def local_root(source: str) -> Path | None:
+    """The folder or archive on this machine that a job must not write into; None for a server."""
+    if not _is_local(source):
+        return None
+    path = Path(source).resolve()
+    return path if path.is_dir() or is_archive(source) else path.parent
+
+
+def release() -> None:
+    """Close connections and forget indexes of archives; the next call opens them again."""
+    for opened in _OPENED:
+        if isinstance(opened, DicomWeb):
+            opened.close()
+    _OPENED.clear()
+    _open.cache_clear()
+
+
+_OPENED: list[Source] = []
+
+
+@functools.lru_cache(maxsize=_OPEN)
+def _open(source: str) -> Source:
+    opened = _kind(source).open(source)
+    _OPENED.append(opened)
+    return opened
+
+
+def _read(source: str, path: str, max_bytes: int, first: int | None) -> bytes:
+    try:
+        return _open(source).read(path, max_bytes, first)
+    except OSError as error:
+        raise SourceReadError(
+            f"the file cannot be read ({reason(error)}): check its rights and the disk"
+        ) from error
+    except UsageError as error:
+        raise SourceReadError("the source is gone or has become another one: plan it again") from error
+
+
+def _is_local(source: str) -> bool:
+    return next((kind.is_local for kind in SOURCES if kind.fits(source)), "://" not in source)
+
+
+def _kind(source: str) -> Kind:
+    for kind in SOURCES:
+        if kind.fits(source):
+            return kind
+    if "://" in source:
+        raise UsageError("an address begins with s3://, dicomweb+http:// or dicomweb+https://")
+    if Path(source).is_file():
+        raise UsageError(
+            f"{source} is no folder, no .zip, .tar or .tar.gz, and no DICOMDIR: give one of those"
+        )
+    raise UsageError(f"{source} is no folder: give the folder that holds the DICOM files")

@@ -1,0 +1,215 @@
+"""A DICOMweb server as the source (PS3.18): QIDO-RS lists studies, then their instances; WADO-RS reads one.
+
+    dicomweb+https://pacs.hospital/dicom-web?StudyDate=20200101-20241231&ModalitiesInStudy=DX
+
+Credentials come from the environment alone: OSTEORAY_DICOMWEB_TOKEN, or OSTEORAY_DICOMWEB_USER and _PASSWORD.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import date, timedelta
+from itertools import islice
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import OverLimitError, StorageError, UsageError
+from engine.sources.listing import Entry
+from engine.sources.multipart import OVERHEAD_BYTES, single_part
+from engine.sources.names import absent
+from engine.sources.web import CONNECTIONS, PASSWORD, TOKEN, USER, Patience, Server, TooManyResultsError
+
+SCHEMES = ("dicomweb+http://", "dicomweb+https://")
+FILTERS = ("StudyDate", "ModalitiesInStudy", "StudyInstanceUID")
+"""What may follow the ``?``. Nothing that names a patient: the source is written into the manifest."""
+
+_PAGE = 500
+_FIRST_DAY, _LAST_DAY = date(1900, 1, 1), date(2099, 12, 31)
+_STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
+_UID = re.compile(r"[0-9.]{1,64}")
+_PATH = re.compile(r"studies/[0-9.]{1,64}/series/[0-9.]{1,64}/instances/[0-9.]{1,64}")
+_DATES = re.compile(r"(\d{8})?(-(\d{8})?)?")
+_ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_UNKNOWN_SIZE = -1
+
+Window = tuple[date, date]
+Found = list[dict[str, Any]]
+
+
+class DicomWeb:
+    """One server, and what of it is wanted."""
+
+    def __init__(self, source: str, patience: Patience | None = None) -> None:
+        """Ask nothing yet.
+
+        Raises:
+            UsageError: the address holds credentials, or a filter that is none of FILTERS.
+        """
+        try:
+            address = urlsplit(source.removeprefix("dicomweb+"))
+            has_host, has_login = bool(address.hostname), bool(address.username or address.password)
+            _ = address.port
+        except ValueError as error:
+            raise UsageError("the address of the DICOMweb server cannot be read: check it") from error
+        if has_login:
+            raise UsageError(f"an address holds no credentials: set {TOKEN}, or {USER} and {PASSWORD}")
+        if not has_host or address.fragment:
+            raise UsageError("a DICOMweb server is dicomweb+https://host/path or dicomweb+http://host/path")
+        self._filters = dict(parse_qsl(address.query, keep_blank_values=True))
+        if not set(self._filters) <= set(FILTERS):
+            raise UsageError(f"a DICOMweb address is filtered by {', '.join(FILTERS)} and by nothing else")
+        self._dates = _dates(self._filters.get("StudyDate", ""))
+        self._server = Server(f"{address.scheme}://{address.netloc}{address.path}", patience)
+
+    def close(self) -> None:
+        """End the connections."""
+        self._server.close()
+
+    def entries(self) -> Iterator[Entry]:
+        """Every instance once, with its series.
+
+        Raises:
+            StorageError, UsageError: the server cannot be searched.
+        """
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            waiting: list[Future[list[Entry]]] = []
+            studies = iter(self._studies())
+            try:
+                while True:
+                    waiting += [
+                        pool.submit(self._instances, study)
+                        for study in islice(studies, 2 * CONNECTIONS - len(waiting))
+                    ]
+                    if not waiting:
+                        return
+                    yield from waiting.pop(0).result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def read(self, path: str, max_bytes: int, first: int | None) -> bytes:
+        """The Part 10 file of an instance as the server stores it, or its ``first`` bytes.
+
+        Raises:
+            OverLimitError, SourceReadError.
+        """
+        if not _PATH.fullmatch(path):
+            raise absent(path)
+        wanted = max_bytes if first is None else min(first, max_bytes)
+        answer = self._server.retrieve(path, _ACCEPT, wanted + OVERHEAD_BYTES, is_prefix=first is not None)
+        is_whole = len(answer.body) <= wanted + OVERHEAD_BYTES
+        data = single_part(answer.body, answer.content_type, is_whole=is_whole)
+        if first is None and len(data) > max_bytes:
+            raise OverLimitError(f"the instance has {len(data)} bytes, the cap is {max_bytes}")
+        return data if first is None else data[:first]
+
+    def _studies(self) -> Iterator[str]:
+        """UIDs of the studies, each once; windows of dates may overlap, and archives change between pages."""
+        pieces = [
+            pa.array([uid for item in found if (uid := _uid(item, _STUDY))], pa.string())
+            for found in self._in_window(None)
+        ]
+        for uid in pc.unique(pa.chunked_array(pieces, pa.string())):
+            yield uid.as_py()
+
+    def _in_window(self, window: Window | None) -> Iterator[Found]:
+        """Pages of studies; where the server hands out no more of them, those of each half of the time.
+
+        Raises:
+            StorageError: it does not hand out all studies of one day.
+        """
+        query: dict[str, str | int] = dict(self._filters)
+        if window:
+            query["StudyDate"] = f"{window[0]:%Y%m%d}-{window[1]:%Y%m%d}"
+        try:
+            yield from self._pages("studies", query)
+        except TooManyResultsError as error:
+            first, last = window or self._dates
+            if first >= last:
+                raise StorageError("the DICOMweb server does not hand out all studies of one day") from error
+            middle = first + (last - first) // 2
+            yield from self._in_window((first, middle))
+            yield from self._in_window((middle + timedelta(days=1), last))
+
+    def _instances(self, study: str) -> list[Entry]:
+        try:
+            pages = list(self._pages(f"studies/{study}/instances", {"includefield": _SERIES}))
+            return _entries(study, pages)
+        except TooManyResultsError:
+            return self._by_series(study)
+
+    def _by_series(self, study: str) -> list[Entry]:
+        try:
+            entries = []
+            for page in self._pages(f"studies/{study}/series", {}):
+                for series in filter(None, (_uid(item, _SERIES) for item in page)):
+                    path = f"studies/{study}/series/{series}/instances"
+                    entries += _entries(study, self._pages(path, {}), series)
+            return entries
+        except TooManyResultsError as error:
+            raise StorageError("the DICOMweb server does not hand out all instances of one series") from error
+
+    def _pages(self, path: str, query: dict[str, str | int]) -> Iterator[Found]:
+        """Answers until one is empty. A server may give less than it is asked for, so that ends nothing.
+
+        Raises:
+            TooManyResultsError: there is more, and the server knows no offset or refuses the question.
+        """
+        offset, first = 0, None
+        while True:
+            found, is_cut = self._server.search(path, {**query, "limit": _PAGE, "offset": offset})
+            if not found:
+                return
+            if found[0] == first:  # the offset was not heeded
+                if is_cut or len(found) >= _PAGE:
+                    raise TooManyResultsError
+                return
+            first = found[0] if first is None else first
+            yield found
+            offset += len(found)
+
+
+def _entries(study: str, pages: Iterable[Found], series: str = "") -> list[Entry]:
+    """The instances of a study, each once; one without a sound UID is planned too, and refused when read."""
+    paths: dict[str, str] = {}
+    for number, item in enumerate(item for page in pages for item in page):
+        within, uid = series or _uid(item, _SERIES), _uid(item, _INSTANCE)
+        path = (
+            f"studies/{study}/series/{within}/instances/{uid}"
+            if within and uid
+            else f"studies/{study}/without-uid-{number}"
+        )
+        paths[path] = within
+    return [Entry(path, _UNKNOWN_SIZE, within) for path, within in paths.items()]
+
+
+def _uid(item: dict[str, Any], tag: str) -> str:
+    """The UID in an element of DICOM JSON (PS3.18 F.2); empty where there is no sound one."""
+    element = item.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    value = values[0] if isinstance(values, list) and values else None
+    return value if isinstance(value, str) and _UID.fullmatch(value) else ""
+
+
+def _dates(text: str) -> Window:
+    """First and last day of a StudyDate filter.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = _DATES.fullmatch(text)
+    if not match:
+        raise UsageError("StudyDate is 20240131, or 20240101-20241231 where one end may be missing")
+    begin, is_range, end = match.groups()
+    try:
+        first = date.fromisoformat(begin) if begin else _FIRST_DAY
+        if end:
+            return first, date.fromisoformat(end)
+        return first, _LAST_DAY if is_range or not begin else first
+    except ValueError as error:
+        raise UsageError("StudyDate names a day that does not exist") from error

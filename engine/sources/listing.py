@@ -1,0 +1,133 @@
+"""Entries of a source -> the plan, in memory of a few bytes an instance: rows become Arrow in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from engine import schema
+
+OnProgress = Callable[[int], None]
+"""Is told how many entries have been listed so far."""
+
+_PIECE = 4096
+
+
+class Entry(NamedTuple):
+    """A member: its path as the plan has it, its bytes (-1: the source does not say), and its series."""
+
+    path: str
+    size_bytes: int
+    series: str = ""
+
+
+_LISTED = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("series", pa.string(), nullable=False),
+    ]
+)
+
+
+def listed(entries: Iterable[Entry], on_progress: OnProgress | None = None) -> pa.Table:
+    """Columns ``path``, ``size_bytes`` and ``series`` (empty where unknown), sorted by path.
+
+    Of several entries with one path the first keeps it; the others get ``!duplicate2`` and so on, and no
+    source has a member of that name: each ends as a row of its own, with a reason.
+    """
+    batches: list[pa.RecordBatch] = []
+    piece: list[Entry] = []
+    count = 0
+    for entry in entries:
+        piece.append(entry)
+        if len(piece) == _PIECE:
+            count = _flush(piece, batches, count, on_progress)
+    _flush(piece, batches, count, on_progress)
+    table = pa.Table.from_batches(batches, schema=_LISTED)
+    return _unique(table.take(pc.sort_indices(table, sort_keys=[("path", "ascending")])))
+
+
+def planned(table: pa.Table, shard_size: int) -> pa.Table:
+    """The plan (``schema.PLAN``) of what was listed; a series lies in one shard where series are known."""
+    count = table.num_rows
+    has_series = count > 0 and pc.any(pc.not_equal(table["series"], "")).as_py()
+    shards = cut_shards(table["series"], shard_size) if has_series else np.arange(count) // shard_size
+    columns = {
+        "instance_index": pa.array(np.arange(count), pa.int64()),
+        "path": table["path"],
+        "shard": pa.array(shards, pa.int32()),
+        "size_bytes": table["size_bytes"],
+        "version": pa.array(np.ones(count), pa.int32()),
+    }
+    return pa.table(columns, schema=schema.PLAN)
+
+
+def cut_shards(series: pa.ChunkedArray, shard_size: int) -> NDArray[np.int64]:
+    """Shard [rows] of each row: ``shard_size`` rows at most, but never a series cut in two.
+
+    Rows of a series stand together; a series that is longer than a shard has a shard alone. Rows whose series
+    is empty may be cut anywhere.
+    """
+    count = len(series)
+    if count == 0:
+        return np.zeros(0, np.int64)
+    codes = series.combine_chunks().dictionary_encode()
+    names = codes.dictionary
+    code_N = codes.indices.to_numpy(zero_copy_only=False)
+    is_start_N = np.ones(count, bool)
+    is_start_N[1:] = code_N[1:] != code_N[:-1]
+    unknown = pc.index(names, "").as_py()
+    if unknown >= 0:
+        is_start_N |= code_N == unknown
+    starts = np.flatnonzero(is_start_N)
+    lengths = np.diff(np.append(starts, count))
+    shard_of_run = np.empty(len(starts), np.int64)
+    shard, filled = 0, 0
+    for run, length in enumerate(lengths.tolist()):
+        if filled and filled + length > shard_size:
+            shard, filled = shard + 1, 0
+        shard_of_run[run] = shard
+        filled += length
+    return np.repeat(shard_of_run, lengths)
+
+
+def _flush(
+    piece: list[Entry], batches: list[pa.RecordBatch], count: int, on_progress: OnProgress | None
+) -> int:
+    if piece:
+        columns = [
+            pa.array(column, field.type)
+            for column, field in zip(zip(*piece, strict=True), _LISTED, strict=True)
+        ]
+        batches.append(pa.record_batch(columns, schema=_LISTED))
+        count += len(piece)
+        piece.clear()
+    if on_progress:
+        on_progress(count)
+    return count
+
+
+def _unique(table: pa.Table) -> pa.Table:
+    """The sorted table with another path for each repetition."""
+    path = table["path"]
+    is_same = pc.equal(path.slice(1), path.slice(0, max(table.num_rows - 1, 0)))
+    if not pc.any(is_same).as_py():
+        return table
+    repeated = np.flatnonzero(is_same.to_numpy()) + 1
+    renamed: dict[int, str] = {}
+    number, before = 1, -1
+    for row in repeated.tolist():
+        number = number + 1 if row == before + 1 else 2
+        before = row
+        renamed[row] = f"{path[row].as_py()}!duplicate{number}"
+    mask = np.zeros(table.num_rows, bool)
+    mask[repeated] = True
+    names = pc.replace_with_mask(path.combine_chunks(), mask, pa.array(list(renamed.values()), pa.string()))
+    table = table.set_column(0, _LISTED.field("path"), names)
+    return table.take(pc.sort_indices(table, sort_keys=[("path", "ascending")]))

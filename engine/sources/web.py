@@ -1,0 +1,183 @@
+"""Requests to a DICOMweb server: credentials, caps, and patience with a server that is busy.
+
+No address, header or answer ever gets into a message: they may hold identifiers or secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from engine.errors import OverLimitError, SourceReadError, StorageError, UsageError
+
+TOKEN, USER, PASSWORD = "OSTEORAY_DICOMWEB_TOKEN", "OSTEORAY_DICOMWEB_USER", "OSTEORAY_DICOMWEB_PASSWORD"
+CONNECTIONS = 4
+_JSON_BYTES = 64 << 20
+_OK, _NO_CONTENT, _TOO_LARGE = 200, 204, 413
+_DENIED, _BUSY = frozenset({401, 403}), frozenset({408, 429, 500, 502, 503, 504})
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a server is asked again: doubling waits, and an end of it."""
+
+    attempts: int = 6
+    first_wait_s: float = 0.25
+    longest_wait_s: float = 8.0
+    all_s: float = 40.0
+    """From the first attempt on; below the deadline of one file."""
+    timeout_s: float = 15.0
+    """Without a byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer read to its end, or to as many bytes as were wanted."""
+
+    status: int
+    content_type: str
+    body: bytearray
+    is_cut: bool = False
+    """The server says that there is more than it hands out (PS3.18 10.6.3: warning 299)."""
+
+
+class TooManyResultsError(Exception):
+    """The server wants a narrower question."""
+
+
+class Server:
+    """One DICOMweb service. Its connections are shared by threads."""
+
+    def __init__(self, base: str, patience: Patience | None = None) -> None:
+        """Connect to nothing yet; credentials are read from the environment now."""
+        self._patience = patience or Patience()
+        user, password, token = (os.environ.get(name, "") for name in (USER, PASSWORD, TOKEN))
+        self._client = httpx.Client(
+            base_url=base.rstrip("/") + "/",
+            auth=httpx.BasicAuth(user, password) if user and not token else None,
+            headers={
+                "Accept-Encoding": "identity",
+                **({"Authorization": f"Bearer {token}"} if token else {}),
+            },
+            timeout=self._patience.timeout_s,
+            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+            follow_redirects=False,
+        )
+
+    def close(self) -> None:
+        """End the connections."""
+        self._client.close()
+
+    def search(self, path: str, query: Mapping[str, str | int]) -> tuple[list[dict[str, Any]], bool]:
+        """The objects of one QIDO answer, and whether the server says that there are more.
+
+        Raises:
+            TooManyResultsError: the server refuses so broad a question.
+            StorageError: it cannot be reached, or fails.
+            UsageError: it does not know the address, or refuses the credentials.
+        """
+        try:
+            answer = self._ask(path, query, "application/dicom+json", _JSON_BYTES)
+        except OverLimitError as error:
+            raise TooManyResultsError from error
+        except SourceReadError as error:
+            raise StorageError(f"the DICOMweb server cannot be searched: {error}") from error
+        if answer.status == _NO_CONTENT:
+            return [], False
+        if answer.status == _TOO_LARGE:
+            raise TooManyResultsError
+        if answer.status in _DENIED:
+            raise UsageError(
+                f"the DICOMweb server refuses the credentials: set {TOKEN}, or {USER} and {PASSWORD}"
+            )
+        if answer.status != _OK:
+            raise UsageError(
+                f"the DICOMweb server answers a search with status {answer.status}: check the address"
+            )
+        try:
+            found = json.loads(answer.body)
+        except ValueError as error:
+            raise UsageError("the address answers, but not as a DICOMweb server: check it") from error
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+            raise UsageError("the address answers, but not as a DICOMweb server: check it")
+        return found, answer.is_cut
+
+    def retrieve(self, path: str, accept: str, max_bytes: int, *, is_prefix: bool) -> Answer:
+        """One object; with ``is_prefix`` its first ``max_bytes``, else more than those are refused.
+
+        Raises:
+            OverLimitError, SourceReadError.
+        """
+        answer = self._ask(path, {}, accept, max_bytes, is_prefix=is_prefix)
+        if answer.status in _DENIED:
+            raise SourceReadError("the server refuses to hand over the instance to these credentials")
+        if answer.status != _OK:
+            raise SourceReadError(
+                f"the server answered with status {answer.status}: plan again, or try later"
+            )
+        return answer
+
+    def _ask(
+        self,
+        path: str,
+        query: Mapping[str, str | int],
+        accept: str,
+        max_bytes: int,
+        *,
+        is_prefix: bool = False,
+    ) -> Answer:
+        """Ask until there is an answer that is none of a busy server.
+
+        Raises:
+            OverLimitError, SourceReadError.
+        """
+        patience, began = self._patience, time.monotonic()
+        wait_s, failure = patience.first_wait_s, ""
+        for attempt in range(patience.attempts):
+            try:
+                answer, asked_wait_s = self._once(path, query, accept, max_bytes, is_prefix=is_prefix)
+                if answer.status not in _BUSY:
+                    return answer
+                failure = f"status {answer.status}"
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+                failure, asked_wait_s = type(error).__name__, 0.0
+            pause_s = max(min(wait_s, patience.longest_wait_s) * random.uniform(0.5, 1.0), asked_wait_s)
+            left_s = began + patience.all_s - time.monotonic()
+            if attempt + 1 == patience.attempts or pause_s > left_s:
+                break
+            time.sleep(pause_s)
+            wait_s *= 2
+        raise SourceReadError(f"the server did not answer ({failure}) when asked several times: try later")
+
+    def _once(
+        self, path: str, query: Mapping[str, str | int], accept: str, max_bytes: int, *, is_prefix: bool
+    ) -> tuple[Answer, float]:
+        """One answer, and the seconds that the server asks to wait."""
+        body = bytearray()
+        with self._client.stream("GET", path, params=dict(query), headers={"Accept": accept}) as response:
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise SourceReadError("the server packs its answers though it was asked not to")
+            for piece in response.iter_raw():
+                body += piece
+                if len(body) > max_bytes:
+                    if not is_prefix:
+                        raise OverLimitError(f"the answer has more than the cap of {max_bytes} bytes")
+                    break
+            content_type = response.headers.get("content-type", "")
+            is_cut = response.headers.get("warning", "").startswith("299")
+            return Answer(response.status_code, content_type, body, is_cut), _asked_wait_s(response)
+
+
+def _asked_wait_s(response: httpx.Response) -> float:
+    value = response.headers.get("retry-after", "")
+    return float(value) if value.isdigit() else 0.0

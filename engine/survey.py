@@ -1,0 +1,188 @@
+"""What a source holds, told from headers alone: for ``ingest --dry-run``. Writes nothing.
+
+Only the head of a file is read, by several threads at once, since the time goes into waiting for a disk or a
+server. A few instances are read and decoded in full, to say how long all of them will take.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from engine import sources
+from engine.dicom import header as elements
+from engine.dicom.functional import of_frame
+from engine.dicom.guard import Limits, parse
+from engine.errors import (
+    FilteredError,
+    InstanceError,
+    MultiFrameError,
+    SopClassFilteredError,
+)
+from engine.instance import InputRule
+from engine.isolation import Isolation, reader
+from engine.reading import Reading
+
+HEAD_BYTES = 256 << 10
+_THREADS = 8
+_WAITING = 4 * _THREADS
+_PROBED = 12
+_SHARD_SIZE = 512  # of no consequence: a survey has no shards
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Survey:
+    """Counts over all members of a source."""
+
+    planned: int = 0
+    size_bytes: int = 0
+    """Of the members whose size the source says."""
+    unsized: int = 0
+    fits: int = 0
+    """Instances that the task takes, as far as their header says."""
+    sop_classes: Counter[str] = field(default_factory=Counter)
+    transfer_syntaxes: Counter[str] = field(default_factory=Counter)
+    filtered: Counter[str] = field(default_factory=Counter)
+    quarantined: Counter[str] = field(default_factory=Counter)
+    headers_per_second: float = 0.0
+    decoded: int = 0
+    """Instances of the probe that became a sample."""
+    decoded_per_second: float | None = None
+    """One core, measured on the probe; None where nothing fits."""
+    eta_s: float | None = None
+    """Time that an ingest on all cores of this machine takes, after its start."""
+
+
+def survey(
+    source: str, rule: InputRule, *, on_plan: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None, limits: Limits | None = None,
+) -> Survey:  # fmt: skip
+    """Count what lies in ``source`` and what of it the ``rule`` takes.
+
+    What only decoding finds out (damaged pixels) is not counted.
+
+    Raises:
+        UsageError, StorageError: the source cannot be listed.
+    """
+    caps = limits or Limits()
+    plan = sources.plan(source, _SHARD_SIZE, on_plan)
+    found, probe = Survey(planned=plan.num_rows), _Probe()
+    began = time.perf_counter()
+    for done, (path, size, data) in enumerate(_heads(source, plan), start=1):
+        found.unsized += size < 0
+        found.size_bytes += max(size, 0)
+        if _count(source, path, data, rule, caps, found):
+            probe.offer(path)
+        if on_progress:
+            on_progress(done, plan.num_rows)
+    found.headers_per_second = found.planned / max(time.perf_counter() - began, 1e-9)
+    if probe.paths:
+        _decode(probe.paths, Reading(source=source, rule=rule, salt=b"survey", limits=caps), found)
+    return found
+
+
+@dataclass(slots=True)
+class _Probe:
+    """A few paths, spread evenly over all that were offered."""
+
+    paths: list[str] = field(default_factory=list)
+    stride: int = 1
+    offered: int = 0
+
+    def offer(self, path: str) -> None:
+        if self.offered % self.stride == 0:
+            self.paths.append(path)
+        self.offered += 1
+        if len(self.paths) > _PROBED:
+            self.paths, self.stride = self.paths[::2], 2 * self.stride
+
+
+Head = bytes | InstanceError
+
+
+def _heads(source: str, plan: pa.Table) -> Iterator[tuple[str, int, Head]]:
+    """Path, size and first bytes of every member, in the order of the plan; some are read ahead."""
+    rows = ((path.as_py(), size.as_py()) for path, size in zip(plan["path"], plan["size_bytes"], strict=True))
+    waiting: deque[tuple[str, int, Future[Head]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for path, size in rows:
+                waiting.append((path, size, pool.submit(_head, source, path)))
+                if len(waiting) == _WAITING:
+                    yield _ended(waiting)
+            while waiting:
+                yield _ended(waiting)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ended(waiting: deque[tuple[str, int, Future[Head]]]) -> tuple[str, int, Head]:
+    path, size, future = waiting.popleft()
+    return path, size, future.result()
+
+
+def _head(source: str, path: str) -> Head:
+    try:
+        return sources.head(source, path, HEAD_BYTES)
+    except InstanceError as error:
+        return error
+
+
+def _count(source: str, path: str, data: Head, rule: InputRule, limits: Limits, found: Survey) -> bool:
+    """Put one member into the counts; whether the task takes it."""
+    try:
+        if isinstance(data, InstanceError):
+            raise data
+        columns, frames = _columns(source, path, data, limits)
+        found.sop_classes[columns["sop_class_uid"]] += 1
+        found.transfer_syntaxes[columns["transfer_syntax_uid"]] += 1
+        if columns["sop_class_uid"] not in rule.sop_classes:
+            raise SopClassFilteredError("not one this task takes")
+        if frames > 1:
+            raise MultiFrameError("several frames")
+    except FilteredError as error:
+        found.filtered[error.reason] += 1
+    except InstanceError as error:
+        found.quarantined[error.reason] += 1
+    else:
+        found.fits += 1
+        return True
+    return False
+
+
+def _columns(source: str, path: str, data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
+    """Header columns and number of frames; where the head does not hold all of them, from the whole file."""
+    try:
+        return _parsed(data, limits)
+    except InstanceError:
+        if len(data) < HEAD_BYTES:
+            raise
+    return _parsed(sources.read(source, path, max_bytes=limits.file_bytes), limits)
+
+
+def _parsed(data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
+    data_set = parse(data, elements.TAGS, limits)
+    header = of_frame(data_set.header, 0)
+    columns = elements.columns(header, data_set.transfer_syntax_uid, b"survey")
+    return columns, elements.integer(header, "NumberOfFrames", 1)
+
+
+def _decode(paths: list[str], reading: Reading, found: Survey) -> None:
+    """Measure real reading on a few instances: the first one alone starts the process that decodes."""
+    reading_process = reader(Isolation())
+    reading_process.read(reading, paths[:1])
+    began = time.perf_counter()
+    outcomes = reading_process.read(reading, paths)
+    wall_s = max(time.perf_counter() - began, 1e-9)
+    found.decoded = sum(not isinstance(outcome, InstanceError | FilteredError) for outcome in outcomes)
+    found.decoded_per_second = len(paths) / wall_s
+    found.eta_s = found.fits / found.decoded_per_second / (os.cpu_count() or 1)

@@ -1,0 +1,238 @@
+"""DICOMweb against servers that are busy, capped, rude or lying; multipart; and secret credentials."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from engine.errors import EngineError, OverLimitError, SourceReadError, StorageError, UsageError
+from engine.sources.dicomweb import DicomWeb
+from engine.sources.multipart import single_part
+from engine.sources.web import Patience
+
+Reply = tuple[int, dict[str, str], bytes]
+QUICK = Patience(attempts=4, first_wait_s=0.01, timeout_s=5)
+PATH = "studies/1.2/series/1.3/instances/1.4"
+KIND = 'multipart/related; type="application/dicom"; boundary="b1"'
+PART = b"--b1\r\nContent-Type: application/dicom\r\n\r\nDATA\r\n--b1--"
+
+
+@contextmanager
+def serving(answer: Callable[[str, dict[str, str], dict[str, str]], Reply]) -> Iterator[str]:
+    """An HTTP server whose replies ``answer(path, query, headers)`` decides."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            address = urlsplit(self.path)
+            query = {name: values[0] for name, values in parse_qs(address.query).items()}
+            status, headers, body = answer(address.path, query, dict(self.headers))
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"dicomweb+http://127.0.0.1:{server.server_port}/web"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def client(source: str) -> Iterator[DicomWeb]:
+    opened = DicomWeb(source, QUICK)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def found(**uids: str) -> dict[str, object]:
+    tags = {"study": "0020000D", "series": "0020000E", "instance": "00080018"}
+    return {tags[name]: {"vr": "UI", "Value": [uid]} for name, uid in uids.items()}
+
+
+def page(items: list[dict[str, object]], **headers: str) -> Reply:
+    return 200, {"Content-Type": "application/dicom+json", **headers}, json.dumps(items).encode()
+
+
+def archive(studies: dict[str, str], *, cap: int, heeds_offset: bool) -> Callable[..., Reply]:
+    """A server with one instance a study that hands out ``cap`` results at most; study UID -> its date."""
+
+    def answer(path: str, query: dict[str, str], headers: dict[str, str]) -> Reply:
+        if not path.endswith("/studies"):
+            study = path.split("/")[3]
+            items = [found(study=study, series=f"{study}.1", instance=f"{study}.1.1")]
+        else:
+            first, _, last = query.get("StudyDate", "00000000-99999999").partition("-")
+            items = [found(study=uid) for uid, day in studies.items() if first <= day <= last]
+        start = int(query["offset"]) if heeds_offset or not path.endswith("/studies") else 0
+        shown = items[start : start + min(cap, int(query["limit"]))]
+        is_cut = len(items) > start + len(shown)
+        return page(shown, **({"Warning": '299 web "there are more"'} if is_cut else {}))
+
+    return answer
+
+
+@pytest.mark.parametrize("heeds_offset", [True, False])
+def test_all_studies_of_a_capped_server_are_planned(heeds_offset: bool) -> None:
+    studies = {
+        f"1.{number}": f"20{number % 20:02d}0{number % 9 + 1}{number % 27 + 1:02d}" for number in range(1, 90)
+    }
+    with serving(archive(studies, cap=7, heeds_offset=heeds_offset)) as source, client(source) as web:
+        entries = list(web.entries())
+    assert sorted({entry.path.split("/")[1] for entry in entries}) == sorted(studies)
+    assert len(entries) == len(studies)
+    assert {entry.size_bytes for entry in entries} == {-1}
+    assert all(entry.series.endswith(".1") for entry in entries)
+
+
+def test_a_day_that_is_not_handed_out_whole_is_an_error() -> None:
+    studies = {f"1.{number}": "20200101" for number in range(9)}
+    with (
+        serving(archive(studies, cap=3, heeds_offset=False)) as source,
+        client(source) as web,
+        pytest.raises(StorageError, match="one day"),
+    ):
+        list(web.entries())
+
+
+def test_filters_reach_the_server_and_an_instance_without_uid_is_planned() -> None:
+    asked: list[dict[str, str]] = []
+
+    def answer(path: str, query: dict[str, str], headers: dict[str, str]) -> Reply:
+        asked.append(query)
+        if query["offset"] != "0":
+            return 204, {}, b""
+        items = (
+            [found(study="1.2")] if path.endswith("/studies") else [found(instance="../../x", series="1.3")]
+        )
+        return page(items)
+
+    with serving(answer) as source, client(f"{source}?StudyDate=20200101-&ModalitiesInStudy=DX") as web:
+        (entry,) = web.entries()
+        with pytest.raises(SourceReadError):
+            web.read(entry.path, 100, None)
+    assert asked[0]["ModalitiesInStudy"] == "DX"
+    assert asked[0]["StudyDate"] == "20200101-"
+    assert entry.path == "studies/1.2/without-uid-0"
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_server_is_asked_again(status: int) -> None:
+    replies = iter(
+        [(status, {"Retry-After": "0"}, b""), (status, {}, b""), (200, {"Content-Type": KIND}, PART)]
+    )
+    with serving(lambda *_: next(replies)) as source, client(source) as web:
+        assert web.read(PATH, 100, None) == b"DATA"
+
+
+def test_a_server_that_stays_busy_is_given_up() -> None:
+    asked: list[str] = []
+
+    def answer(path: str, query: dict[str, str], headers: dict[str, str]) -> Reply:
+        asked.append(path)
+        return 503, {}, b""
+
+    with serving(answer) as source, client(source) as web, pytest.raises(SourceReadError, match="status 503"):
+        web.read(PATH, 100, None)
+    assert len(asked) == QUICK.attempts
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        ((404, {}, b""), SourceReadError),
+        ((302, {"Location": "http://127.0.0.1:1/"}, b""), SourceReadError),
+        ((401, {}, b""), SourceReadError),
+        ((200, {"Content-Type": "text/html"}, b"<html>"), SourceReadError),
+        ((200, {"Content-Type": KIND}, PART[:-8]), SourceReadError),
+        ((200, {"Content-Type": KIND}, PART.replace(b"DATA", b"D" * 200_000)), OverLimitError),
+        ((200, {"Content-Type": KIND}, PART.replace(b"DATA", b"D" * 101)), OverLimitError),
+        ((200, {"Content-Type": KIND, "Content-Encoding": "gzip"}, PART), SourceReadError),
+    ],
+)
+def test_an_instance_that_is_not_handed_over_ends_typed(reply: Reply, error: type[EngineError]) -> None:
+    with serving(lambda *_: reply) as source, client(source) as web, pytest.raises(error):
+        web.read(PATH, 100, None)
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        ((401, {}, b""), UsageError),
+        ((404, {}, b""), UsageError),
+        ((200, {}, b"<html>"), UsageError),
+        ((200, {}, b"[1]"), UsageError),
+        ((500, {}, b""), StorageError),
+    ],
+)
+def test_a_server_that_cannot_be_searched_is_an_error(reply: Reply, error: type[EngineError]) -> None:
+    with serving(lambda *_: reply) as source, client(source) as web, pytest.raises(error):
+        list(web.entries())
+
+
+def test_credentials_go_to_the_server_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OSTEORAY_DICOMWEB_TOKEN", "hush-hush")
+    seen: list[str] = []
+
+    def answer(path: str, query: dict[str, str], headers: dict[str, str]) -> Reply:
+        seen.append(headers["Authorization"])
+        return 403, {}, b"hush-hush"
+
+    caplog.set_level("INFO")
+    with serving(answer) as source, client(source) as web:
+        with pytest.raises(UsageError) as planning:
+            list(web.entries())
+        with pytest.raises(SourceReadError) as reading:
+            web.read(PATH, 100, None)
+    assert set(seen) == {"Bearer hush-hush"}
+    assert "hush" not in f"{planning.value}{reading.value}{caplog.text}"
+    assert "1.4" not in f"{reading.value}{caplog.text}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "whole"),
+    [
+        (KIND, PART, True),
+        ("multipart/related; boundary=b1", b"preamble\r\n" + PART + b"\r\nepilogue", True),
+        ("Multipart/Related; BOUNDARY=b1; type=x", b"--b1\r\n\r\nDATA\r\n--b1--", True),
+        ("application/dicom", b"DATA", True),
+        (KIND, PART[:-8], False),
+    ],
+)
+def test_the_part_is_found(kind: str, data: bytes, whole: bool) -> None:
+    assert single_part(data, kind, is_whole=whole) == b"DATA"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("multipart/related", PART),
+        ("multipart/mixed; boundary=b1", PART),
+        (KIND, b""),
+        (KIND, b"--b2\r\n\r\nDATA\r\n--b2--"),
+        (KIND, PART.removesuffix(b"--") + b"\r\n\r\nMORE\r\n--b1--"),
+        (KIND, b"--b1\r\nContent-Type: x"),
+        (f'multipart/related; boundary="{"x" * 71}"', PART),
+    ],
+)
+def test_what_is_no_single_part_is_refused(kind: str, data: bytes) -> None:
+    with pytest.raises(SourceReadError):
+        single_part(data, kind)
