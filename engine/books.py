@@ -1,6 +1,6 @@
 """The books of an output folder: shards committed whole, and the proof that every input ended once.
 
-DIR/plan.parquet            every input, written first
+DIR/plan.parquet            every input, written first; it grows where a source is read again
 DIR/shards/00042/           appears by one rename, with its tables and shard.json (counts, digests)
 DIR/manifest.json           written last; ``complete`` is true only then
 DIR/.lease                  held by flock while a job runs; the kernel drops it when the holder dies
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from engine import schema
+from engine import schema, versions
 from engine.errors import BooksError, LeaseHeldError, TableError
 from engine.manifest import MANIFEST_NAME, now, read_json, replacing, sha256_of_file, sync, write_json
 
@@ -101,9 +102,49 @@ def write_plan(folder: Path, plan: pa.Table) -> None:
     if path.exists():
         if not read_table(path).equals(plan):
             raise TableError(
-                f"{folder} was begun on other inputs or another shard size: choose another --out"
+                f"{folder} was begun on other inputs or another shard size: "
+                "give --incremental to take in what is new or changed, or choose another --out"
             )
         return
+    _replace_plan(path, plan)
+
+
+def grow_plan(folder: Path, plan: pa.Table, facts: Mapping[str, Any]) -> None:
+    """Put a plan in the place of one that it begins with; the folder is incomplete again.
+
+    ``facts`` of the growth join the manifest's ``growths``. Killed in between, the folder is as before but
+    for its manifest, and the same growth can be done again.
+
+    Raises:
+        BooksError: the plan does not begin with the present one.
+    """
+    before = read_plan(folder)
+    _require(plan.slice(0, before.num_rows).equals(before), f"{folder}: a plan may grow, never change")
+    manifest = read_json(folder / MANIFEST_NAME)
+    growths = [*manifest.get("growths", []), {"at": now(), **facts}]
+    write_json(folder / MANIFEST_NAME, {**manifest, "complete": False, "growths": growths})
+    _replace_plan(folder / PLAN_NAME, plan)
+
+
+def digests(folder: Path) -> pa.Table:
+    """``instance_index`` and ``content_sha256`` of every row that ended; null where no bytes were read."""
+    paths = [path for table in COUNT_NAMES for path in tables_of(folder, table)]
+    columns = pa.schema([("instance_index", pa.int64()), ("content_sha256", pa.string())])
+    return pa.concat_tables(pq.read_table(path, columns=columns.names).cast(columns) for path in paths)
+
+
+def superseded(folder: Path) -> pa.Array:
+    """``instance_index`` of the rows that a later version of the same member replaced; mostly none.
+
+    Raises:
+        TableError: there is no plan.
+    """
+    plan = read_plan(folder)
+    is_grown = pc.any(pc.greater(plan["version"], 1)).as_py()
+    return versions.superseded(plan) if is_grown else pa.array([], pa.int64())
+
+
+def _replace_plan(path: Path, plan: pa.Table) -> None:
     with replacing(path) as temporary:
         pq.write_table(plan.cast(schema.stamped(schema.PLAN, "plan")), temporary, compression="zstd")
 

@@ -61,7 +61,7 @@ class Recipe:
     distill: dict[str, float] = field(default_factory=dict)
     """Weight by term name; empty trains without a teacher."""
     ramps: dict[str, float] = field(default_factory=dict)
-    """By term name, the share of all steps over which its weight rises from 0; terms not named start whole."""
+    """By term name, the share of all steps over which its weight rises from 0; the others start whole."""
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:

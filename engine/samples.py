@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -67,8 +69,8 @@ def pack_images(folder: Path, cache: Path, label: str) -> None:
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / _IMAGES_NAME).open("wb") as stream:
-        for path in books.tables_of(folder, "samples"):
-            stream.write(tensor_values(_labelled(path, ["image"], label)["image"]).tobytes())
+        for table in _labelled(folder, ["image"], label):
+            stream.write(tensor_values(table["image"]).tobytes())
 
 
 def open_training_set(folder: Path, cache: Path, label: str) -> TrainingSet:
@@ -79,7 +81,7 @@ def open_training_set(folder: Path, cache: Path, label: str) -> TrainingSet:
             patient is on both sides.
     """
     names = ["sop_instance_uid", "patient_key", "patient_sex", "split"]
-    parts = [_labelled(path, names, label) for path in books.tables_of(folder, "samples")]
+    parts = list(_labelled(folder, names, label))
     count = sum(part.num_rows for part in parts)
     if count == 0:
         raise TrainingError(f"{folder} has no labelled sample: ingest with --labels")
@@ -118,7 +120,7 @@ def refuse_twins(data: TrainingSet) -> None:
     twins = 0
     for image_HW, split in zip(data.images_NHW, data.splits_N.tolist(), strict=True):
         if image_HW.min() < image_HW.max():
-            digest = hashlib.blake2b(np.ascontiguousarray(image_HW), digest_size=_DIGEST_BYTES).digest()
+            digest = hashlib.blake2b(image_HW.tobytes(), digest_size=_DIGEST_BYTES).digest()
             twins += split_of.setdefault(digest, split) != split
     if twins:
         raise TrainingError(
@@ -146,12 +148,15 @@ def splits_by_patient(patients_N: NDArray[Any], given: list[str | None]) -> NDAr
     return splits
 
 
-def _labelled(path: Path, columns: list[str], label: str) -> pa.Table:
-    """Columns of one shard's labelled samples, and the label."""
-    if label not in pq.read_schema(path).names:
-        raise TrainingError(f"{path} has no column {label}: ingest with --labels")
-    table = pq.read_table(path, columns=[*columns, label])
-    return table.filter(table[label].is_valid())
+def _labelled(folder: Path, columns: list[str], label: str) -> Iterator[pa.Table]:
+    """Columns of each shard's labelled samples, and the label; of a file that changed, the last version."""
+    superseded = books.superseded(folder)
+    for path in books.tables_of(folder, "samples"):
+        if label not in pq.read_schema(path).names:
+            raise TrainingError(f"{path} has no column {label}: ingest with --labels")
+        table = pq.read_table(path, columns=["instance_index", *columns, label])
+        is_old = pc.is_in(table["instance_index"], superseded)
+        yield table.filter(pc.and_(table[label].is_valid(), pc.invert(is_old)))
 
 
 def _split(patient: str, given: str | None, has_given: bool) -> str:

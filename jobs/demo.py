@@ -23,7 +23,7 @@ from jobs.ingest import ingest_manifest, run_ingest
 from jobs.recipes import recipe_named
 from jobs.report import score_page
 from jobs.salt import read_salt
-from jobs.score import run_score, score_manifest
+from jobs.score import Request, run_score, score_manifest
 from jobs.train import run_training
 
 TASK = "hand-age"
@@ -115,7 +115,7 @@ def _score(archive: Path, bundle: Bundle, out: Path) -> dict[str, Any]:
     spec = ReadSpec(source=str(archive), folder=out, rule=bundle.rule, salt=read_salt())
     manifest = score_manifest(str(archive), bundle, bundle.engine, SHARD_SIZE)
     with books.lease(out):
-        counts, speed = run_score(spec, manifest, bundle, shard_size=SHARD_SIZE, resume=True)
+        counts, speed = run_score(spec, manifest, bundle, Request(shard_size=SHARD_SIZE))
     return {**counts, "archive_images_per_second": speed["images_per_second"]}
 
 

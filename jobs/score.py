@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import typer
 
 from engine import books, sources
@@ -18,6 +20,7 @@ from engine.shard import ReadSpec
 from jobs.cluster_session import start_ray
 from jobs.console import finish, progress
 from jobs.ingest import QUARANTINED, require_apart
+from jobs.plan import begun_plan
 from jobs.salt import read_salt
 
 # One compiled student keeps up with this many cores that decode.
@@ -25,7 +28,7 @@ CORES_PER_PREDICTOR = 8
 
 
 def score(
-    source: Annotated[str, typer.Argument(help="Folder of DICOM files, nested at will, any file names.")],
+    source: Annotated[str, typer.Argument(help=sources.FORMS)],
     model: Annotated[Path, typer.Option(help="Bundle that `osteoray export` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for results; the same command again resumes it.")],
     engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
@@ -36,6 +39,12 @@ def score(
         bool,
         typer.Option(help="Go on where an earlier run of the same command stopped; --no-resume refuses to."),
     ] = True,
+    incremental: Annotated[
+        bool,
+        typer.Option(
+            "--incremental", help="Take into a finished --out what is new or changed in SOURCE since then."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
     """Score an archive. Every file ends as scored, filtered or quarantined, with a reason code.
@@ -49,7 +58,8 @@ def score(
     chosen = choose_engine(engine or bundle.engine)
     manifest = score_manifest(source, bundle, chosen, shard_size)
     with books.lease(out):
-        counts, speed = run_score(spec, manifest, bundle, shard_size=shard_size, resume=resume)
+        request = Request(shard_size=shard_size, resume=resume, incremental=incremental)
+        counts, speed = run_score(spec, manifest, bundle, request)
     code = QUARANTINED if counts["quarantined"] else 0
     finish("score", {"out": str(out), **counts, **speed}, as_json=json, exit_code=code)
 
@@ -60,7 +70,7 @@ def score_manifest(source: str, bundle: Bundle, engine: str, shard_size: int) ->
     return {
         "kind": "score",
         "task": bundle.task,
-        "source": str(Path(source).resolve()),
+        "source": sources.identity(source),
         "config_sha256": sha256_of_facts(config),
         "config": config,
         "model": {**bundle.facts, "model_sha256": bundle.sha256},
@@ -68,18 +78,36 @@ def score_manifest(source: str, bundle: Bundle, engine: str, shard_size: int) ->
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """How a folder is begun, gone on with, or grown."""
+
+    shard_size: int
+    resume: bool = True
+    incremental: bool = False
+
+
 def run_score(
-    spec: ReadSpec, manifest: dict[str, Any], bundle: Bundle, *, shard_size: int, resume: bool
+    spec: ReadSpec, manifest: dict[str, Any], bundle: Bundle, request: Request
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Plan, begin or resume, score and close a folder whose lease is held; gives counts and speed."""
+    if not request.resume and (spec.folder / MANIFEST_NAME).exists():
+        raise UsageError(f"{spec.folder} holds an earlier run: choose another --out, or allow --resume")
+
+    def grow(plan: pa.Table) -> None:
+        _score(spec, manifest, bundle, plan)
+
+    plan = begun_plan(spec, manifest, request.shard_size, grow=grow if request.incremental else None)
+    return _score(spec, manifest, bundle, plan)
+
+
+def _score(
+    spec: ReadSpec, manifest: dict[str, Any], bundle: Bundle, plan: pa.Table
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Score what is missing of a plan, and close the folder."""
     from engine.pipeline import ScoreSpec
     from engine.pipeline import score as score_shards
 
-    if not resume and (spec.folder / MANIFEST_NAME).exists():
-        raise UsageError(f"{spec.folder} holds an earlier run: choose another --out, or allow --resume")
-    plan = sources.plan(spec.source, shard_size)
-    books.begin(spec.folder, manifest)
-    books.write_plan(spec.folder, plan)
     started, ended = time.perf_counter(), 0
     if books.missing_shards(spec.folder, plan):
         start_ray()

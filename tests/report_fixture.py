@@ -66,7 +66,8 @@ def write_score(
     everything = [*scored, *filtered, *quarantined]
     folder.mkdir(parents=True, exist_ok=True)
     inputs = [
-        {"instance_index": i, "path": one.path, "shard": i // shard_size} for i, one in enumerate(everything)
+        {"instance_index": i, "path": one.path, "shard": i // shard_size, "version": 1}
+        for i, one in enumerate(everything)
     ]
     plan = pa.Table.from_pylist([{**row, "size_bytes": 1000} for row in inputs], schema=schema.PLAN)
     pq.write_table(plan, folder / "plan.parquet")

@@ -28,6 +28,7 @@ def plan() -> pa.Table:
             "path": [f"f{i}" for i in range(PLANNED)],
             "shard": [i // SHARD_SIZE for i in range(PLANNED)],
             "size_bytes": [1] * PLANNED,
+            "version": [1] * PLANNED,
         },
         schema=schema.PLAN,
     )
@@ -37,7 +38,8 @@ def rejects(indices: list[int]) -> pa.Table:
     rows = [
         {
             "instance_index": i, "path": f"f{i}", "shard": i // SHARD_SIZE, "sop_instance_uid": None,
-            "reason": "not_dicom", "code": "ORY-I02", "message": "m",
+            "reason": "not_dicom", "code": "ORY-I02", "message": "m", "version": 1,
+            "content_sha256": f"{i:064x}",
         }
         for i in indices
     ]  # fmt: skip

@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine import schema
-from engine.books import PLAN_NAME
+from engine import books, schema
 from engine.errors import TableError, UsageError
 from engine.labels import read_labels
 from engine.manifest import MANIFEST_NAME, read_json
@@ -100,13 +99,16 @@ def read_score_folder(folder: Path) -> ScoreFolder:
         raise UsageError(f"{folder} was written by '{manifest.get('kind')}': a report needs a score folder")
     shards = [marker.parent for marker in sorted(folder.glob("shards/*/shard.json"))]
     rejects = tuple(schema.REJECTS.names)
+    is_current = ~pl.col("instance_index").is_in(books.superseded(folder).to_pylist())
     return ScoreFolder(
         root=folder,
         manifest={**_UNFINISHED, **manifest},
-        planned=_read(folder / PLAN_NAME, ["instance_index"]).num_rows,
-        predictions=_predictions(_frame([s / "predictions.parquet" for s in shards], _SCORE_COLUMNS)),
-        filtered=_frame([s / "filtered.parquet" for s in shards], rejects),
-        quarantined=_frame([s / "quarantine.parquet" for s in shards], rejects),
+        planned=_read(folder / books.PLAN_NAME, ["instance_index"]).num_rows,
+        predictions=_predictions(
+            _frame([s / "predictions.parquet" for s in shards], _SCORE_COLUMNS).filter(is_current)
+        ),
+        filtered=_frame([s / "filtered.parquet" for s in shards], rejects).filter(is_current),
+        quarantined=_frame([s / "quarantine.parquet" for s in shards], rejects).filter(is_current),
     )
 
 
