@@ -1,0 +1,127 @@
+"""Kill a verb with SIGKILL at random moments, run it again until it ends, and compare with an unbroken run.
+
+    python -m benchmarks.kills --kills 20 --out FOLDER -- ingest ARCHIVE --task hand-age
+    python -m benchmarks.kills --kills 20 --out FOLDER -- score ARCHIVE --model BUNDLE
+
+Each time the verb's whole process group dies, Ray with it, at a moment of its own between its start and the
+time that an unbroken run takes. When a run comes to its end, all its rows are compared with those of the
+unbroken one (nothing lost, double or unreadable, the same content), and the next kills meet a new folder.
+Last line JSON; exit status 1 where anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import polars as pl
+
+from engine import books
+
+_TABLES = tuple(books.COUNT_NAMES)
+_GOOD_EXITS = (0, 3)  # 3: some inputs were quarantined
+
+
+def start(words: list[str], out: Path) -> subprocess.Popen[bytes]:
+    """The verb with its ``--out``, leader of a process group of its own."""
+    command = [sys.executable, "-m", "jobs", *words, "--out", str(out)]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def finish(words: list[str], out: Path) -> float:
+    """Run to the end; seconds."""
+    started = time.perf_counter()
+    code = start(words, out).wait()
+    if code not in _GOOD_EXITS:
+        sys.exit(f"{' '.join(words)} ended with {code}")
+    return time.perf_counter() - started
+
+
+def kill_once(words: list[str], out: Path, after_s: float) -> bool:
+    """Start, wait, kill; False where it had ended before."""
+    process = start(words, out)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(after_s)
+        return False
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+def rows(folder: Path) -> pl.DataFrame:
+    """Every row of every table, images as digests, in the order of the plan."""
+    frames = []
+    for table in _TABLES:
+        for path in books.tables_of(folder, table):
+            frame = pl.read_parquet(path)
+            extensions = [name for name, kind in frame.schema.items() if isinstance(kind, pl.BaseExtension)]
+            plain = [pl.col(name).ext.storage().hash(seed=0) for name in extensions]
+            frames.append(frame.with_columns(*plain, pl.lit(table).alias("table")))
+    return pl.concat(frames, how="diagonal").sort("instance_index")
+
+
+def main() -> None:
+    """Run, kill, run, compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("words", nargs=argparse.REMAINDER, help="-- VERB and its arguments, without --out")
+    options = parser.parse_args()
+    words = [word for word in options.words if word != "--"]
+    dice = random.Random(options.seed)
+    whole, broken = options.out / "unbroken", options.out / "broken"
+    unbroken_s = finish(words, whole)
+    expected = rows(whole)
+    kills, ends = 0, []
+    while kills < options.kills:
+        if kill_once(words, broken, dice.uniform(0.5, 1.0 + unbroken_s)):
+            kills += 1
+            done = len(list(broken.glob("shards/*/shard.json")))
+            print(f"killed {kills} times, {done} shards stand", file=sys.stderr, flush=True)
+        else:
+            ends.append(compared(broken, expected))
+            shutil.rmtree(broken)
+    finish(words, broken)
+    ends.append(compared(broken, expected))
+    result = {
+        "verb": words[0],
+        "kills": kills,
+        "seconds_unbroken": round(unbroken_s, 1),
+        "rows": expected.height,
+        "ended_runs": len(ends),
+        "double": sum(end["double"] for end in ends),
+        "lost": sum(end["lost"] for end in ends),
+        "different": sum(end["different"] for end in ends),
+    }
+    print(json.dumps(result))
+    sys.exit(1 if result["double"] or result["lost"] or result["different"] else 0)
+
+
+def compared(folder: Path, expected: pl.DataFrame) -> dict[str, int]:
+    """How many rows are double or lost, and whether anything else differs; the books must balance."""
+    books.verify(folder)
+    found = rows(folder)
+    known = found["instance_index"].n_unique()
+    return {
+        "double": found.height - known,
+        "lost": expected.height - known,
+        "different": int(not expected.equals(found)),
+    }
+
+
+if __name__ == "__main__":
+    main()
