@@ -71,7 +71,7 @@ def stream(syntax: str, stored: Array, bits: int = 8, **options: Any) -> Stream:
         ((203, 121), (51, 32), (102, 61)), ((203, 121), (52, 31), (102, 61)),
         ((203, 121), (102, 61), (102, 61)), ((203, 121), (103, 1), (203, 121)),
         ((203, 121), (300, 300), (203, 121)), ((203, 121), (203, 121), (203, 121)),
-        ((101, 99), (26, 25), (26, 25)), ((98, 65), (13, 9), (13, 9)), ((64, 64), (32, 32), (32, 32)),
+        ((101, 99), (26, 25), (26, 25)), ((98, 65), (25, 17), (25, 17)), ((64, 64), (32, 32), (32, 32)),
     ],
 )  # fmt: skip
 def test_the_smallest_resolution_that_is_large_enough(
@@ -79,6 +79,11 @@ def test_the_smallest_resolution_that_is_large_enough(
 ) -> None:
     """Sizes that halve to odd ones too: Pillow's own `reduce` refuses 101 x 99 at a quarter."""
     assert stream(syntax, picture(shape, 8)).decoded(least_HW).shape == expected
+
+
+def test_jpeg_2000_is_halved_twice_at_most_and_jpeg_three_times() -> None:
+    shapes = {kind: stream(kind, picture((98, 65), 8)).decoded((4, 4)).shape for kind in (JPEG_2000, JPEG)}
+    assert shapes == {JPEG_2000: (25, 17), JPEG: (13, 9)}
 
 
 @pytest.mark.parametrize("levels", [0, 1, 2])
