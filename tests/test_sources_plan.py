@@ -79,8 +79,11 @@ def test_a_dicomdir_keeps_its_series_whole_and_its_reads_inside(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_pacs_gives_the_same_table_as_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.isolation import Isolation
     from engine.shard import ReadSpec, read_shard
     from engine.tasks.hand_age import HAND_AGE
+
+    fresh = Isolation(start_s=100)  # a child of an earlier test would not know the variables that follow
 
     monkeypatch.setenv("OSTEORAY_DICOMWEB_USER", "reader")
     monkeypatch.setenv("OSTEORAY_DICOMWEB_PASSWORD", "secret-word")
@@ -88,7 +91,9 @@ def test_a_pacs_gives_the_same_table_as_the_folder(tmp_path: Path, monkeypatch: 
     folder.mkdir()
 
     def table(source: str) -> list[dict[str, object]]:
-        spec = ReadSpec(source=source, folder=tmp_path / "out", rule=HAND_AGE.rule, salt=b"s" * 32)
+        spec = ReadSpec(
+            source=source, folder=tmp_path / "out", rule=HAND_AGE.rule, salt=b"s" * 32, isolation=fresh
+        )
         samples = read_shard(sources.plan(source, 1000).to_pylist(), spec)["samples"]
         rows = samples.drop_columns(["instance_index", "path", "shard", "image"]).to_pylist()
         images = [image.as_py() for image in samples["image"].combine_chunks().storage]
