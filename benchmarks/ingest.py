@@ -30,6 +30,7 @@ from engine.dicom.write import ENCODERS, Facts, uid_from, write_instance
 from engine.instance import InputRule, prepare
 from engine.phantom.hand import expose
 from engine.preprocess import View
+from engine.reader_child import keep_freed_memory
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
 
 SYNTAXES = ("explicit", "jpeg-ls", "jpeg-lossless", "jpeg-2000")
@@ -68,27 +69,19 @@ def _facts(syntax: str, place: int) -> Facts:
     )
 
 
-def our_reader(size: int) -> Reader:
-    """Ours, in this process."""
+def read_ours(size: int) -> None:
+    """The child process of our reader: paths in, seconds out; memory is kept as ``ingest`` keeps it."""
+    keep_freed_memory()
     rule = InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=View(size_HW=(size, size)))
-
-    def read(paths: list[Path]) -> list[float]:
-        seconds = []
-        for path in paths:
-            started = time.perf_counter()
-            prepare(path.read_bytes(), rule, b"benchmark")
-            seconds.append(time.perf_counter() - started)
-        return seconds
-
-    return read
+    for line in sys.stdin:
+        started = time.perf_counter()
+        prepare(Path(line.rstrip("\n")).read_bytes(), rule, b"benchmark")
+        print(f"{time.perf_counter() - started:.6f}", flush=True)
 
 
-def plain_reader(python: Path, name: str, size: int) -> Reader:
-    """One of ``benchmarks/plain_readers.py`` in a child process; a file that it cannot read stops us."""
-    script = Path(__file__).with_name("plain_readers.py")
-    child = subprocess.Popen(
-        [python, script, name, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def reader(name: str, command: list[str | Path]) -> Reader:
+    """A reader in a child process; a file that it cannot read stops us."""
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     requests, answers = child.stdin, child.stdout
     assert requests is not None
     assert answers is not None
@@ -109,19 +102,20 @@ def plain_reader(python: Path, name: str, size: int) -> Reader:
 
 def measure(archive: Path, python: Path, *, rounds: int, size: int) -> dict[str, object]:
     """Seconds by reader and syntax, as images per second and as ratios to the plain readers."""
+    plain, here = Path(__file__).with_name("plain_readers.py"), [sys.executable, "-m", "benchmarks.ingest"]
     readers = {
-        "ours": our_reader(size),
-        "pydicom": plain_reader(python, "pydicom", size),
-        "monai": plain_reader(python, "monai", size),
+        "ours": reader("ours", [*here, "read", str(size)]),
+        "pydicom": reader("pydicom", [python, plain, "pydicom", str(size)]),
+        "monai": reader("monai", [python, plain, "monai", str(size)]),
     }
     files = {syntax: sorted((archive / syntax).iterdir()) for syntax in SYNTAXES}
-    for reader in readers.values():  # imports and first calls
-        reader([paths[0] for paths in files.values()])
+    for read in readers.values():  # imports and first calls
+        read([paths[0] for paths in files.values()])
     spent: dict[str, dict[str, float]] = {name: defaultdict(float) for name in readers}
     for turn in range(rounds):
         for syntax, paths in files.items():
-            for name, reader in readers.items():
-                spent[name][syntax] += sum(reader(paths[turn::rounds]))
+            for name, read in readers.items():
+                spent[name][syntax] += sum(read(paths[turn::rounds]))
         print(f"round {turn + 1}/{rounds}", file=sys.stderr, flush=True)
     return _result({syntax: len(paths) for syntax, paths in files.items()}, spent, size)
 
@@ -161,10 +155,14 @@ def main() -> None:
     measuring.add_argument("--plain-python", type=Path, required=True)
     measuring.add_argument("--rounds", type=int, default=10)
     measuring.add_argument("--size", type=int, default=512)
+    reading = verbs.add_parser("read", help="one of our readers, as `measure` starts it")
+    reading.add_argument("size", type=int)
     options = parser.parse_args()
     assert set(SYNTAXES) <= set(ENCODERS)
     if options.verb == "make":
         make(options.archive, count=options.count, distinct=options.distinct)
+    elif options.verb == "read":
+        read_ours(options.size)
     else:
         result = measure(options.archive, options.plain_python, rounds=options.rounds, size=options.size)
         print(json.dumps(result))

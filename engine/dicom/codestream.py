@@ -68,8 +68,10 @@ def jpeg_facts(frame: bytes) -> JpegFacts:
     raise PixelDecodeError("the code stream has no frame header")
 
 
-def require_sound_jpeg(frame: bytes) -> None:
+def require_sound_jpeg(frame: bytes, *, is_dct: bool) -> None:
     """Refuse a JPEG or JPEG-LS stream without end marker: codecs fill what is missing, and say nothing.
+
+    Only a cosine transform (``is_dct``) is refined in scans, so only there they are counted.
 
     Raises:
         TruncatedError: the last bytes hold no end marker (padding may follow it).
@@ -77,5 +79,5 @@ def require_sound_jpeg(frame: bytes) -> None:
     """
     if frame.rfind(_EOI, max(len(frame) - _END_WINDOW, 0)) < 0:
         raise TruncatedError(ENDS_EARLY)
-    if frame.count(_SOS) > _MAX_SCANS:  # within a scan FF is never followed by DA
+    if is_dct and frame.count(_SOS) > _MAX_SCANS:  # within a scan FF is never followed by DA
         raise PixelDecodeError(f"the code stream has more than {_MAX_SCANS} scans")

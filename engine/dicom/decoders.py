@@ -131,7 +131,7 @@ def _jpeg(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW: Lea
     frame = bytes(stream)
     said = codestream.jpeg_facts(frame)
     _require_same(said, facts)
-    codestream.require_sound_jpeg(frame)
+    codestream.require_sound_jpeg(frame, is_dct=said.is_dct)
     is_silent_rgb = said.is_dct and said.samples == _COLOUR and facts.is_rgb and not said.says_colour
     if is_silent_rgb and _TURBO.available():  # libjpeg would take the components for YBR
         rgb: Array = imagecodecs.jpeg8_decode(frame, colorspace="RGB", outcolorspace="RGB")
@@ -145,7 +145,7 @@ def _jpeg_ls(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW: 
     frame = bytes(stream)
     said = codestream.jpeg_facts(frame)
     _require_same(said, facts)
-    codestream.require_sound_jpeg(frame)  # CharLS takes up to minutes to find out by itself
+    codestream.require_sound_jpeg(frame, is_dct=False)  # CharLS takes up to minutes to find out by itself
     return decoder.full(frame, said)
 
 
