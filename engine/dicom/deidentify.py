@@ -13,15 +13,12 @@ was burned into them stays: ``burned_in`` says what is known of that.
 
 from __future__ import annotations
 
-import io
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
 from pydicom.filewriter import correct_ambiguous_vr, write_dataset, write_file_meta_info
 from pydicom.uid import UID
 
@@ -36,7 +33,17 @@ from engine.dicom.deid_profile import (
     is_taken,
     vr_of,
 )
-from engine.dicom.guard import PARSER_ERRORS, DataSet, Limits, parse, quiet, require_pixels
+from engine.dicom.guard import (
+    PARSER_ERRORS,
+    DataSet,
+    Limits,
+    element_value,
+    elements_found,
+    parse,
+    quiet,
+    require_pixels,
+    walk_caps,
+)  # fmt: skip
 from engine.dicom.header import TAGS, age_months, patient_key, text
 from engine.dicom.part10 import (
     DEFLATED,
@@ -146,18 +153,10 @@ def burned_in(header: Dataset) -> str:
     said = text(header, "BurnedInAnnotation")
     if said == "YES":
         return "yes"
-    kind = "\\".join(values.texts(_value(header, "ImageType"))).upper()
+    kind = "\\".join(values.texts(element_value(header, "ImageType"))).upper()
     is_capture = (text(header, "SOPClassUID") or "").startswith(SECONDARY_CAPTURE)
     is_doubtful = is_capture or any(word in kind for word in _SCREEN_WORDS)
     return "no" if said == "NO" and not is_doubtful else "unknown"
-
-
-def _value(header: Dataset, keyword: str) -> Any:
-    try:
-        with quiet():
-            return header[keyword].value if keyword in header else None
-    except PARSER_ERRORS:
-        return None
 
 
 def _whole(data: bytes, image: DataSet, limits: Limits) -> _Whole:
@@ -171,16 +170,10 @@ def _whole(data: bytes, image: DataSet, limits: Limits) -> _Whole:
         inflater.grow_to(limits.inflated(len(deflated)))
         view, start = memoryview(inflater.data), 0
     is_little = is_little_endian(view[start:], meta.transfer_syntax_uid)
-    caps = walk.Caps(depth=limits.depth, elements=limits.elements, wanted_bytes=limits.header_bytes)
-    found = walk.find(view, start, _Taken(), caps, is_little=is_little)
+    found = walk.find(view, start, _Taken(), walk_caps(limits), is_little=is_little)
     if found.pixel_at is None:
         raise TruncatedError("the file ends within its header: copy it again from its source")
-    stream = io.BytesIO(b"".join(view[begin:end] for begin, end in found.spans))
-    try:
-        with quiet():
-            header = read_dataset(stream, found.is_implicit, is_little)
-    except PARSER_ERRORS as error:
-        raise HeaderError(f"the header cannot be parsed whole ({type(error).__name__})") from error
+    header = elements_found(view, found, is_little=is_little)
     at = found.pixel_at
     group, element = struct.unpack_from("<HH" if is_little else ">HH", view, at)
     return _Whole(header, found.is_implicit, is_little, (group, element), bytes(view[at + 4 : at + 6]))

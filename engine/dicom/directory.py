@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_sequence_item
 from pydicom.tag import BaseTag, Tag
 
-from engine.dicom.guard import DICOMDIR, PARSER_ERRORS, quiet
+from engine.dicom.guard import DICOMDIR, PARSER_ERRORS, element_value, quiet
 from engine.dicom.part10 import EXPLICIT_LE, read_meta
 from engine.errors import HeaderError, NotDicomError
 
@@ -71,8 +71,8 @@ class _SeriesByOffset:
     def add(self, offset: int, record: Dataset) -> None:
         self._offsets.append(offset)
         self._next.append(_offset(record, _NEXT))
-        uid = str(_value(record, _SERIES_UID) or "").strip("\0 ")
-        if str(_value(record, _TYPE)).strip() == "SERIES" and uid and set(uid) <= _UID_CHARACTERS:
+        uid = str(element_value(record, _SERIES_UID) or "").strip("\0 ")
+        if str(element_value(record, _TYPE)).strip() == "SERIES" and uid and set(uid) <= _UID_CHARACTERS:
             self._heads.append((_offset(record, _LOWER), uid))
 
     def follow(self) -> None:
@@ -133,20 +133,12 @@ def _at_records(tag: BaseTag, vr: str | None, length: int) -> bool:
 
 
 def _components(record: Dataset) -> tuple[str, ...]:
-    value = _value(record, _FILE_ID)
+    value = element_value(record, _FILE_ID)
     if isinstance(value, str):
         return (value,) if value else ()
     return tuple(str(component) for component in value) if isinstance(value, Iterable) else ()
 
 
 def _offset(record: Dataset, tag: BaseTag) -> int:
-    value = _value(record, tag)
+    value = element_value(record, tag)
     return int(value) if isinstance(value, int) else 0
-
-
-def _value(record: Dataset, tag: BaseTag) -> object:
-    try:
-        with quiet():
-            return record[tag].value if tag in record else None
-    except PARSER_ERRORS:
-        return None

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from struct import error as StructError
-from typing import Literal
+from typing import Any, Literal
 
 import pydicom.config
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
 
 from engine.dicom import walk
 from engine.dicom.part10 import (
@@ -136,7 +137,7 @@ def parse(data: bytes, tags: tuple[int, ...], limits: Limits) -> DataSet:
         return _parse_deflated(memoryview(data)[meta.start :], meta, wanted, limits)
     whole = memoryview(data)
     is_little = is_little_endian(whole[meta.start :], meta.transfer_syntax_uid)
-    found = walk.find(whole, meta.start, wanted, _caps(limits), is_little=is_little)
+    found = walk.find(whole, meta.start, wanted, walk_caps(limits), is_little=is_little)
     header = _header(whole, found, meta, is_little=is_little)
     return _data_set(whole, found, header, meta, is_little=is_little)
 
@@ -162,22 +163,41 @@ def require_pixels(data_set: DataSet) -> memoryview:
     return data_set.pixel_value
 
 
-def _caps(limits: Limits) -> walk.Caps:
-    return walk.Caps(depth=limits.depth, elements=limits.elements, wanted_bytes=limits.header_bytes)
+def element_value(header: Dataset, key: str | BaseTag) -> Any:
+    """The value under a keyword or tag as pydicom converts it; None where absent or broken."""
+    try:
+        with quiet():
+            return header[key].value if key in header else None
+    except PARSER_ERRORS:
+        return None
 
 
-def _header(data: memoryview, found: walk.Found, meta: Meta, *, is_little: bool) -> Dataset:
-    """The wanted elements, and nothing else, through pydicom.
+def elements_found(data: memoryview, found: walk.Found, *, is_little: bool) -> Dataset:
+    """The elements that a walk found, and nothing else, through pydicom.
 
     Raises:
-        HeaderError, NotDicomError, TruncatedError.
+        HeaderError: pydicom cannot parse them.
     """
     stream = io.BytesIO(b"".join(data[start:end] for start, end in found.spans))
     try:
         with quiet():
-            header = read_dataset(stream, found.is_implicit, is_little)
+            return read_dataset(stream, found.is_implicit, is_little)
     except PARSER_ERRORS as error:
         raise HeaderError(f"the header cannot be parsed ({type(error).__name__})") from error
+
+
+def walk_caps(limits: Limits) -> walk.Caps:
+    """The part of the limits that a walk keeps."""
+    return walk.Caps(depth=limits.depth, elements=limits.elements, wanted_bytes=limits.header_bytes)
+
+
+def _header(data: memoryview, found: walk.Found, meta: Meta, *, is_little: bool) -> Dataset:
+    """The wanted elements, where they are enough to go on.
+
+    Raises:
+        HeaderError, NotDicomError, TruncatedError.
+    """
+    header = elements_found(data, found, is_little=is_little)
     if found.is_cut and not (_SOP_CLASS in header and _SOP_INSTANCE in header):
         raise TruncatedError("the file ends within its header: copy it again from its source")
     if len(header) == 0 and meta.is_part_10:
@@ -226,7 +246,7 @@ def _parse_deflated(deflated: memoryview, meta: Meta, wanted: frozenset[int], li
         inflater.grow_to(size)
         with memoryview(inflater.data) as view:
             is_little = is_little_endian(view, meta.transfer_syntax_uid)
-            found = walk.find(view, 0, wanted, _caps(limits), is_little=is_little)
+            found = walk.find(view, 0, wanted, walk_caps(limits), is_little=is_little)
             pixels = _pixel_element(view, found, is_little=is_little)
             if pixels is not None or inflater.is_at_end:
                 header = _header(view, found, meta, is_little=is_little)

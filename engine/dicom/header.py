@@ -14,7 +14,7 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from engine.dicom.guard import PARSER_ERRORS, quiet
+from engine.dicom.guard import element_value
 from engine.errors import HeaderError
 
 DAYS_PER_MONTH = 365.25 / 12
@@ -245,11 +245,7 @@ def _plain(value: Any) -> str:
 
 
 def _values(header: Dataset, keyword: str) -> list[Any]:
-    try:
-        with quiet():
-            value = header[keyword].value if keyword in header else None
-    except PARSER_ERRORS:
-        return []
+    value = element_value(header, keyword)
     if value is None:
         return []
     is_many = not isinstance(value, str | bytes) and hasattr(value, "__len__")

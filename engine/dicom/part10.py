@@ -6,6 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from engine.dicom.walk import LONG_VRS
 from engine.errors import HeaderError, NotDicomError, OverLimitError, TruncatedError
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -16,9 +17,6 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 _PREAMBLE_BYTES, _PREFIX = 128, b"DICM"
 _META_GROUP = b"\x02\x00"
 _LOST_WITHIN = 1024  # a prefix that is not where it should be is looked for no further
-_LONG_VRS = frozenset(
-    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-)
 _PIECE = 1 << 20
 _MOST_META = 1 << 20  # bytes of one element; more is no length
 
@@ -77,8 +75,8 @@ def _walk_meta(data: memoryview, position: int) -> Meta:
     while position + 8 <= len(data) and bytes(data[position : position + 2]) == _META_GROUP:
         (element,) = struct.unpack_from("<H", data, position + 2)
         vr = bytes(data[position + 4 : position + 6])
-        is_wide = vr in _LONG_VRS or not vr.isalpha()  # an element without VR has four bytes of length
-        start = position + (12 if vr in _LONG_VRS else 8)
+        is_wide = vr in LONG_VRS or not vr.isalpha()  # an element without VR has four bytes of length
+        start = position + (12 if vr in LONG_VRS else 8)
         if start > len(data):
             raise TruncatedError("the file meta group ends early: copy the file again from its source")
         (length,) = struct.unpack_from("<I" if is_wide else "<H", data, start - (4 if is_wide else 2))

@@ -19,9 +19,10 @@ PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _MARKS = frozenset({_ITEM, _ITEM_END, _SEQUENCE_END})
 _SHORT_HEAD, _LONG_HEAD = 8, 12
-_LONG_VRS = frozenset(
+LONG_VRS = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
+"""VRs whose length has four bytes (PS3.5 7.1.2)."""
 _BYTE_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV"})
 
 
@@ -118,7 +119,7 @@ class _Walk:
             if not _is_vr(vr):
                 (length,) = self._long.unpack_from(self._data, position + 4)
                 return _Head(tag, b"", position + _SHORT_HEAD, length)
-            if vr in _LONG_VRS:
+            if vr in LONG_VRS:
                 (length,) = self._long.unpack_from(self._data, position + 8)
                 return _Head(tag, vr, position + _LONG_HEAD, length)
             (length,) = self._short.unpack_from(self._data, position + 6)
