@@ -7,7 +7,7 @@ so bulk scoring, HTTP and training see the same pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import cv2
@@ -19,6 +19,10 @@ from engine.errors import UnknownNameError
 from engine.geometry import Geometry
 
 Image = NDArray[np.float32]
+
+_HALVED_FROM = 4
+"""Pixels a side that make one of the view, from which on 2 x 2 of them are averaged first. What lies on the
+edge of two pixels of the view is then shared by them in other parts: the benchmarks say what it changes."""
 
 cv2.setNumThreads(1)  # Ray gives a task one core; OpenCV's own pool would take them all
 
@@ -126,8 +130,10 @@ def _scale(view: View, original_HW: tuple[int, int]) -> float:
 def _fitted(picture: Picture, view: View) -> NDArray[Any]:
     """The picture's values on the grid of ``fitted_HW``."""
     inner = fitted_HW(view, picture.original_HW)
-    is_smaller = _scale(view, picture.original_HW) < 1
-    method = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+    scale = _scale(view, picture.original_HW)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    if picture.reduction == 1 and scale * _HALVED_FROM <= 1:
+        picture = _halved(picture)
     if picture.reduction == 1:
         return cv2.resize(picture.values_HW, (inner[1], inner[0]), interpolation=method)
     # A reduced grid may reach beyond the original: the factors are the original's, not those of the two
@@ -135,6 +141,16 @@ def _fitted(picture: Picture, view: View) -> NDArray[Any]:
     fy, fx = (inner[axis] * picture.reduction / picture.original_HW[axis] for axis in (0, 1))
     resized = cv2.resize(picture.values_HW, None, fx=fx, fy=fy, interpolation=method)
     return resized[: inner[0], : inner[1]]
+
+
+def _halved(picture: Picture) -> Picture:
+    """Means of 2 x 2 pixels: OpenCV has vectors for them, and none for the area resize that follows."""
+    values_HW = picture.values_HW
+    rows, columns = values_HW.shape
+    if rows % 2 or columns % 2:
+        values_HW = cv2.copyMakeBorder(values_HW, 0, rows % 2, 0, columns % 2, cv2.BORDER_REPLICATE)
+    halved_HW = cv2.resize(values_HW, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return replace(picture, values_HW=halved_HW, reduction=2)
 
 
 def _centred(small_HW: NDArray[Any], original_HW: tuple[int, int], view: View) -> tuple[Image, Geometry]:
@@ -149,12 +165,20 @@ def _centred(small_HW: NDArray[Any], original_HW: tuple[int, int], view: View) -
 
 def stretch(image_HW: Image, view: View) -> tuple[Image, Geometry]:
     """Map the view's two percentiles of the image to 0 and 1; a flat image becomes black."""
-    low, high = np.percentile(image_HW, view.stretch_percentiles)
+    ordered = np.sort(image_HW, axis=None)  # with vectors: 4 times faster than np.percentile's selection
+    low, high = (_percentile(ordered, percent) for percent in view.stretch_percentiles)
     span = high - low
     flat = np.zeros_like(image_HW)
     shown = ((image_HW - low) / span).astype(np.float32) if span > 0 else flat
     shape = (image_HW.shape[0], image_HW.shape[1])
     return np.clip(shown, 0.0, 1.0), geometry.identity(shape)
+
+
+def _percentile(ordered: NDArray[np.float32], percent: float) -> np.float32:
+    """The value below which ``percent`` of the ascending values lie, between two of them on the line."""
+    place = percent / 100 * (ordered.size - 1)
+    low, high = ordered[int(place)], ordered[min(int(place) + 1, ordered.size - 1)]
+    return np.float32(low + (high - low) * np.float32(place % 1))
 
 
 Step = Callable[[Image, View], tuple[Image, Geometry]]

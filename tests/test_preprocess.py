@@ -63,6 +63,36 @@ def test_stretch_maps_percentiles_to_black_and_white() -> None:
     assert shown[0, 50] in (127, 128)
 
 
+@pytest.mark.parametrize("percents", [(0.5, 99.5), (0.0, 100.0), (12.0, 13.0), (50.0, 50.1)])
+def test_stretch_takes_the_percentiles_that_numpy_gives(percents: tuple[float, float]) -> None:
+    image = picture((31, 77))
+    shown, _ = STEPS["stretch"](image, View(size_HW=(31, 77), stretch_percentiles=percents))
+    low, high = np.percentile(image, percents)
+    assert np.abs(shown - np.clip((image - low) / (high - low), 0, 1)).max() < 2e-3
+
+
+@pytest.mark.parametrize("shape", [(256, 384), (255, 383), (257, 381), (1031, 1500)])
+def test_averaging_in_two_steps_is_averaging(shape: tuple[int, int]) -> None:
+    """From 4 pixels a side on, 2 x 2 come first; against sums over each pixel of the view, counted out."""
+    view = View(size_HW=(32, 48), steps=("resize_pad",))
+    rows, columns = np.indices(shape)
+    smooth = (0.5 + 0.3 * np.sin(rows / 60) * np.cos(columns / 75)).astype(np.float32)
+    shown, moved = apply(smooth, view)
+    inner = moved.to_network(np.array([[-0.5, -0.5], [shape[1] - 0.5, shape[0] - 0.5]]))
+    (left, top), (right, bottom) = np.rint(inner + 0.5).astype(int)
+    kept = shown[top:bottom, left:right].astype(int)
+    exact = 255 * _mean_over(_mean_over(smooth, bottom - top).T, right - left).T
+    assert np.abs(kept - exact).max() <= 1
+
+
+def _mean_over(values: np.ndarray, count: int) -> np.ndarray:
+    """Means [count, ...] over equal parts of the first axis; a pixel on an edge is shared by both sides."""
+    edges = np.linspace(0, len(values), count + 1)
+    sums = np.concatenate((np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)))
+    at = np.stack([np.interp(edges, np.arange(len(sums)), column) for column in sums.T], axis=1)
+    return np.diff(at, axis=0) * count / len(values)
+
+
 def test_a_flat_image_becomes_black() -> None:
     shown, _ = apply(np.full((8, 8), 0.7, np.float32), View(size_HW=(8, 8)))
     assert not shown.any()

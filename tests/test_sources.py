@@ -35,6 +35,24 @@ def test_plan_is_sorted_and_holds_regular_files_only(tree: Path) -> None:
     assert plan["size_bytes"].to_pylist() == [1, 3, 24, 2]
 
 
+def test_folders_and_files_mixed_come_in_the_order_of_whole_paths(tmp_path: Path) -> None:
+    paths = ["a", "a b/x", "a-b/x", "a.dcm", "a/x/y", "ab", "b/1", "b/10", "b/2", "\u00e9/x", "z\U0001f9b4"]
+    for number, path in enumerate(reversed(paths)):
+        place = tmp_path / (path if path != "a/x/y" else "a!/x/y")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"1" * number)
+    planned = sources.plan(str(tmp_path), 2)["path"].to_pylist()
+    assert planned == sorted(planned, key=lambda path: path.encode())
+    assert len(planned) == len(paths)
+
+
+def test_a_flat_folder_of_many_names_is_planned_in_order(tmp_path: Path) -> None:
+    for number in range(5000):
+        (tmp_path / f"{number * 7919 % 5000}").touch()
+    planned = sources.plan(str(tmp_path), 512)["path"].to_pylist()
+    assert planned == sorted(str(number) for number in range(5000))
+
+
 def test_read_gives_the_bytes(tree: Path) -> None:
     assert sources.read(str(tree), "b/no ending") == b"22"
 

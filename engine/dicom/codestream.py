@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from engine.errors import PixelDecodeError, TruncatedError
 
+Stream = bytes | memoryview
+"""A frame as it lies in the file: megabytes that need no copy."""
+
 ENDS_EARLY = "the code stream ends early: copy the file again from its source"
 
 _SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
@@ -44,7 +47,7 @@ class JpegFacts(StreamFacts):
     """A JFIF or Adobe marker says whether the components are YBR or RGB."""
 
 
-def jpeg_facts(frame: bytes) -> JpegFacts:
+def jpeg_facts(frame: Stream) -> JpegFacts:
     """The frame header of a JPEG or JPEG-LS stream (ITU-T T.81 B.2.2, T.87 C.2.2).
 
     Raises:
@@ -68,7 +71,7 @@ def jpeg_facts(frame: bytes) -> JpegFacts:
     raise PixelDecodeError("the code stream has no frame header")
 
 
-def require_sound_jpeg(frame: bytes, *, is_dct: bool) -> None:
+def require_sound_jpeg(frame: Stream, *, is_dct: bool) -> None:
     """Refuse a JPEG or JPEG-LS stream without end marker: codecs fill what is missing, and say nothing.
 
     Only a cosine transform (``is_dct``) is refined in scans, so only there they are counted.
@@ -77,7 +80,7 @@ def require_sound_jpeg(frame: bytes, *, is_dct: bool) -> None:
         TruncatedError: the last bytes hold no end marker (padding may follow it).
         PixelDecodeError: more scans than any picture has, each a pass over the whole picture.
     """
-    if frame.rfind(_EOI, max(len(frame) - _END_WINDOW, 0)) < 0:
+    if _EOI not in bytes(frame[-_END_WINDOW:]):
         raise TruncatedError(ENDS_EARLY)
-    if is_dct and frame.count(_SOS) > _MAX_SCANS:  # within a scan FF is never followed by DA
+    if is_dct and bytes(frame).count(_SOS) > _MAX_SCANS:  # within a scan FF is never followed by DA
         raise PixelDecodeError(f"the code stream has more than {_MAX_SCANS} scans")

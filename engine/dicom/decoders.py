@@ -22,6 +22,7 @@ __all__ = ["DECODERS", "Codec", "Decoder", "FrameFacts", "decode_frame", "requir
 
 Array = NDArray[Any]
 Least = tuple[int, int] | None
+Stream = codestream.Stream
 
 _CODEC_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError, struct.error)
 _CONTAINER_BITS = (1, 8, 16, 32)
@@ -34,7 +35,7 @@ class Codec:
     """One library's decoder; ``feature`` is the imagecodecs codec that must be compiled in."""
 
     package: str
-    decode: Callable[[bytes, Any], Array]
+    decode: Callable[[Stream, Any], Array]
     """(code stream, what it says of itself) -> stored values."""
     feature: str | None = None
     takes: Callable[[Any], bool] | None = None
@@ -66,7 +67,7 @@ class Decoder:
         packages = dict.fromkeys(codec.package for codec in self.codecs)
         return ", or ".join(f"pip install {package}" for package in packages)
 
-    def full(self, stream: bytes, said: codestream.StreamFacts) -> Array:
+    def full(self, stream: Stream, said: codestream.StreamFacts) -> Array:
         """The whole frame by the first codec that is here and right for the stream.
 
         Raises:
@@ -79,20 +80,20 @@ class Decoder:
         raise UnsupportedSyntaxError(f"{self.name} of this kind needs another codec: {self.install()}")
 
 
-def _by(function: str) -> Callable[[bytes, Any], Array]:
+def _by(function: str) -> Callable[[Stream, Any], Array]:
     """A decoder of imagecodecs, looked up when it is called: not every build has all."""
 
-    def decode(stream: bytes, said: codestream.StreamFacts) -> Array:
+    def decode(stream: Stream, said: codestream.StreamFacts) -> Array:
         stored: Array = getattr(imagecodecs, function)(stream)
         return stored
 
     return decode
 
 
-def _in_full(decode: Callable[[bytes, Any, int], Array]) -> Callable[[bytes, Any], Array]:
+def _in_full(decode: Callable[[Stream, Any, int], Array]) -> Callable[[Stream, Any], Array]:
     """Pillow's decoder at full resolution."""
 
-    def decode_full(stream: bytes, said: codestream.StreamFacts) -> Array:
+    def decode_full(stream: Stream, said: codestream.StreamFacts) -> Array:
         try:
             return decode(stream, said, 0)
         except reduced.PILLOW_ERRORS as error:
@@ -128,25 +129,23 @@ def _plain(
 
 def _jpeg(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW: Least) -> Array:
     """Sequential, progressive and lossless: libjpeg-turbo decodes all three, 2 to 16 bits."""
-    frame = bytes(stream)
-    said = codestream.jpeg_facts(frame)
+    said = codestream.jpeg_facts(stream)
     _require_same(said, facts)
-    codestream.require_sound_jpeg(frame, is_dct=said.is_dct)
+    codestream.require_sound_jpeg(stream, is_dct=said.is_dct)
     is_silent_rgb = said.is_dct and said.samples == _COLOUR and facts.is_rgb and not said.says_colour
     if is_silent_rgb and _TURBO.available():  # libjpeg would take the components for YBR
-        rgb: Array = imagecodecs.jpeg8_decode(frame, colorspace="RGB", outcolorspace="RGB")
+        rgb: Array = imagecodecs.jpeg8_decode(bytes(stream), colorspace="RGB", outcolorspace="RGB")
         return rgb
     halvings = reduced.num_halvings(said, least_HW, reduced.most_jpeg_halvings(said)) if least_HW else 0
-    smaller = _smaller(reduced.jpeg, frame, said, halvings)
-    return decoder.full(frame, said) if smaller is None else smaller
+    smaller = _smaller(reduced.jpeg, stream, said, halvings)
+    return decoder.full(stream, said) if smaller is None else smaller
 
 
 def _jpeg_ls(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW: Least) -> Array:
-    frame = bytes(stream)
-    said = codestream.jpeg_facts(frame)
+    said = codestream.jpeg_facts(stream)
     _require_same(said, facts)
-    codestream.require_sound_jpeg(frame, is_dct=False)  # CharLS takes up to minutes to find out by itself
-    return decoder.full(frame, said)
+    codestream.require_sound_jpeg(stream, is_dct=False)  # CharLS takes up to minutes to find out by itself
+    return decoder.full(stream, said)
 
 
 def _jpeg_2000(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW: Least) -> Array:
@@ -162,7 +161,7 @@ def _jpeg_2000(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW
 
 
 def _smaller(
-    decode: Callable[[bytes, Any, int], Array], stream: bytes, said: codestream.StreamFacts, halvings: int
+    decode: Callable[[Stream, Any, int], Array], stream: Stream, said: codestream.StreamFacts, halvings: int
 ) -> Array | None:
     """The frame at a part of its resolution; None where that cannot be had, then the full path decides."""
     if not halvings:

@@ -83,7 +83,7 @@ def read_frame(
     reduction = _reduction(original_HW, stored.values.shape[:2])
     values_HW, gain, offset = _shaded(stored, is_reduced=reduction > 1)
     if reduction > 1 and data_set.transfer_syntax_uid in _CO_SITED:
-        values_HW = _centred(values_HW.astype(np.float32), reduction)
+        values_HW = _centred(values_HW, reduction)
     return Frame(values_HW, gain, offset, original_HW, reduction)
 
 
@@ -241,15 +241,18 @@ def _looked_up(codes: NDArray[Any], table: NDArray[np.float32]) -> tuple[NDArray
     return shown_HW, 1.0, 0.0
 
 
-def _centred(values_HW: NDArray[np.float32], reduction: int) -> NDArray[np.float32]:
+def _centred(values_HW: NDArray[Any], reduction: int) -> NDArray[np.float32]:
     """Values moved from the corner to the middle of the pixels that they stand for.
 
     The low-pass filters of JPEG 2000 are centred on every second sample (ITU-T T.800 F.3), so a value of a
     reduced frame lies at pixel reduction * i, while the mean of its pixels lies half of them further on.
     """
     part = np.float32((reduction - 1) / (2 * reduction))
-    for axis in (0, 1):
-        size = values_HW.shape[axis]
-        following = np.take(values_HW, np.minimum(np.arange(size) + 1, size - 1), axis=axis)
-        values_HW = values_HW + part * (following - values_HW)
-    return values_HW
+    centred_HW = np.empty(values_HW.shape, np.float32)
+    for top in range(0, len(values_HW), _ROWS_AT_ONCE):
+        band = values_HW[top : top + _ROWS_AT_ONCE + 1].astype(np.float32)
+        band[:, :-1] += part * (band[:, 1:] - band[:, :-1])
+        here = band[:_ROWS_AT_ONCE]
+        below = band[1 : len(here) + 1] if len(band) > len(here) else np.concatenate((band[1:], band[-1:]))
+        centred_HW[top : top + len(here)] = here + part * (below - here)
+    return centred_HW

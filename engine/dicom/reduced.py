@@ -16,7 +16,7 @@ from PIL import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from engine.dicom.codestream import JpegFacts, StreamFacts
+from engine.dicom.codestream import JpegFacts, Stream, StreamFacts
 from engine.dicom.jpeg_2000 import Jpeg2000Facts
 
 Array = NDArray[Any]
@@ -74,7 +74,7 @@ def most_jpeg_2000_halvings(said: Jpeg2000Facts) -> int:
     return min(said.num_levels, _MOST_JPEG_2000_HALVINGS) if takes_jpeg_2000(said) else 0
 
 
-def jpeg(frame: bytes, said: JpegFacts, halvings: int) -> Array:
+def jpeg(frame: Stream, said: JpegFacts, halvings: int) -> Array:
     """Stored values of a lossy 8-bit JPEG stream; colour as RGB. Raises one of PILLOW_ERRORS."""
     picture = JpegImageFile(BytesIO(frame))
     if halvings:
@@ -82,7 +82,7 @@ def jpeg(frame: bytes, said: JpegFacts, halvings: int) -> Array:
     return np.asarray(picture)
 
 
-def jpeg_2000(stream: bytes, said: Jpeg2000Facts, halvings: int) -> Array:
+def jpeg_2000(stream: Stream, said: Jpeg2000Facts, halvings: int) -> Array:
     """Stored values of a JPEG 2000 or HTJ2K stream; colour as RGB. Raises one of PILLOW_ERRORS."""
     picture = Jpeg2KImageFile(BytesIO(stream))
     # Its own `reduce` rounds the size to the nearest, the standard rounds up: 2041 x 1515 would be refused.

@@ -50,6 +50,8 @@ def listed(entries: Iterable[Entry], on_progress: OnProgress | None = None) -> p
             count = _flush(piece, batches, count, on_progress)
     _flush(piece, batches, count, on_progress)
     table = pa.Table.from_batches(batches, schema=_LISTED)
+    if _is_ascending(table["path"]):  # most sources list by path: nothing to copy then
+        return table
     return _unique(table.take(pc.sort_indices(table, sort_keys=[("path", "ascending")])))
 
 
@@ -57,13 +59,14 @@ def planned(table: pa.Table, shard_size: int) -> pa.Table:
     """The plan (``schema.PLAN``) of what was listed; a series lies in one shard where series are known."""
     count = table.num_rows
     has_series = count > 0 and pc.any(pc.not_equal(table["series"], "")).as_py()
-    shards = cut_shards(table["series"], shard_size) if has_series else np.arange(count) // shard_size
+    count_N = np.arange(count, dtype=np.int64)
+    shards = cut_shards(table["series"], shard_size) if has_series else count_N // shard_size
     columns = {
-        "instance_index": pa.array(np.arange(count), pa.int64()),
+        "instance_index": pa.array(count_N),
         "path": table["path"],
-        "shard": pa.array(shards, pa.int32()),
+        "shard": pa.array(shards.astype(np.int32)),
         "size_bytes": table["size_bytes"],
-        "version": pa.array(np.ones(count), pa.int32()),
+        "version": pa.array(np.ones(count, np.int32)),
     }
     return pa.table(columns, schema=schema.PLAN)
 
@@ -111,6 +114,19 @@ def _flush(
     if on_progress:
         on_progress(count)
     return count
+
+
+def _is_ascending(path: pa.ChunkedArray) -> bool:
+    """Whether each path is above the one before: sorted, and none twice."""
+    before = None
+    for chunk in path.chunks:
+        if not pc.all(pc.less(chunk[:-1], chunk[1:])).as_py():
+            return False
+        if len(chunk):
+            if before is not None and not before < chunk[0].as_py().encode():
+                return False
+            before = chunk[-1].as_py().encode()
+    return True
 
 
 def _unique(table: pa.Table) -> pa.Table:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.errors import OverLimitError, SourceReadError, UsageError
 from engine.sources import gzipped
 from engine.sources.archives import Archives, is_archive, require_no_archive, split
 from engine.sources.listing import Entry
 from engine.sources.names import INSIDE, LABELS_NAME, absent, from_plan, parts_inside, to_plan
+
+_PIECE = 4096
 
 
 class Store(Protocol):
@@ -106,21 +112,45 @@ class Folder:
         self._root = root
 
     def walk(self) -> Iterator[Entry]:
-        """Every regular file below the root.
+        """Every regular file below the root, by path ascending.
 
         Raises:
             OSError: a folder cannot be listed.
         """
-        folders = [""]
-        while folders:
-            below = folders.pop()
-            with os.scandir(Path(self._root) / below) as entries:
-                for entry in entries:
-                    path = f"{below}/{entry.name}" if below else entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(path)
-                    elif entry.is_file(follow_symlinks=False):
-                        yield Entry(to_plan(path), entry.stat(follow_symlinks=False).st_size)
+        below = [("", self._names(""))]
+        while below:
+            folder, names = below[-1]
+            name = next(names, None)
+            if name is None:
+                below.pop()
+            elif name.endswith(b"/"):
+                path = f"{folder}{os.fsdecode(name)}"
+                below.append((path, self._names(path)))
+            else:
+                path = f"{folder}{os.fsdecode(name)}"
+                with suppress(FileNotFoundError):  # gone since the folder was listed
+                    yield Entry(to_plan(path), os.lstat(os.path.join(self._root, path)).st_size)
+
+    def _names(self, folder: str) -> Iterator[bytes]:
+        """Names in one folder, ascending, those of folders with a slash behind: so the paths ascend, too.
+
+        They are kept as Arrow, for a folder may hold a million.
+        """
+        pieces, piece = [pa.array([], pa.large_binary())], []
+        with os.scandir(os.fsencode(Path(self._root) / folder)) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    piece.append(entry.name + b"/")
+                elif entry.is_file(follow_symlinks=False):
+                    piece.append(entry.name)
+                if len(piece) == _PIECE:
+                    pieces.append(pa.array(piece, pa.large_binary()))
+                    piece.clear()
+        names = pa.concat_arrays([*pieces, pa.array(piece, pa.large_binary())])
+        pieces.clear()
+        ascending = names.take(pc.sort_indices(names))
+        for start in range(0, len(ascending), _PIECE):
+            yield from ascending.slice(start, _PIECE).to_pylist()
 
     def open(self, path: str) -> tuple[BinaryIO, int, object]:
         """Open a file step by step, following no link below the root, and waiting for no pipe.
