@@ -20,7 +20,7 @@ from engine.geometry import Geometry
 
 Image = NDArray[np.float32]
 
-_HALVED_FROM = 4
+_HALVED_FROM = 3
 """Pixels a side that make one of the view, from which on 2 x 2 of them are averaged first. What lies on the
 edge of two pixels of the view is then shared by them in other parts: the benchmarks say what it changes."""
 

@@ -73,7 +73,7 @@ def test_stretch_takes_the_percentiles_that_numpy_gives(percents: tuple[float, f
 
 @pytest.mark.parametrize("shape", [(256, 384), (255, 383), (257, 381), (1031, 1500)])
 def test_averaging_in_two_steps_is_averaging(shape: tuple[int, int]) -> None:
-    """From 4 pixels a side on, 2 x 2 come first; against sums over each pixel of the view, counted out."""
+    """From 3 pixels a side on, 2 x 2 come first; against sums over each pixel of the view, counted out."""
     view = View(size_HW=(32, 48), steps=("resize_pad",))
     rows, columns = np.indices(shape)
     smooth = (0.5 + 0.3 * np.sin(rows / 60) * np.cos(columns / 75)).astype(np.float32)
