@@ -16,10 +16,8 @@ stays; the table's ``sha256`` shows which.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from errno import EIO
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,8 @@ import pyarrow.parquet as pq
 from engine import schema
 from engine.dicom.deidentify import deidentified
 from engine.dicom.guard import Limits
-from engine.errors import FilteredError, InstanceError
-from engine.manifest import replacing, sha256_of_bytes, sync
+from engine.errors import BooksError, FilteredError, InstanceError
+from engine.manifest import MANIFEST_NAME, read_json, replacing, sha256_of_bytes, sha256_of_file, sync
 
 Facts = dict[str, Any]
 
@@ -42,8 +40,9 @@ _STAGING = ".staging"
 def begin(folder: Path) -> None:
     """Make DIR and remove what a killed run left half-written. Call it under its lease."""
     folder.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder / _STAGING)
+    for path in (folder / _STAGING).glob("*"):
+        if path.is_file():  # the folders there are those of leases
+            path.unlink()
 
 
 def export(folder: Path, data: bytes, salt: bytes, limits: Limits) -> Facts:
@@ -56,27 +55,24 @@ def export(folder: Path, data: bytes, salt: bytes, limits: Limits) -> Facts:
         found = deidentified(data, salt, limits)
     except (InstanceError, FilteredError) as error:
         return {"reason": error.reason}
-    names = (found.patient_key, found.study_instance_uid, f"{found.sop_instance_uid}.dcm")
-    try:
-        _write(folder, Path(*names), found.data)
-    except OSError as error:
-        return {"errno": error.errno or EIO}
-    return {
+    facts = {
         "patient_key": found.patient_key,
         "study_instance_uid": found.study_instance_uid,
         "sop_instance_uid": found.sop_instance_uid,
         "burned_in": found.burned_in,
         "sha256": sha256_of_bytes(found.data),
     }
+    try:
+        _write(folder, _path(facts), found.data)
+    except OSError as error:
+        return {"errno": error.errno or EIO}
+    return facts
 
 
 def withdraw(folder: Path, facts: Mapping[str, Any]) -> None:
     """Remove the file of an instance that did not become a sample after all."""
     if "sop_instance_uid" in facts:
-        path = (
-            folder / facts["patient_key"] / facts["study_instance_uid"] / f"{facts['sop_instance_uid']}.dcm"
-        )
-        path.unlink(missing_ok=True)
+        (folder / _path(facts)).unlink(missing_ok=True)
 
 
 def write_table(out: Path, shard: int, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -102,6 +98,59 @@ def counts(out: Path) -> dict[str, int]:
         sum(part.num_rows - part["reason"].null_count for part in parts),
     )
     return {"deidentified": rows - failed, "not_deidentified": failed}
+
+
+def closing_facts(out: Path) -> dict[str, Any]:
+    """What the manifest of a finished job keeps of the tables in OUT: their digests."""
+    paths = sorted((out / FOLDER).glob("*.parquet"))
+    return {"deidentified_tables": {path.name: sha256_of_file(path) for path in paths}}
+
+
+def verify(out: Path) -> dict[str, int]:
+    """Prove that every sample of OUT has a row, and every row that names a file has it in DIR, undamaged.
+
+    Gives what ``counts`` gives; nothing where the job wrote no export. Other files in DIR contradict nothing:
+    several archives may go into one.
+
+    Raises:
+        BooksError: names the first contradiction found.
+        TableError: OUT has no manifest.
+    """
+    manifest = read_json(out / MANIFEST_NAME)
+    if not manifest.get("deidentified"):
+        return {}
+    folder = Path(manifest["deidentified"])
+    _require(folder.is_dir(), f"the de-identified files are not at {folder}: put them back there")
+    found = closing_facts(out)["deidentified_tables"]
+    _require(manifest.get("deidentified_tables") == found, f"{out / FOLDER} was changed or damaged")
+    rows: dict[str, list[Facts]] = {name: pq.read_table(out / FOLDER / name).to_pylist() for name in found}
+    for shard in sorted((out / "shards").glob("[0-9]*/samples.parquet")):
+        samples = pq.read_table(shard, columns=["instance_index"])["instance_index"].to_pylist()
+        stated = [row["instance_index"] for row in rows.get(f"{shard.parent.name}.parquet", [])]
+        _require(sorted(samples) == sorted(stated), f"{out / FOLDER}: other samples than in {shard.parent}")
+    _verify_files(folder, [row for part in rows.values() for row in part if row["reason"] is None])
+    return counts(out)
+
+
+def _verify_files(folder: Path, rows: Iterable[Facts]) -> None:
+    """Of several rows that name one file, it is the file of one of them."""
+    digests: dict[Path, set[str]] = {}
+    for row in rows:
+        digests.setdefault(_path(row), set()).add(row["sha256"])
+    for path, known in digests.items():
+        place = folder / path
+        _require(place.is_file(), f"{place} is missing: run the same command again in another --out")
+        _require(sha256_of_file(place) in known, f"{place} was changed or damaged")
+
+
+def _path(facts: Mapping[str, Any]) -> Path:
+    """Where the file of a row lies, below DIR."""
+    return Path(facts["patient_key"], facts["study_instance_uid"], f"{facts['sop_instance_uid']}.dcm")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise BooksError(message)
 
 
 def _write(folder: Path, path: Path, data: bytes) -> None:

@@ -68,8 +68,14 @@ def image(
     else:
         order = ">" if syntax == BIG_ENDIAN else "<"
         pixels = stored_HW.astype(stored_HW.dtype.newbyteorder(order)).tobytes()
-        data_set.add_new(0x7FE00010, "OW", pixels + b"\0" * (len(pixels) % 2))
+        data_set.add_new(0x7FE00010, "OW", in_words(pixels, is_swapped=syntax == BIG_ENDIAN and bits == 8))
     return written(data_set, syntax)
+
+
+def in_words(pixels: bytes, *, is_swapped: bool) -> bytes:
+    """The value of an OW element; where its words are big endian, bytes change places (PS3.5 7.3)."""
+    padded = pixels + b"\0" * (len(pixels) % 2)
+    return np.frombuffer(padded, np.uint16).byteswap().tobytes() if is_swapped else padded
 
 
 def written(data_set: Dataset, syntax: str = EXPLICIT) -> bytes:

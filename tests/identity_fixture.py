@@ -25,6 +25,7 @@ TEXTS = (
     "ProtocolName", "RequestedProcedureDescription", "RequestedProcedureID", "PerformedProcedureStepID",
     "DeviceSerialNumber", "CurrentPatientLocation", "DerivationDescription", "RequestAttributesComment",
     "DetectorID", "ContactDisplayName", "ProtocolElementName", "WindowCenterWidthExplanation",
+    "Manufacturer", "BodyPartExamined", "ViewPosition",
 )  # fmt: skip
 
 

@@ -138,3 +138,14 @@ def test_more_scans_than_a_picture_has_are_refused() -> None:
         require_sound_jpeg(stream[:-2] + scan * 600 + b"\xff\xd9", is_dct=True)
     with pytest.raises(TruncatedError):
         require_sound_jpeg(stream[:-2], is_dct=True)
+
+
+@pytest.mark.parametrize(
+    ("segment", "is_said"),
+    [(b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0", True), (b"\xff\xee\0\x0eAdobe\0\x65\0\0\0\0\0", True),
+     (b"\xff\xe0\0\x08JFXX\0\x10", False), (b"\xff\xee\0\x0cAdobe\0\0\0\0\0", False)],
+)  # fmt: skip
+def test_colour_is_said_by_the_segments_that_libjpeg_takes(segment: bytes, *, is_said: bool) -> None:
+    """Some writers' Adobe segments are too short, and tell the codec nothing."""
+    frame = b"\xff\xd8" + segment + b"\xff\xc0\0\x11\x08" + bytes(15)
+    assert jpeg_facts(frame).says_colour is is_said

@@ -14,7 +14,17 @@ from engine.dicom.guard import DataSet, Limits, parse
 from engine.dicom.header import TAGS
 from engine.dicom.pixels import display_values
 from engine.errors import HeaderError, NotGrayscaleError
-from tests.dicom_fixture import BIG_ENDIAN, EXPLICIT, IMPLICIT, JPEG, JPEG_LS, header, picture, written
+from tests.dicom_fixture import (
+    BIG_ENDIAN,
+    EXPLICIT,
+    IMPLICIT,
+    JPEG,
+    JPEG_LS,
+    header,
+    in_words,
+    picture,
+    written,
+)
 
 LOSSLESS_TOLERANCE, LOSSY_TOLERANCE = 1e-6, 6 / 255
 
@@ -36,7 +46,8 @@ def data_set_of(pixels: bytes, shape: tuple[int, int], bits: int, syntax: str, *
         values.add_new(0x7FE00010, "OB", item + bytes(4) + item + len(pixels).to_bytes(4, "little") + pixels)
         values["PixelData"].is_undefined_length = True
     else:
-        values.add_new(0x7FE00010, "OW", pixels + b"\0" * (len(pixels) % 2))
+        is_swapped = syntax == BIG_ENDIAN and bits == 8
+        values.add_new(0x7FE00010, "OW", in_words(pixels, is_swapped=is_swapped))
     return parse(written(values, syntax), TAGS, Limits())
 
 
@@ -110,3 +121,25 @@ def test_a_palette_that_is_cut_has_no_sense() -> None:
     tables["GreenPaletteColorLookupTableData"] = b"\0\1"
     with pytest.raises(HeaderError, match="palette"):
         display_values(data_set_of(bytes(4), (1, 4), 8, EXPLICIT, **tables), Limits())
+
+
+def silent(jpeg: bytes) -> bytes:
+    """The JPEG stream without its JFIF marker: nothing in it says what its components are."""
+    start = jpeg.index(b"\xff\xe0")
+    return jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big") :]
+
+
+def test_a_jpeg_of_rgb_components_without_a_marker_is_read_as_the_header_says() -> None:
+    """libjpeg takes three silent components for YBR; equal ones are grey as RGB, and green-violet as YBR."""
+    grey_HW = np.kron(picture((4, 6), 8), np.ones((8, 8), np.uint8))  # a tone a block: nothing is lost
+    coloured = np.stack([grey_HW] * 3, axis=-1)
+    as_it_lies: dict[str, Any] = {"colorspace": "YCBCR", "outcolorspace": "YCBCR", "subsampling": "444"}
+    stream = silent(bytes(imagecodecs.jpeg8_encode(coloured, level=98, **as_it_lies)))
+
+    def shown(photometric: str) -> NDArray[np.float32]:
+        told = {"PhotometricInterpretation": photometric}
+        return display_values(data_set_of(stream, grey_HW.shape, 8, JPEG, **told), Limits())
+
+    assert shown("RGB") == pytest.approx(grey_HW / 255, abs=LOSSY_TOLERANCE)
+    with pytest.raises(NotGrayscaleError):
+        shown("YBR_FULL")

@@ -216,9 +216,10 @@ def test_nothing_is_said_while_reading(
 ) -> None:
     """pydicom's warnings and log quote values, and these may be a patient's."""
     data = image(picture(), PatientName="Canary^Name", PatientID="X" * 4, NumberOfFrames=1)
-    data = data.replace(b"X" * 4, b"\xff\x1b$C").replace(b"IS\2\0001 ", b"IS\2\0001A")
+    data = data.replace(b"X" * 4, b"\xff\x1b$C")
     with caplog.at_level(logging.DEBUG):
         assert end_of(data) == "ok"
+        assert end_of(data.replace(b"IS\2\0001 ", b"IS\2\0001A")) == "bad_header"
     assert caplog.text == ""
     assert "".join(capfd.readouterr()) == ""
 

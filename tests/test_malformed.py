@@ -46,6 +46,7 @@ ENDS: dict[str, frozenset[str]] = {
         {
             "TC0299_bits_bsstored_gt_ba.dcm",
             "TC0301_bits_highbit_eq_ba.dcm",
+            "TC0323_encap_zero_frag.dcm",
             "TC0327_mono2_spp3.dcm",
             "TC0335_pi_256chars.dcm",
             "TC0393_meta_glen_one.dcm",

@@ -13,9 +13,21 @@ from numpy.typing import NDArray
 from engine.dicom.functional import of_frame
 from engine.dicom.guard import DataSet, Limits, parse
 from engine.dicom.header import TAGS, spacing
+from engine.dicom.pixel_element import native_frame
 from engine.dicom.pixels import display_values, read_frame, stored_values
 from engine.errors import HeaderError, TruncatedError
-from tests.dicom_fixture import BIG_ENDIAN, EXPLICIT, IMPLICIT, JPEG_LS, header, item, picture, written
+from tests.dicom_fixture import (
+    BIG_ENDIAN,
+    EXPLICIT,
+    IMPLICIT,
+    JPEG_2000,
+    JPEG_LS,
+    header,
+    in_words,
+    item,
+    picture,
+    written,
+)
 
 FRAMES = [picture((6, 5), 12) // (n + 1) for n in range(3)]
 
@@ -35,12 +47,14 @@ def fragment(value: bytes) -> bytes:
     return b"\xfe\xff\0\xe0" + len(value).to_bytes(4, "little") + value
 
 
-def encapsulated(table: list[int], fragments: list[bytes], **changes: Any) -> DataSet:
+def encapsulated(
+    table: list[int], fragments: list[bytes], *, syntax: str = JPEG_LS, **changes: Any
+) -> DataSet:
     data_set = header(**{"Rows": 6, "Columns": 5, "NumberOfFrames": 3} | changes)
     value = b"".join(fragment(part) for part in (struct.pack(f"<{len(table)}I", *table), *fragments))
     data_set.add_new(0x7FE00010, "OB", value)
     data_set["PixelData"].is_undefined_length = True
-    return parsed(written(data_set, JPEG_LS))
+    return parsed(written(data_set, syntax))
 
 
 def streams() -> list[bytes]:
@@ -144,3 +158,74 @@ def test_groups_that_end_before_the_frame_are_refused() -> None:
     read_frame(data_set, Limits())
     with pytest.raises(HeaderError, match="fewer functional groups"):
         read_frame(data_set, Limits(), frame=1)
+
+
+def in_bytes(pixels: bytes, vr: str, **changes: Any) -> DataSet:
+    """Three big endian frames of at most eight bits a pixel, under either VR that the standard allows."""
+    data_set = header(**{"NumberOfFrames": 3, "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7} | changes)
+    data_set.add_new(0x7FE00010, vr, in_words(pixels, is_swapped=vr == "OW"))
+    return parsed(written(data_set, BIG_ENDIAN))
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+@pytest.mark.parametrize("shape", [(6, 5), (5, 5), (1, 1)])
+def test_bytes_in_big_endian_words_are_turned_round(shape: tuple[int, int], vr: str) -> None:
+    """Of frames of an odd size every second one begins in the middle of a word."""
+    frames = np.random.default_rng(3).integers(0, 256, (3, *shape), np.uint8)
+    data_set = in_bytes(frames.tobytes(), vr, Rows=shape[0], Columns=shape[1])
+    for number in range(3):
+        assert np.array_equal(stored_values(data_set, Limits(), frame=number), frames[number])
+    cut = in_bytes(frames[:2].tobytes(), vr, Rows=shape[0], Columns=shape[1] * 2)
+    with pytest.raises(TruncatedError):
+        stored_values(cut, Limits(), frame=2)
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+def test_single_bits_in_big_endian_words(vr: str) -> None:
+    bits = np.random.default_rng(4).integers(0, 2, (3, 6, 5), np.uint8)
+    packed = np.packbits(bits.reshape(-1), bitorder="little").tobytes()
+    sizes = {"Rows": 6, "Columns": 5, "BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}
+    data_set = in_bytes(packed, vr, **sizes)
+    for number in range(3):
+        assert np.array_equal(stored_values(data_set, Limits(), frame=number), bits[number])
+
+
+def test_a_lone_last_byte_of_big_endian_words_stays() -> None:
+    """An element of an odd length, which no writer should make, ends with half a word."""
+    stream = memoryview(b"\2\1\4\3\5")
+    assert bytes(native_frame(stream, 0, 40, is_word_swapped=True)[0]) == b"\1\2\3\4\5"
+    assert bytes(native_frame(stream, 1, 8, is_word_swapped=True)[0]) == b"\2"
+
+
+DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+def test_a_delimiter_within_a_code_stream_ends_nothing() -> None:
+    """Fragments are walked by their lengths: what looks like the end may be a comment, or coded pixels."""
+    streams_2000 = [
+        bytes(imagecodecs.jpeg2k_encode(frame, codecformat="J2K", level=0, reversible=True))
+        for frame in FRAMES
+    ]
+    at = streams_2000[0].index(b"\xff\x52")  # COD: a comment may stand before it
+    comment = b"\xff\x64" + (4 + len(DELIMITER)).to_bytes(2, "big") + b"\0\0" + DELIMITER
+    commented = [stream[:at] + comment + stream[at:] for stream in streams_2000]
+    assert_frames(encapsulated(offsets(commented), commented, syntax=JPEG_2000))
+    assert_frames(encapsulated([], commented, syntax=JPEG_2000))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_second_pixel_element_makes_the_first_one_doubtful(number: int) -> None:
+    """A tag occurs once at most in a data set (PS3.5 7.1)."""
+    second = b"\xe0\x7f\x10\0OW\0\0\2\0\0\0\1\1"
+    data_set = header(Rows=6, Columns=5, NumberOfFrames=number)
+    data_set.add_new(0x7FE00010, "OW", np.stack(FRAMES[:number]).tobytes())
+    bare = written(data_set)
+    assert stored_values(parsed(bare), Limits()).shape == (6, 5)
+    with pytest.raises(HeaderError, match="two pixel data elements"):
+        parsed(bare + second)
+    data_set["PixelData"].value = b"".join(fragment(part) for part in (b"", *streams()[:number]))
+    data_set["PixelData"].VR, data_set["PixelData"].is_undefined_length = "OB", True
+    coded = written(data_set, JPEG_LS)
+    assert stored_values(parsed(coded), Limits()).shape == (6, 5)
+    with pytest.raises(HeaderError, match="two pixel data elements"):
+        stored_values(parsed(coded + second), Limits())

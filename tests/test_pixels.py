@@ -6,6 +6,7 @@ import math
 import struct
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -29,6 +30,7 @@ from engine.errors import (
 from tests.dicom_fixture import (
     BIG_ENDIAN,
     EXPLICIT,
+    JPEG_2000,
     JPEG_LS,
     data_set_of,
     header,
@@ -39,6 +41,7 @@ from tests.dicom_fixture import (
     written,
 )
 
+JPEG_2000_LOSSY = "1.2.840.10008.1.2.4.91"
 WINDOW: dict[str, Any] = {"WindowCenter": 50, "WindowWidth": 100}
 LUT_DATA = struct.pack("<4H", 200, 300, 300, 600)
 SIGMA_2 = 1 / (1 + math.exp(-2))  # the SIGMOID half a width above the centre
@@ -320,6 +323,25 @@ def test_line_and_table_show_the_same(changes: dict[str, Any]) -> None:
     data_set = parsed(image(stored_HW, **changes))
     shown_HW = read_frame(data_set, Limits()).display_values()
     assert np.abs(shown_HW - display_lut(data_set.header)[stored_HW]).max() < 1e-5
+
+
+@pytest.mark.parametrize("is_signed", [0, 1])
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+@pytest.mark.parametrize("syntax", [JPEG_2000, JPEG_2000_LOSSY])
+def test_a_code_stream_may_have_fewer_bits_than_its_header_says(
+    is_signed: int, kind: type[np.generic], syntax: str
+) -> None:
+    """Twelve bits in the header, eight in the stream; a lossy one is cut off below the range."""
+    coded_HW = np.arange(-8, 8, dtype=np.int8).reshape(4, 4).astype(kind)
+    frame = bytes(imagecodecs.jpeg2k_encode(coded_HW, codecformat="J2K", level=0))
+    data = image(np.zeros((4, 4), np.uint16), frame=frame, syntax=syntax, PixelRepresentation=is_signed)
+    shown_HW = display_values(parsed(data), Limits())
+    stored_HW = coded_HW.astype(np.int64)
+    if is_signed:
+        expected_HW = stored_HW + 2048
+    else:
+        expected_HW = np.maximum(stored_HW, 0) if syntax == JPEG_2000_LOSSY else stored_HW & 4095
+    assert np.abs(shown_HW - expected_HW / 4095).max() < 1e-6
 
 
 def test_float_pixels_are_refused_by_name() -> None:

@@ -70,45 +70,110 @@ def page(items: list[dict[str, object]], **headers: str) -> Reply:
     return 200, {"Content-Type": "application/dicom+json", **headers}, json.dumps(items).encode()
 
 
-def archive(studies: dict[str, str], *, cap: int, heeds_offset: bool) -> Callable[..., Reply]:
-    """A server with one instance a study that hands out ``cap`` results at most; study UID -> its date."""
+def archive(
+    studies: dict[str, str], *, cap: int, heeds_offset: bool, warns: bool = True, instances: int = 1
+) -> Callable[..., Reply]:
+    """A server that hands out ``cap`` results at most; study UID -> its date and time, if it has any."""
+
+    def is_wanted(at: str, query: dict[str, str]) -> bool:
+        for name, own in (("StudyDate", at[:8]), ("StudyTime", at[8:])):
+            first, _, last = query.get(name, "").partition("-")
+            if first and not (own and first <= own <= (last or first)):
+                return False
+        return True
 
     def answer(path: str, query: dict[str, str], headers: dict[str, str]) -> Reply:
-        if not path.endswith("/studies"):
-            study = path.split("/")[3]
-            items = [found(study=study, series=f"{study}.1", instance=f"{study}.1.1")]
+        parts = path.split("/")
+        if parts[-1] == "studies":
+            items = [found(study=uid) for uid, at in studies.items() if is_wanted(at, query)]
+        elif parts[-1] == "series":
+            items = [found(series=f"{parts[3]}.1")]
         else:
-            first, _, last = query.get("StudyDate", "00000000-99999999").partition("-")
-            items = [found(study=uid) for uid, day in studies.items() if first <= day <= last]
-        start = int(query["offset"]) if heeds_offset or not path.endswith("/studies") else 0
+            items = [
+                found(study=parts[3], series=f"{parts[3]}.1", instance=f"{parts[3]}.1.{number}")
+                for number in range(1, instances + 1)
+            ]
+        start = int(query["offset"]) if heeds_offset else 0
         shown = items[start : start + min(cap, int(query["limit"]))]
-        is_cut = len(items) > start + len(shown)
+        is_cut = warns and len(items) > start + len(shown)
         return page(shown, **({"Warning": '299 web "there are more"'} if is_cut else {}))
 
     return answer
 
 
+def listed(server: Callable[..., Reply], query: str = "") -> tuple[set[str], list[str]]:
+    """UIDs of the studies that are planned, and members that stand for what a server may not have listed."""
+    with serving(server) as source, client(source + query) as web:
+        paths = [entry.path for entry in web.entries()]
+        unlisted = [path for path in paths if "instances" not in path]
+        for path in unlisted:
+            with pytest.raises(SourceReadError, match="may be missing"):
+                web.read(path, 100, None)
+    assert len(paths) == len(set(paths))
+    return {path.split("/")[1] for path in paths if path not in unlisted}, unlisted
+
+
+SPREAD = {
+    f"1.{number}": f"20{number % 20:02d}0{number % 9 + 1}{number % 27 + 1:02d}" for number in range(1, 90)
+}
+
+
+@pytest.mark.parametrize("warns", [True, False])
 @pytest.mark.parametrize("heeds_offset", [True, False])
-def test_all_studies_of_a_capped_server_are_planned(heeds_offset: bool) -> None:
-    studies = {
-        f"1.{number}": f"20{number % 20:02d}0{number % 9 + 1}{number % 27 + 1:02d}" for number in range(1, 90)
-    }
-    with serving(archive(studies, cap=7, heeds_offset=heeds_offset)) as source, client(source) as web:
-        entries = list(web.entries())
-    assert sorted({entry.path.split("/")[1] for entry in entries}) == sorted(studies)
-    assert len(entries) == len(studies)
-    assert {entry.size_bytes for entry in entries} == {-1}
-    assert all(entry.series.endswith(".1") for entry in entries)
+def test_all_studies_of_a_capped_server_are_planned(heeds_offset: bool, warns: bool) -> None:
+    """Without an offset the question is split by dates; that a study without one may be missed is said."""
+    studies, unlisted = listed(archive(SPREAD, cap=13, heeds_offset=heeds_offset, warns=warns))
+    assert studies == set(SPREAD)
+    assert unlisted == ([] if heeds_offset else ["studies/without-date"])
+    if not heeds_offset:  # who asks for dates leaves the others out knowingly
+        server = archive(SPREAD, cap=13, heeds_offset=heeds_offset, warns=warns)
+        assert listed(server, "?StudyDate=19000101-20991231") == (set(SPREAD), [])
 
 
-def test_a_day_that_is_not_handed_out_whole_is_an_error() -> None:
-    studies = {f"1.{number}": "20200101" for number in range(9)}
-    with (
-        serving(archive(studies, cap=3, heeds_offset=False)) as source,
-        client(source) as web,
-        pytest.raises(StorageError, match="one day"),
-    ):
-        list(web.entries())
+@pytest.mark.parametrize("heeds_offset", [True, False])
+def test_studies_without_a_date_are_planned_or_said_to_be_missing(heeds_offset: bool) -> None:
+    undated = {f"2.{number}": "" for number in range(30)}
+    server = archive({**SPREAD, **undated}, cap=13, heeds_offset=heeds_offset, warns=False)
+    studies, unlisted = listed(server)
+    assert studies >= set(SPREAD)
+    assert bool(unlisted) == (not undated.keys() <= studies)
+
+
+@pytest.mark.parametrize("warns", [True, False])
+def test_studies_of_one_day_are_told_apart_by_their_time(warns: bool) -> None:
+    at = {f"1.{number}": f"20200101{number % 24:02d}{number * 7 % 60:02d}30" for number in range(70)}
+    studies, unlisted = listed(archive(at, cap=12, heeds_offset=False, warns=warns))
+    assert studies == set(at)
+    assert unlisted == ["studies/without-date"]
+
+
+def test_a_minute_that_is_not_handed_out_whole_is_an_error() -> None:
+    studies = {f"1.{number}": "20200101101500" for number in range(30)}
+    for warns in (True, False):
+        with pytest.raises(StorageError, match="one minute"):
+            listed(archive(studies, cap=12, heeds_offset=False, warns=warns))
+
+
+def test_a_few_results_are_whole_without_an_offset() -> None:
+    """A server that knows no offset gives the same answer again; of so few studies it is all of them."""
+    studies = {f"1.{number}": "" for number in range(9)}
+    assert listed(archive(studies, cap=100, heeds_offset=False)) == (set(studies), [])
+
+
+@pytest.mark.parametrize("stated", [40, 12, None])
+def test_a_series_that_is_cut_is_said_to_be(stated: int | None) -> None:
+    """12 of 40 instances are listed; a series that states that it has 12 is whole."""
+    whole = archive({"1.1": "20200101"}, cap=12, heeds_offset=False, warns=False, instances=40)
+
+    def answer(path: str, query: dict[str, str], headers: dict[str, str]) -> Reply:
+        if not path.endswith("/series"):
+            return whole(path, query, headers)
+        told = {"00201209": {"vr": "IS", "Value": [stated]}} if stated else {}
+        return page([{**found(series="1.1.1"), **told}])
+
+    studies, unlisted = listed(answer)
+    assert studies == {"1.1"}
+    assert unlisted == ([] if stated == 12 else ["studies/1.1/series/1.1.1/not-all-listed"])
 
 
 def test_filters_reach_the_server_and_an_instance_without_uid_is_planned() -> None:

@@ -19,7 +19,8 @@ ENDS_EARLY = "the code stream ends early: copy the file again from its source"
 _SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 _MARKER = 0xFF
 _START_OF_SCAN = 0xDA
-_ADOBE, _JFIF = 0xEE, 0xE0
+_COLOUR_SEGMENTS = {0xE0: (b"JFIF\0", 16), 0xEE: (b"Adobe", 14)}
+"""Marker -> how its segment begins, and the least length field with which libjpeg takes it for one."""
 _DCT = frozenset({0xC0, 0xC1, 0xC2})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7})
 """SOF0 to SOF15 of ITU-T T.81 (C4, C8 and CC are other markers), and SOF55 of T.87 (JPEG-LS)."""
@@ -66,8 +67,10 @@ def jpeg_facts(frame: Stream) -> JpegFacts:
             return JpegFacts(rows, columns, samples, bits, kind in _DCT, says_colour)
         if kind == _START_OF_SCAN:
             break
-        says_colour = says_colour or kind in (_ADOBE, _JFIF)
-        position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
+        length = int.from_bytes(frame[position + 2 : position + 4], "big")
+        begin, least = _COLOUR_SEGMENTS.get(kind, (b"", 1 << 16))
+        says_colour = says_colour or (length >= least and frame[position + 4 :][: len(begin)] == begin)
+        position += 2 + length
     raise PixelDecodeError("the code stream has no frame header")
 
 

@@ -2,8 +2,9 @@
 
 Everything but the pixel data is written anew: elements that ``deid_profile`` lets pass, at any depth of
 sequences, and a file meta group of our own behind a preamble of zeros. Private elements, curves, overlays
-and whatever follows the pixel data are gone. Frames are copied byte by byte and never decoded, so text that
-was burned into them stays: ``burned_in`` says what is known of that.
+and whatever follows the pixel data are gone, and so is text beside coded pixels (``coded_text``). Pixels are
+copied byte by byte and never decoded, so text that was burned into them stays: ``burned_in`` says what is
+known of that.
 
 - UIDs: HMAC-SHA256 under the salt, so studies, series and references stay together over files and runs.
 - Dates: all of a patient go back by the same whole number of days, 1 to 10 years; times of day stay.
@@ -23,7 +24,8 @@ from pydicom.filewriter import correct_ambiguous_vr, write_dataset, write_file_m
 from pydicom.uid import UID
 
 from engine.dicom import deid_values as values
-from engine.dicom import walk
+from engine.dicom import vocabulary, walk
+from engine.dicom.coded_text import without_text
 from engine.dicom.deid_profile import (
     BINARY_VRS,
     KEPT_TEXT,
@@ -54,6 +56,7 @@ from engine.dicom.part10 import (
     is_little_endian,
     read_meta,
 )
+from engine.dicom.pixel_element import split_items
 from engine.dicom.write import IMPLEMENTATION_UID, SECONDARY_CAPTURE
 from engine.errors import HeaderError, TruncatedError
 
@@ -72,8 +75,14 @@ _STANDARD_SCHEMES = frozenset(
 """Coding schemes of standards bodies; a code of any other scheme is text of the site."""
 _NATIVE = frozenset({IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED})
 _SCREEN_WORDS = ("SCREEN", "CAPTURE", "SNAPSHOT", "REPORT")
-_ITEM, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
-_HEAD_BYTES = 8
+_KNOWN_WORDS = {
+    0x00080060: lambda typed: vocabulary.modality(typed) or "OT",  # of type 1
+    0x00080070: vocabulary.maker,
+    0x00180015: vocabulary.body_part,
+    0x00185101: vocabulary.view,
+}
+"""Modality, Manufacturer, BodyPartExamined, ViewPosition: what was typed there may be a name."""
+_SEQUENCE_END = (0xFFFE, 0xE0DD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +231,9 @@ def _checked(element: DataElement, vr: str) -> DataElement | None:
     """A kept element under the dictionary's VR, or its own where both are numbers or the former is open."""
     if element.VR == "SQ":
         return None
+    if element.tag in _KNOWN_WORDS:
+        known = _KNOWN_WORDS[element.tag](next(iter(values.texts(element.value)), None))
+        return DataElement(element.tag, vr, known or "")
     if element.tag in KEPT_TEXT:
         found = [one for one in values.texts(element.value) if one.isprintable()]
         return DataElement(element.tag, vr, found)
@@ -293,13 +305,14 @@ def _written(header: Dataset, syntax: str) -> bytes:
 
 
 def _pixels(image: DataSet, whole: _Whole, syntax: str) -> bytes:
-    """The pixel element, its value as it was; of an encapsulated one its items, and no byte after them."""
+    """The pixel element, its value as it was; of coded ones without text beside the pixels."""
     value = require_pixels(image)
     order = ">" if syntax == EXPLICIT_BE else "<"
     tag = struct.pack(order + "HH", *whole.pixel_tag)
     if image.is_encapsulated:
         end = struct.pack("<HHI", *_SEQUENCE_END, 0)
-        return b"".join((tag, b"OB\0\0", struct.pack("<I", walk.UNDEFINED), _items(value), end))
+        items = without_text(image.transfer_syntax_uid, value[: _items_end(value)])
+        return b"".join((tag, b"OB\0\0", struct.pack("<I", walk.UNDEFINED), items, end))
     padded = bytes(value) + b"\0" * (len(value) % 2)
     length = struct.pack(order + "I", len(padded))
     if syntax == IMPLICIT_LE:
@@ -308,18 +321,9 @@ def _pixels(image: DataSet, whole: _Whole, syntax: str) -> bytes:
     return b"".join((tag, vr, b"\0\0", length, padded))
 
 
-def _items(value: memoryview) -> memoryview:
-    """Offset table and fragments, up to the delimiter (PS3.5 A.4).
-
-    Raises:
-        TruncatedError: a fragment ends early.
-    """
-    position = 0
-    while position + _HEAD_BYTES <= len(value):
-        group, element, length = struct.unpack_from("<HHI", value, position)
-        if (group, element) != _ITEM:
-            break
-        position += _HEAD_BYTES + length
-        if position > len(value):
-            raise TruncatedError("a fragment of the pixel data ends early: copy the file again")
-    return value[:position]
+def _items_end(value: memoryview) -> int:
+    """Where offset table and fragments end (PS3.5 A.4): at the delimiter, if there is one."""
+    _, fragments = split_items(value)
+    if not fragments:
+        raise TruncatedError("the encapsulated pixel data holds no frame: copy the file again")
+    return fragments[-1][1]

@@ -23,8 +23,6 @@ class FrameFacts:
     planar_configuration: int = 0
     is_rgb: bool = False
     """PhotometricInterpretation is RGB: JPEG components that do not name their colour stay as they lie."""
-    is_word_swapped: bool = False
-    """Big endian words (OW) hold 8-bit values, so each pair of bytes is the wrong way round."""
     first_bit: int = 0
     """Where the frame starts in its first byte; frames of packed bits follow each other without a gap."""
 

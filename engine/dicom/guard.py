@@ -65,6 +65,7 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _FLOAT_TAGS = frozenset({0x7FE00008, 0x7FE00009})
 _FIRST_LOOK = 1 << 16  # bytes; most headers are shorter
+_TAG_BYTES = 4
 _LOOK_FURTHER = 8  # times, for those that are not
 PARSER_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, BytesLengthException, EOFError, InvalidDicomError,
@@ -109,6 +110,8 @@ class DataSet:
     is_little_endian: bool = True
     is_float: bool = False
     """Whether the pixel element is Float or Double Float Pixel Data."""
+    is_in_words: bool = False
+    """Whether it is written as 16-bit words (OW), so that big endian ones turn pairs of bytes round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class _PixelElement:
     value_at: int
     length: int
     is_float: bool
+    is_in_words: bool
 
 
 def parse(data: bytes, tags: tuple[int, ...], limits: Limits) -> DataSet:
@@ -212,12 +216,19 @@ def _data_set(
 ) -> DataSet:
     syntax = meta.transfer_syntax_uid
     pixels = _pixel_element(data, found, is_little=is_little)
-    if pixels is None:
+    if found.pixel_at is None or pixels is None:
         return DataSet(header, syntax, None, False, found.is_cut or found.pixel_at is not None, is_little)
     is_encapsulated = pixels.length == walk.UNDEFINED
     end = len(data) if is_encapsulated else pixels.value_at + pixels.length
     value = data[pixels.value_at : end]
-    return DataSet(header, syntax, value, is_encapsulated, end > len(data), is_little, pixels.is_float)
+    if data[end : end + _TAG_BYTES] == data[found.pixel_at : found.pixel_at + _TAG_BYTES]:
+        raise HeaderError(
+            "two pixel data elements: nobody knows which is the image"
+        )  # PS3.5 7.1: one at most
+    is_cut = end > len(data)
+    return DataSet(
+        header, syntax, value, is_encapsulated, is_cut, is_little, pixels.is_float, pixels.is_in_words
+    )
 
 
 def _pixel_element(data: memoryview, found: walk.Found, *, is_little: bool) -> _PixelElement | None:
@@ -230,12 +241,13 @@ def _pixel_element(data: memoryview, found: walk.Found, *, is_little: bool) -> _
         return None
     order: Literal["little", "big"] = "little" if is_little else "big"
     at = found.pixel_at
-    head = 12 if bytes(data[at + 4 : at + 6]) in {b"OB", b"OW", b"OF", b"OD", b"UN"} else 8
+    vr = bytes(data[at + 4 : at + 6])
+    head = 12 if vr in {b"OB", b"OW", b"OF", b"OD", b"UN"} else 8
     if at + head > len(data):
         return None
     length = int.from_bytes(data[at + head - 4 : at + head], order)
     group, element = (int.from_bytes(data[at + i : at + i + 2], order) for i in (0, 2))
-    return _PixelElement(at + head, length, (group << 16 | element) in _FLOAT_TAGS)
+    return _PixelElement(at + head, length, (group << 16 | element) in _FLOAT_TAGS, vr == b"OW")
 
 
 def _parse_deflated(deflated: memoryview, meta: Meta, wanted: frozenset[int], limits: Limits) -> DataSet:

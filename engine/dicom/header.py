@@ -1,6 +1,7 @@
-"""Header elements -> whitelisted columns. Names and values stay as the standard has them.
+"""Header elements -> whitelisted columns, by the standard's names.
 
-Patient identity leaves this module only as an HMAC; dates leave it only as an age.
+What is free text in a file leaves this module as a known word (``vocabulary``), or not at all. Patient
+identity leaves it only as an HMAC; dates leave it only as an age.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
+from engine.dicom import vocabulary
 from engine.dicom.guard import element_value
 from engine.errors import HeaderError
 
@@ -24,6 +26,12 @@ _DATES = ("StudyDate", "SeriesDate", "AcquisitionDate")
 _OLDEST_MONTHS = 130 * 12
 _SEXES = frozenset({"F", "M", "O"})
 _CALIBRATIONS = frozenset({"FIDUCIAL", "GEOMETRY"})
+_PHOTOMETRIC = frozenset(
+    {
+        "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "XYB", "YBR_FULL",
+        "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT",
+    }
+)  # fmt: skip
 _LATERALITIES = frozenset({"L", "R", "B", "U"})
 _MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
 _UID = re.compile(r"^[0-9.]{1,64}$")
@@ -50,14 +58,15 @@ _KEYWORDS = (
 )  # fmt: skip
 
 
-def _tag(keyword: str) -> int:
+def tag_of(keyword: str) -> int:
+    """The tag of a keyword of the standard's dictionary."""
     tag = tag_for_keyword(keyword)
     if tag is None:
         raise KeyError(keyword)
     return tag
 
 
-TAGS: tuple[int, ...] = tuple(_tag(keyword) for keyword in _KEYWORDS)
+TAGS: tuple[int, ...] = tuple(tag_of(keyword) for keyword in _KEYWORDS)
 """The only elements that are ever parsed before the pixel data."""
 
 
@@ -86,6 +95,17 @@ def integer(header: Dataset, keyword: str, default: int | None = None) -> int:
     return int(value)
 
 
+def num_frames(header: Dataset) -> int:
+    """NumberOfFrames, 1 where it is absent or empty (PS3.3 C.7.6.6).
+
+    Raises:
+        HeaderError: there is a value, and it is no whole number: nobody knows what the pixel data hold.
+    """
+    if _is_empty(header, "NumberOfFrames"):
+        return 1
+    return max(integer(header, "NumberOfFrames"), 1)
+
+
 def finite(header: Dataset, keyword: str, default: float) -> float:
     """The element's first value as a number; ``default`` where absent or empty.
 
@@ -108,17 +128,17 @@ def columns(header: Dataset, transfer_syntax_uid: str, salt: bytes) -> dict[str,
     return {
         "sop_instance_uid": _uid(header, "SOPInstanceUID"),
         "sop_class_uid": _uid(header, "SOPClassUID"),
-        "study_instance_uid": text(header, "StudyInstanceUID"),
-        "series_instance_uid": text(header, "SeriesInstanceUID"),
+        "study_instance_uid": _uid_or_none(header, "StudyInstanceUID"),
+        "series_instance_uid": _uid_or_none(header, "SeriesInstanceUID"),
         "transfer_syntax_uid": transfer_syntax_uid,
-        "modality": text(header, "Modality"),
-        "manufacturer": text(header, "Manufacturer"),
-        "photometric_interpretation": text(header, "PhotometricInterpretation"),
+        "modality": vocabulary.modality(text(header, "Modality")),
+        "manufacturer": vocabulary.maker(text(header, "Manufacturer")),
+        "photometric_interpretation": _one_of(text(header, "PhotometricInterpretation"), _PHOTOMETRIC),
         "rows": integer(header, "Rows", 0),
         "columns": integer(header, "Columns", 0),
         "bits_stored": integer(header, "BitsStored", 0),
-        "body_part_examined": text(header, "BodyPartExamined"),
-        "view_position": text(header, "ViewPosition"),
+        "body_part_examined": vocabulary.body_part(text(header, "BodyPartExamined")),
+        "view_position": vocabulary.view(text(header, "ViewPosition")),
         "laterality": laterality(header),
         "patient_sex": sex(header),
         "patient_key": patient_key(header, salt),
@@ -227,9 +247,14 @@ def _plausible(months: float) -> float | None:
     return months if 0.0 <= months <= _OLDEST_MONTHS else None
 
 
-def _uid(header: Dataset, keyword: str) -> str:
+def _uid_or_none(header: Dataset, keyword: str) -> str | None:
     value = text(header, keyword)
-    if value is None or not _UID.match(value):
+    return value if value and _UID.match(value) else None
+
+
+def _uid(header: Dataset, keyword: str) -> str:
+    value = _uid_or_none(header, keyword)
+    if value is None:
         raise HeaderError(f"{keyword} is missing or malformed")
     return value
 

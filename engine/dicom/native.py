@@ -31,12 +31,8 @@ def bare(stream: memoryview, facts: FrameFacts) -> Array:
         raise TruncatedError(_ENDS_EARLY)
     if facts.bits_allocated == PACKED:
         bits = np.frombuffer(stream, np.uint8, facts.num_bytes)
-        stored = np.unpackbits(bits, bitorder="little", count=facts.first_bit + facts.count)[
-            facts.first_bit :
-        ]
-    elif facts.is_word_swapped and facts.dtype.itemsize == 1:
-        words = np.frombuffer(bytes(stream[: facts.count + 1]).ljust(facts.count + 1, b"\0"), np.uint8)
-        stored = words[: facts.count - facts.count % -2].reshape(-1, 2)[:, ::-1].reshape(-1)[: facts.count]
+        end = facts.first_bit + facts.count
+        stored = np.unpackbits(bits, bitorder="little", count=end)[facts.first_bit :]
     else:
         stored = np.frombuffer(stream, facts.dtype, facts.count)
     if facts.samples > 1 and facts.planar_configuration == 1:

@@ -5,42 +5,40 @@ from __future__ import annotations
 import struct
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from engine.dicom.guard import PARSER_ERRORS, quiet
 from engine.errors import HeaderError, TruncatedError
 
 _ITEM, _ITEM_TAG, _DELIMITER_TAG = struct.Struct("<II"), 0xE000FFFE, 0xE0DDFFFE
+_PIXEL_DATA = b"\xe0\x7f\x10\0"
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
 """How a JPEG or JPEG-LS frame begins, and how a JPEG 2000 frame does."""
 
 
-def native_frame(stream: memoryview, frame: int, frame_bits: int) -> memoryview:
-    """Bytes of frame ``frame`` (from 0), frames of whole bytes lying one behind the other (PS3.5 8.1.1).
+def native_frame(
+    stream: memoryview, frame: int, frame_bits: int, *, is_word_swapped: bool = False
+) -> tuple[memoryview, int]:
+    """(Bytes that hold frame ``frame`` (from 0), its first bit in the first of them).
+
+    Frames lie one behind the other without a gap (PS3.5 8.1.1), so those of single bits may begin and end
+    within a byte. ``is_word_swapped``: the bytes lie in big endian words though no value is as wide as a word
+    (PS3.5 7.3), so each pair of them is turned round; frames of an odd size share a word.
 
     Raises:
         TruncatedError: the element ends before the frame does.
     """
-    size = frame_bits // 8
-    if len(stream) < (frame + 1) * size:
-        raise TruncatedError("the pixel data is shorter than Rows x Columns x Frames: copy the file again")
-    return stream[frame * size : (frame + 1) * size]
-
-
-def packed_frame(stream: memoryview, frame: int, size_HW: tuple[int, int]) -> NDArray[np.uint8]:
-    """Frame ``frame`` of 1-bit pixels [rows, columns] as 0 and 1; frames need not begin at a whole byte.
-
-    Raises:
-        TruncatedError: the element ends before the frame does.
-    """
-    count = size_HW[0] * size_HW[1]
-    first, end = frame * count, (frame + 1) * count
+    first, end = frame * frame_bits, (frame + 1) * frame_bits
     if len(stream) * 8 < end:
         raise TruncatedError("the pixel data is shorter than Rows x Columns x Frames: copy the file again")
-    packed = np.frombuffer(stream[first // 8 : (end + 7) // 8], np.uint8)
-    bits = np.unpackbits(packed, bitorder="little")[first % 8 : first % 8 + count]
-    return bits.reshape(size_HW)
+    start, stop = first // 8, -(-end // 8)
+    if not is_word_swapped:
+        return stream[start:stop], first % 8
+    even = start - start % 2
+    words = np.frombuffer(stream[even : stop + stop % 2], np.uint8).copy()
+    pairs = words[: len(words) - len(words) % 2]  # a lone last byte has no other to change places with
+    pairs[:] = pairs.reshape(-1, 2)[:, ::-1].reshape(-1)
+    return memoryview(words.tobytes())[start - even : stop - even], first % 8
 
 
 def encapsulated_frame(stream: memoryview, frame: int, frames: int, header: Dataset) -> memoryview:
@@ -53,7 +51,7 @@ def encapsulated_frame(stream: memoryview, frame: int, frames: int, header: Data
         TruncatedError: a fragment is cut, or there is none. A missing sequence delimiter is forgiven.
         HeaderError: no way to tell the frames apart.
     """
-    table, fragments = _fragments(stream)
+    table, fragments = split_items(stream)
     if not any(end > start for start, end in fragments):
         raise TruncatedError("the encapsulated pixel data holds no frame: copy the file again")
     if frames == 1:
@@ -71,13 +69,19 @@ def encapsulated_frame(stream: memoryview, frame: int, frames: int, header: Data
 Span = tuple[int, int]
 
 
-def _fragments(stream: memoryview) -> tuple[memoryview, list[Span]]:
-    """The basic offset table's value, and the fragments after it as (start, end)."""
+def split_items(stream: memoryview) -> tuple[memoryview, list[Span]]:
+    """The basic offset table's value, and the fragments after it as (start, end).
+
+    Raises:
+        TruncatedError, HeaderError: the items cannot be walked, or a second pixel element follows them.
+    """
     items: list[Span] = []
     position = 0
     while position + _ITEM.size <= len(stream):
         tag, length = _ITEM.unpack_from(stream, position)
         if tag == _DELIMITER_TAG:
+            if bytes(stream[position + _ITEM.size :][: len(_PIXEL_DATA)]) == _PIXEL_DATA:
+                raise HeaderError("two pixel data elements: nobody knows which is the image")
             break
         if tag != _ITEM_TAG:
             raise HeaderError("the encapsulated pixel data holds something else than fragments")

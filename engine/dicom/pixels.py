@@ -7,7 +7,7 @@ change places, so the caller maps its few pixels after the resize instead of all
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from engine.dicom.guard import DataSet, Limits, require_pixels
 from engine.errors import HeaderError, OverLimitError, PixelDecodeError
 
 _ROWS_AT_ONCE = 64  # the index of a whole image leaves the processor's cache: 4 times slower
+_BYTE = 8
 _SMALL_TABLE = 1 << 12  # up to here to look at the whole table takes less than at the least and largest value
 _FINE_GAIN = 1 / 1024  # at it, a value rounded to a whole number is off by 1/8 of a grey value of 256
 _CO_SITED = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 92, 93, 201, 202, 203))
@@ -100,6 +101,7 @@ def stored_values(data_set: DataSet, limits: Limits, *, frame: int = 0) -> NDArr
 def _stored(data_set: DataSet, limits: Limits, frame: int, least_HW: tuple[int, int] | None) -> _Stored:
     stream = require_pixels(data_set)
     header = functional.of_frame(data_set.header, frame)
+    photometric = elements.text(header, "PhotometricInterpretation")
     facts = FrameFacts(
         rows=elements.integer(header, "Rows"),
         columns=elements.integer(header, "Columns"),
@@ -107,10 +109,10 @@ def _stored(data_set: DataSet, limits: Limits, frame: int, least_HW: tuple[int, 
         is_little_endian=data_set.is_little_endian,
         samples=max(elements.integer(header, "SamplesPerPixel", 1), 1),
         planar_configuration=elements.integer(header, "PlanarConfiguration", 0),
+        is_rgb=photometric == colour.RGB,
     )
     decoder = require_decoder(data_set.transfer_syntax_uid)
     number = _require_size(header, facts, limits)
-    photometric = elements.text(header, "PhotometricInterpretation")
     if colour.samples_of(photometric) != facts.samples or photometric is None:
         raise HeaderError("SamplesPerPixel contradicts PhotometricInterpretation")
     if not 0 <= frame < number:
@@ -124,7 +126,7 @@ def _stored(data_set: DataSet, limits: Limits, frame: int, least_HW: tuple[int, 
         least = None if photometric == colour.PALETTE else least_HW  # indices have no mean
         values = decode_frame(data_set.transfer_syntax_uid, code_stream, facts, least_HW=least)
     else:
-        values = _native(data_set.transfer_syntax_uid, stream, facts, photometric, frame)
+        values = _native(data_set, facts, photometric, frame)
     return _Stored(
         values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("=")),
         header,
@@ -137,7 +139,7 @@ def _stored(data_set: DataSet, limits: Limits, frame: int, least_HW: tuple[int, 
 
 def _require_size(header: Dataset, facts: FrameFacts, limits: Limits) -> int:
     """NumberOfFrames, after a look at all that an allocation could grow with."""
-    number = max(elements.integer(header, "NumberOfFrames", 1), 1)
+    number = elements.num_frames(header)
     if min(facts.rows, facts.columns) < 1:
         raise HeaderError("Rows or Columns is zero")
     if facts.rows * facts.columns * number * facts.samples > limits.pixels:
@@ -145,19 +147,17 @@ def _require_size(header: Dataset, facts: FrameFacts, limits: Limits) -> int:
     return number
 
 
-def _native(
-    transfer_syntax_uid: str, stream: memoryview, facts: FrameFacts, photometric: str, frame: int
-) -> NDArray[Any]:
-    size_HW = (facts.rows, facts.columns)
-    if facts.bits_allocated == 1 and facts.samples == 1:
-        return pixel_element.packed_frame(stream, frame, size_HW)
+def _native(data_set: DataSet, facts: FrameFacts, photometric: str, frame: int) -> NDArray[Any]:
     is_halved = photometric == colour.HALVED_CHROMA
     samples = 2 if is_halved else facts.samples  # for each pixel one Y and half of Cb and Cr
     bits = facts.rows * facts.columns * samples * facts.bits_allocated
-    own = pixel_element.native_frame(stream, frame, bits)
+    is_swapped = data_set.is_in_words and not data_set.is_little_endian and facts.dtype.itemsize == 1
+    stream, first_bit = pixel_element.native_frame(
+        require_pixels(data_set), frame, bits, is_word_swapped=is_swapped
+    )
     if is_halved and facts.bits_allocated in {8, 16}:
-        return colour.halved_chroma(own, size_HW, facts.dtype)
-    return decode_frame(transfer_syntax_uid, own, facts)
+        return colour.halved_chroma(stream, (facts.rows, facts.columns), facts.dtype)
+    return decode_frame(data_set.transfer_syntax_uid, stream, replace(facts, first_bit=first_bit))
 
 
 def _reduction(original_HW: tuple[int, int], decoded_HW: tuple[int, ...]) -> int:
@@ -210,10 +210,11 @@ def _codes(stored: NDArray[Any], where: voi.Layout, *, is_clipped: bool) -> NDAr
     if is_clipped and where.shift == 0 and (stored.dtype.kind == "i" or not where.is_signed):
         low = -half if where.is_signed else 0
         if stored.min() < low or stored.max() > low + top:
-            stored = np.clip(stored, low, low + top)
+            held = np.iinfo(stored.dtype)  # a code stream may have fewer bits than the header says
+            stored = np.clip(stored, max(low, held.min), min(low + top, held.max))
     if where.shift:
         stored = stored >> where.shift
-    kind = np.uint16 if stored.dtype.itemsize > 1 else np.uint8
+    kind = np.uint16 if stored.dtype.itemsize > 1 or where.bits > _BYTE else np.uint8
     codes: NDArray[Any] = stored.astype(kind, copy=False)
     if where.bits < codes.dtype.itemsize * 8 and codes.max(initial=0) > top:
         codes = codes & kind(top)

@@ -3,6 +3,11 @@
     dicomweb+https://pacs.hospital/dicom-web?StudyDate=20200101-20241231&ModalitiesInStudy=DX
 
 Credentials come from the environment alone: OSTEORAY_DICOMWEB_TOKEN, or OSTEORAY_DICOMWEB_USER and _PASSWORD.
+
+Many servers hand out no more than so many results. Where ``offset`` leads on, all are read page by page.
+Where it is not heeded, the question is split: studies by days, then by minutes, instances by series. An
+answer shorter than the longest one is whole, whatever the cap may be; what cannot be shown to be whole ends
+as an error, or as a row of the plan that is quarantined. Nothing is missed in silence.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.errors import OverLimitError, StorageError, UsageError
+from engine.errors import OverLimitError, SourceReadError, StorageError, UsageError
 from engine.sources.listing import Entry
 from engine.sources.multipart import OVERHEAD_BYTES, single_part
 from engine.sources.names import absent
@@ -36,8 +41,20 @@ _PATH = re.compile(r"studies/[0-9.]{1,64}/series/[0-9.]{1,64}/instances/[0-9.]{1
 _DATES = re.compile(r"(\d{8})?(-(\d{8})?)?")
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _UNKNOWN_SIZE = -1
+_LEAST_CAP = 10  # no server hands out fewer results than that; so short an answer is whole
+_LAST_MINUTE = 24 * 60 - 1
+_NUM_IN_SERIES = "00201209"
+_UNDATED, _CUT_SERIES = "studies/without-date", "not-all-listed"
+"""Members that a server may have and does not list: planned, and refused when they are read."""
+_UNLISTED = {
+    _UNDATED: "studies without a date or time may be missing: this server lists no more than so many and "
+    "knows no offset; name their StudyInstanceUID, or leave them out by a StudyDate",
+    _CUT_SERIES: "instances of a series may be missing: this server lists no more than so many and knows no "
+    "offset; ask its keeper for a higher limit",
+}
 
 Window = tuple[date, date]
+Minutes = tuple[int, int]
 Found = list[dict[str, Any]]
 
 
@@ -65,6 +82,8 @@ class DicomWeb:
             raise UsageError(f"a DICOMweb address is filtered by {', '.join(FILTERS)} and by nothing else")
         self._dates = _dates(self._filters.get("StudyDate", ""))
         self._server = Server(f"{address.scheme}://{address.netloc}{address.path}", patience)
+        self._longest: dict[str, int] = {}
+        self._has_unlisted = False
 
     def close(self) -> None:
         """End the connections."""
@@ -86,8 +105,10 @@ class DicomWeb:
                         for study in islice(studies, 2 * CONNECTIONS - len(waiting))
                     ]
                     if not waiting:
-                        return
+                        break
                     yield from waiting.pop(0).result()
+                if self._has_unlisted:
+                    yield Entry(_UNDATED, _UNKNOWN_SIZE)
             finally:
                 for future in waiting:
                     future.cancel()
@@ -98,6 +119,9 @@ class DicomWeb:
         Raises:
             OverLimitError, SourceReadError.
         """
+        unlisted = next((why for end, why in _UNLISTED.items() if path.endswith(end)), None)
+        if unlisted:
+            raise SourceReadError(unlisted)
         if not _PATH.fullmatch(path):
             raise absent(path)
         wanted = max_bytes if first is None else min(first, max_bytes)
@@ -121,20 +145,44 @@ class DicomWeb:
         """Pages of studies; where the server hands out no more of them, those of each half of the time.
 
         Raises:
-            StorageError: it does not hand out all studies of one day.
+            StorageError: it does not hand out all studies of one minute.
         """
         query: dict[str, str | int] = dict(self._filters)
         if window:
             query["StudyDate"] = f"{window[0]:%Y%m%d}-{window[1]:%Y%m%d}"
         try:
             yield from self._pages("studies", query)
-        except TooManyResultsError as error:
+        except TooManyResultsError:
             first, last = window or self._dates
+            if window is None and "StudyDate" not in self._filters:
+                self._has_unlisted = True  # windows find no study without a date
             if first >= last:
-                raise StorageError("the DICOMweb server does not hand out all studies of one day") from error
+                self._has_unlisted = True
+                yield from self._in_minutes({**query, "StudyDate": f"{first:%Y%m%d}"}, (0, _LAST_MINUTE))
+                return
             middle = first + (last - first) // 2
             yield from self._in_window((first, middle))
             yield from self._in_window((middle + timedelta(days=1), last))
+
+    def _in_minutes(self, query: dict[str, str | int], minutes: Minutes) -> Iterator[Found]:
+        """Pages of the studies of a part of one day.
+
+        Raises:
+            StorageError: the server does not hand out all studies of one minute.
+        """
+        first, last = minutes
+        between = f"{first // 60:02d}{first % 60:02d}00-{last // 60:02d}{last % 60:02d}59"
+        try:
+            yield from self._pages("studies", {**query, "StudyTime": between})
+        except TooManyResultsError as error:
+            if first == last:
+                raise StorageError(
+                    "the DICOMweb server does not hand out all studies of one minute: "
+                    "narrow the search by StudyDate or ModalitiesInStudy"
+                ) from error
+            middle = (first + last) // 2
+            yield from self._in_minutes(query, (first, middle))
+            yield from self._in_minutes(query, (middle + 1, last))
 
     def _instances(self, study: str) -> list[Entry]:
         try:
@@ -144,21 +192,49 @@ class DicomWeb:
             return self._by_series(study)
 
     def _by_series(self, study: str) -> list[Entry]:
+        """Instances of each series.
+
+        Raises:
+            StorageError: the server does not hand out all series of one study.
+        """
         try:
-            entries = []
-            for page in self._pages(f"studies/{study}/series", {}):
-                for series in filter(None, (_uid(item, _SERIES) for item in page)):
-                    path = f"studies/{study}/series/{series}/instances"
-                    entries += _entries(study, self._pages(path, {}), series)
-            return entries
+            pages = list(self._pages(f"studies/{study}/series", {"includefield": _NUM_IN_SERIES}))
         except TooManyResultsError as error:
-            raise StorageError("the DICOMweb server does not hand out all instances of one series") from error
+            raise StorageError("the DICOMweb server does not hand out all series of one study") from error
+        entries = []
+        for item in (item for page in pages for item in page):
+            series = _uid(item, _SERIES)
+            if series:
+                entries += self._in_series(study, series, _count(item, _NUM_IN_SERIES))
+        return entries
+
+    def _in_series(self, study: str, series: str, stated: int | None) -> list[Entry]:
+        """Instances of one series, and a member that stands for the rest where not all may be listed."""
+        path = f"studies/{study}/series/{series}/instances"
+        pages: list[Found] = []
+        try:
+            for page in self._pages(path, {}):
+                pages.append(page)
+        except TooManyResultsError:
+            entries = _entries(study, pages, series)
+            is_whole = stated is not None and len(entries) >= stated
+            rest = Entry(f"studies/{study}/series/{series}/{_CUT_SERIES}", _UNKNOWN_SIZE, series)
+            return entries if is_whole else [*entries, rest]
+        return _entries(study, pages, series)
+
+    def _may_be_cut(self, path: str, count: int) -> bool:
+        """Whether an answer is as long as the longest one of its kind: then it may be the server's cap."""
+        kind = path.rsplit("/", 1)[-1]
+        is_longest = count >= self._longest.get(kind, _LEAST_CAP)
+        if is_longest:
+            self._longest[kind] = count
+        return is_longest
 
     def _pages(self, path: str, query: dict[str, str | int]) -> Iterator[Found]:
         """Answers until one is empty. A server may give less than it is asked for, so that ends nothing.
 
         Raises:
-            TooManyResultsError: there is more, and the server knows no offset or refuses the question.
+            TooManyResultsError: there is or may be more, and the server knows no offset or refuses.
         """
         offset, first = 0, None
         while True:
@@ -166,7 +242,7 @@ class DicomWeb:
             if not found:
                 return
             if found[0] == first:  # the offset was not heeded
-                if is_cut or len(found) >= _PAGE:
+                if is_cut or len(found) >= _PAGE or self._may_be_cut(path, len(found)):
                     raise TooManyResultsError
                 return
             first = found[0] if first is None else first
@@ -194,6 +270,14 @@ def _uid(item: dict[str, Any], tag: str) -> str:
     values = element.get("Value") if isinstance(element, dict) else None
     value = values[0] if isinstance(values, list) and values else None
     return value if isinstance(value, str) and _UID.fullmatch(value) else ""
+
+
+def _count(item: dict[str, Any], tag: str) -> int | None:
+    """The number in an element of DICOM JSON; None where there is none."""
+    element = item.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    value = values[0] if isinstance(values, list) and values else None
+    return int(str(value)) if str(value).isdecimal() else None
 
 
 def _dates(text: str) -> Window:

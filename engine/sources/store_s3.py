@@ -37,6 +37,8 @@ class S3Store:
     def walk(self) -> Iterator[Entry]:
         """Every object below the prefix, one level of it at a time.
 
+        Arrow lists a level as a whole: about 650 bytes an object, until the level is done.
+
         Raises:
             OSError: the store cannot be reached, or refuses.
         """
