@@ -25,7 +25,7 @@ from pathlib import Path
 
 import polars as pl
 
-from engine import books
+from engine import books, proof
 
 _TABLES = tuple(books.COUNT_NAMES)
 _GOOD_EXITS = (0, 3)  # 3: some inputs were quarantined
@@ -113,7 +113,7 @@ def main() -> None:
 
 def compared(folder: Path, expected: pl.DataFrame) -> dict[str, int]:
     """How many rows are double or lost, and whether anything else differs; the books must balance."""
-    books.verify(folder)
+    proof.verify(folder)
     found = rows(folder)
     known = found["instance_index"].n_unique()
     return {

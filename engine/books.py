@@ -1,20 +1,22 @@
-"""The books of an output folder: shards committed whole, and the proof that every input ended once.
+"""The books of an output folder: shards committed whole, counted, and closed.
 
 DIR/plan.parquet            every input, written first; it grows where a source is read again
 DIR/shards/00042/           appears by one rename, with its tables and shard.json (counts, digests)
+DIR/audit.jsonl             what was done, line by line (``engine.audit``)
 DIR/manifest.json           written last; ``complete`` is true only then
-DIR/.lease                  held by flock while a job runs; the kernel drops it when the holder dies
+DIR/.leases  DIR/.staging   who holds the folder, and what is being written (``engine.lease``)
+
+``staging`` is that of the lease in all functions here: a step of a run that lost the folder raises
+LeaseLostError and changes nothing. Without one, nobody else may write to the folder.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +25,36 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine import schema, versions
-from engine.errors import BooksError, LeaseHeldError, TableError
-from engine.manifest import MANIFEST_NAME, now, read_json, replacing, sha256_of_file, sync, write_json
+from engine.audit import Log
+from engine.errors import BooksError, TableError
+from engine.lease import STAGING, durable
+from engine.manifest import (
+    MANIFEST_NAME,
+    now,
+    read_json,
+    replacing,
+    sha256_of_facts,
+    sha256_of_file,
+    sync,
+    write_json,
+)
 
 PLAN_NAME = "plan.parquet"
-REJECT_TABLES = ("filtered", "quarantine")
+AUDIT_HEAD = "audit_sha256"
+"""Field of a finished manifest: digest of the last line of the audit log."""
+REJECT_TABLES = ("filtered", "abstained", "quarantine")
 COUNT_NAMES = {
     "samples": "samples",
     "predictions": "scored",
     "filtered": "filtered",
+    "abstained": "abstained",
     "quarantine": "quarantined",
 }
 """Table to the name of its row count in manifests and summaries."""
+_UNLEASED = "unleased"
 
 
-def begin(folder: Path, facts: Mapping[str, Any]) -> None:
+def begin(folder: Path, facts: Mapping[str, Any], staging: Path | None = None) -> None:
     """Write the manifest of a job that starts, or accept the one it resumes.
 
     Raises:
@@ -51,11 +68,31 @@ def begin(folder: Path, facts: Mapping[str, Any]) -> None:
                 raise TableError(
                     f"{folder} was begun with another configuration ({name}): choose another --out"
                 )
+        if earlier.get("salt_check", facts.get("salt_check")) != facts.get("salt_check"):
+            raise TableError(
+                f"{folder} was begun under another salt, so its patients would get other keys: "
+                "point OSTEORAY_SALT at the former one, or choose another --out"
+            )
         return
-    write_json(path, {**facts, "started": now(), "complete": False})
+    _write_manifest(folder, {**facts, "started": now(), "complete": False}, staging)
 
 
-def close(folder: Path, plan: pa.Table, facts: Mapping[str, Any]) -> dict[str, int]:
+def is_complete(folder: Path) -> bool:
+    """Whether the manifest says that all is done.
+
+    Raises:
+        TableError: there is no manifest.
+    """
+    return bool(read_json(folder / MANIFEST_NAME)["complete"])
+
+
+def close(
+    folder: Path,
+    plan: pa.Table,
+    facts: Mapping[str, Any],
+    staging: Path | None = None,
+    log: Log | None = None,
+) -> dict[str, int]:
     """Write the manifest of a finished job, last of all files; returns its counts.
 
     Raises:
@@ -66,50 +103,64 @@ def close(folder: Path, plan: pa.Table, facts: Mapping[str, Any]) -> dict[str, i
         return dict(manifest["counts"])
     counts = totals(folder, plan)
     ended = sum(counts.values()) - counts["planned"]
-    _require(ended == counts["planned"], f"{folder}: {ended} of {counts['planned']} planned instances ended")
+    if ended != counts["planned"]:
+        raise BooksError(f"{folder}: {ended} of {counts['planned']} planned instances ended")
     clear_staging(folder)
     digest = sha256_of_file(folder / PLAN_NAME)
     closed = {"counts": counts, "plan_sha256": digest, "finished": now(), "complete": True}
-    write_json(folder / MANIFEST_NAME, {**manifest, **facts, **closed})
+    manifest = {**manifest, **facts, **closed}
+    if log:
+        manifest[AUDIT_HEAD] = log.note(
+            "finished", counts=counts, plan_sha256=digest, manifest_sha256=manifest_digest(manifest)
+        )
+    _write_manifest(folder, manifest, staging)
     return counts
 
 
-@contextmanager
-def lease(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process.
-
-    Raises:
-        LeaseHeldError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lease").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LeaseHeldError(
-                f"another job is writing to {folder}: wait for it, or choose --out"
-            ) from error
-        yield
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Digest of all that a manifest says, but for the head of the audit log, which holds this digest."""
+    return sha256_of_facts({name: fact for name, fact in manifest.items() if name != AUDIT_HEAD})
 
 
-def write_plan(folder: Path, plan: pa.Table) -> None:
-    """Write the plan; an earlier plan of the same inputs is left as it is.
+def write_plan(
+    folder: Path, plan: pa.Table, staging: Path | None = None, *, forgiven: pa.Array | None = None
+) -> pa.Table:
+    """Write the plan, or find it there; returns it as it stands: with what was planned again since then.
+
+    A member whose size changed makes it another plan, unless its path is among the ``forgiven``: those are
+    about to be planned again.
 
     Raises:
         TableError: the folder was begun on other inputs.
     """
     path = folder / PLAN_NAME
-    if path.exists():
-        if not read_table(path).equals(plan):
-            raise TableError(
-                f"{folder} was begun on other inputs or another shard size: "
-                "give --incremental to take in what is new or changed, or choose another --out"
-            )
-        return
-    _replace_plan(path, plan)
+    if not path.exists():
+        _replace_plan(path, plan, staging)
+        return plan
+    before = read_table(path)
+    if not _is_grown_from(before, plan, pa.array([], pa.string()) if forgiven is None else forgiven):
+        raise TableError(
+            f"{folder} was begun on other inputs or another shard size: "
+            "give --incremental to take in what is new or changed, or choose another --out"
+        )
+    return before
 
 
-def grow_plan(folder: Path, plan: pa.Table, facts: Mapping[str, Any]) -> None:
+def _is_grown_from(before: pa.Table, plan: pa.Table, forgiven: pa.Array) -> bool:
+    """Whether ``before`` is ``plan`` and, behind it, later versions of its members, the last of its sizes."""
+    begun, again = before.slice(0, plan.num_rows), before.slice(plan.num_rows)
+    same = versions.same_size(before, plan)["path"]
+    changed = plan.filter(pc.invert(pc.is_in(plan["path"], same)))["path"]
+    return bool(
+        begun.drop_columns("size_bytes").equals(plan.drop_columns("size_bytes"))
+        and pc.all(pc.is_in(changed, forgiven), min_count=0).as_py()
+        and pc.all(
+            pc.and_(pc.greater(again["version"], 1), pc.is_in(again["path"], plan["path"])), min_count=0
+        ).as_py()
+    )
+
+
+def grow_plan(folder: Path, plan: pa.Table, facts: Mapping[str, Any], staging: Path | None = None) -> None:
     """Put a plan in the place of one that it begins with; the folder is incomplete again.
 
     ``facts`` of the growth join the manifest's ``growths``. Killed in between, the folder is as before but
@@ -119,11 +170,38 @@ def grow_plan(folder: Path, plan: pa.Table, facts: Mapping[str, Any]) -> None:
         BooksError: the plan does not begin with the present one.
     """
     before = read_plan(folder)
-    _require(plan.slice(0, before.num_rows).equals(before), f"{folder}: a plan may grow, never change")
+    if not plan.slice(0, before.num_rows).equals(before):
+        raise BooksError(f"{folder}: a plan may grow, never change")
     manifest = read_json(folder / MANIFEST_NAME)
-    growths = [*manifest.get("growths", []), {"at": now(), **facts}]
-    write_json(folder / MANIFEST_NAME, {**manifest, "complete": False, "growths": growths})
-    _replace_plan(folder / PLAN_NAME, plan)
+    growths = [*manifest.get("growths", []), {"at": now(), "planned": plan.num_rows, **facts}]
+    _write_manifest(folder, {**manifest, "complete": False, "growths": growths}, staging)
+    _replace_plan(folder / PLAN_NAME, plan, staging)
+
+
+def last_growth(folder: Path) -> dict[str, Any]:
+    """Facts of the growth that gave the plan its present length; empty where it never grew.
+
+    Raises:
+        TableError: there is no manifest or plan.
+    """
+    growths = read_json(folder / MANIFEST_NAME).get("growths", [])
+    planned = pq.read_metadata(folder / PLAN_NAME).num_rows
+    return dict(growths[-1]) if growths and growths[-1].get("planned") == planned else {}
+
+
+def quarantined(folder: Path, reasons: Collection[str] | None = None) -> pa.Table:
+    """``instance_index`` and ``reason`` of the quarantined rows that count: of all reasons, or of some.
+
+    Raises:
+        TableError: there is no plan.
+    """
+    columns = pa.schema([("instance_index", pa.int64()), ("reason", pa.string())])
+    parts = [
+        pq.read_table(path, columns=columns.names).cast(columns) for path in tables_of(folder, "quarantine")
+    ]
+    rows = pa.concat_tables([columns.empty_table(), *parts])
+    rows = rows.filter(pc.invert(pc.is_in(rows["instance_index"], superseded(folder))))
+    return rows if reasons is None else rows.filter(pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
 
 
 def digests(folder: Path) -> pa.Table:
@@ -144,8 +222,13 @@ def superseded(folder: Path) -> pa.Array:
     return versions.superseded(plan) if is_grown else pa.array([], pa.int64())
 
 
-def _replace_plan(path: Path, plan: pa.Table) -> None:
-    with replacing(path) as temporary:
+def _write_manifest(folder: Path, facts: Mapping[str, Any], staging: Path | None) -> None:
+    with durable(staging):
+        write_json(folder / MANIFEST_NAME, facts, staging)
+
+
+def _replace_plan(path: Path, plan: pa.Table, staging: Path | None) -> None:
+    with durable(staging), replacing(path, staging) as temporary:
         pq.write_table(plan.cast(schema.stamped(schema.PLAN, "plan")), temporary, compression="zstd")
 
 
@@ -158,14 +241,14 @@ def read_plan(folder: Path) -> pa.Table:
     return read_table(folder / PLAN_NAME)
 
 
-def read_table(path: Path) -> pa.Table:
-    """One Parquet table.
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet table, or some columns of it.
 
     Raises:
         TableError: absent or damaged.
     """
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise TableError(f"{path} is absent or damaged: run `osteoray verify` on its folder") from error
 
@@ -181,16 +264,26 @@ def missing_shards(folder: Path, plan: pa.Table) -> list[int]:
     return [shard for shard in planned if not (shard_folder(folder, shard) / "shard.json").exists()]
 
 
-def commit_shard(folder: Path, shard: int, tables: Mapping[str, pa.Table]) -> dict[str, int]:
+def commit_shard(
+    folder: Path, shard: int, tables: Mapping[str, pa.Table], staging: Path | None = None
+) -> dict[str, int]:
     """Write the tables of a shard and make them appear at once; returns rows by table, as they stand.
 
     A shard that is already there is kept: both were made from the same inputs, the first one counts.
+
+    Raises:
+        LeaseLostError: another run took the folder over; it will make the shard.
     """
     target = shard_folder(folder, shard)
-    staging_root = folder / ".staging"
-    staging_root.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f"{shard:05d}.", dir=staging_root))
+    if staging is None:
+        (folder / STAGING / _UNLEASED).mkdir(parents=True, exist_ok=True)
+    with durable(staging):
+        return _commit_from(staging or folder / STAGING / _UNLEASED, target, shard, tables)
+
+
+def _commit_from(root: Path, target: Path, shard: int, tables: Mapping[str, pa.Table]) -> dict[str, int]:
+    staging = Path(tempfile.mkdtemp(prefix=f"{shard:05d}.", dir=root))
     counts = {name: table.num_rows for name, table in tables.items()}
     digests = {}
     for name, table in tables.items():
@@ -203,6 +296,8 @@ def commit_shard(folder: Path, shard: int, tables: Mapping[str, pa.Table]) -> di
     staging.chmod(0o755)
     try:
         staging.rename(target)
+    except FileNotFoundError:
+        raise
     except OSError:
         if not (target / "shard.json").exists():
             raise
@@ -213,9 +308,11 @@ def commit_shard(folder: Path, shard: int, tables: Mapping[str, pa.Table]) -> di
 
 
 def clear_staging(folder: Path) -> None:
-    """Remove what a killed run left half-written. Call it under the lease, with no worker running."""
+    """Remove what was left half-written without a lease; what a lease leaves goes with the next one."""
     with suppress(FileNotFoundError):
-        shutil.rmtree(folder / ".staging")
+        shutil.rmtree(folder / STAGING / _UNLEASED)
+    with suppress(OSError):
+        (folder / STAGING).rmdir()
 
 
 def totals(folder: Path, plan: pa.Table) -> dict[str, int]:
@@ -224,7 +321,7 @@ def totals(folder: Path, plan: pa.Table) -> dict[str, int]:
     for shard in range(plan["shard"][-1].as_py() + 1):
         path = shard_folder(folder, shard) / "shard.json"
         if path.exists():
-            counts.update(_named(read_json(path)["rows"]))
+            counts.update(named(read_json(path)["rows"]))
     return dict(counts)
 
 
@@ -233,71 +330,6 @@ def tables_of(folder: Path, table: str) -> list[Path]:
     return sorted((folder / "shards").glob(f"[0-9]*/{table}.parquet"))
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """Prove from the files alone that every planned input ended exactly once, undamaged.
-
-    Returns the counts. Reads every file of the folder.
-
-    Raises:
-        BooksError: names the first contradiction found.
-        TableError: no manifest or plan, or a table that cannot be read.
-    """
-    manifest = read_json(folder / MANIFEST_NAME)
-    plan = read_plan(folder)
-    _require(
-        bool(manifest.get("complete")), f"{folder} is not complete: run the same command again to resume"
-    )
-    digest = sha256_of_file(folder / PLAN_NAME)
-    _require(manifest.get("plan_sha256", digest) == digest, f"{folder / PLAN_NAME} was changed or damaged")
-    planned_by_shard: dict[int, set[int]] = {}
-    for index, shard in zip(plan["instance_index"].to_pylist(), plan["shard"].to_pylist(), strict=True):
-        planned_by_shard.setdefault(shard, set()).add(index)
-    counts: Counter[str] = Counter(planned=plan.num_rows)
-    for shard, planned in planned_by_shard.items():
-        counts.update(_verify_shard(shard_folder(folder, shard), planned))
-    extra = len(list((folder / "shards").iterdir())) - len(planned_by_shard)
-    _require(extra == 0, f"{folder}/shards holds {extra} entries that the plan does not know")
-    stated = manifest.get("counts", {})
-    _require(stated == dict(counts), f"the manifest states {stated}, the tables hold {dict(counts)}")
-    return dict(counts)
-
-
-def _verify_shard(folder: Path, planned: set[int]) -> Counter[str]:
-    rows, digests = _stated(folder / "shard.json")
-    present = {entry.name for entry in os.scandir(folder)} - {"shard.json"}
-    _require(present == set(digests), f"{folder} holds other files than its shard.json names")
-    ended: Counter[int] = Counter()
-    for table, count in rows.items():
-        path = folder / f"{table}.parquet"
-        _require(sha256_of_file(path) == digests[path.name], f"{path} was changed or damaged")
-        content = read_table(path)
-        _require("instance_index" in content.column_names, f"{path} has no column instance_index")
-        _require(content.num_rows == count, f"{path} has another row count than stated")
-        ended.update(content["instance_index"].to_pylist())
-    doubled = sum(1 for count in ended.values() if count > 1)
-    _require(doubled == 0, f"{folder}: {doubled} instance(s) ended twice")
-    _require(
-        set(ended) <= planned, f"{folder}: {len(set(ended) - planned)} row(s) of instances never planned here"
-    )
-    _require(set(ended) == planned, f"{folder}: {len(planned - set(ended))} planned instance(s) have no row")
-    return Counter(_named(rows))
-
-
-def _stated(path: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Rows by table and digests by file name, as a shard.json states them."""
-    facts = read_json(path)
-    rows, digests = facts.get("rows"), facts.get("sha256")
-    if not isinstance(rows, dict) or not isinstance(digests, dict):
-        raise BooksError(f"{path} states no rows or no digests")
-    if not set(rows) <= set(COUNT_NAMES) or set(digests) != {f"{name}.parquet" for name in rows}:
-        raise BooksError(f"{path} states other tables than a shard has")
-    return rows, digests
-
-
-def _named(rows: Mapping[str, int]) -> dict[str, int]:
+def named(rows: Mapping[str, int]) -> dict[str, int]:
+    """Row counts by the names of manifests and summaries instead of those of tables."""
     return {COUNT_NAMES[table]: count for table, count in rows.items()}
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise BooksError(message)

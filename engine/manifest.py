@@ -20,10 +20,17 @@ MANIFEST_NAME = "manifest.json"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place, durably, when the block ends well."""
+def replacing(path: Path, staging: Path | None = None) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place, durably, when the block ends well.
+
+    Where a lease is held, ``staging`` is its folder on the same file system: the temporary path lies there,
+    so that nothing takes its place once the lease is lost (see ``engine.lease``).
+
+    Raises:
+        FileNotFoundError: ``staging`` is gone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=staging or path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -45,9 +52,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write ``facts`` atomically, keys as given, no NaN or infinity."""
-    with replacing(path) as temporary:
+def write_json(path: Path, facts: Mapping[str, Any], staging: Path | None = None) -> None:
+    """Write ``facts`` atomically, keys as given, no NaN or infinity; ``staging`` as in ``replacing``."""
+    with replacing(path, staging) as temporary:
         temporary.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What a source holds, told from headers alone: for ``ingest --dry-run``. Writes nothing.
+"""What a source holds, told from headers alone: for ``--dry-run``. Writes nothing.
 
 Only the head of a file is read, by several threads at once, since the time goes into waiting for a disk or a
 server. A few instances are read and decoded in full, to say how long all of them will take.
@@ -28,7 +28,7 @@ from engine.errors import (
 )
 from engine.instance import InputRule
 from engine.isolation import Isolation, reader
-from engine.reading import Reading
+from engine.reading import Reading, Sample
 
 HEAD_BYTES = 256 << 10
 _THREADS = 8
@@ -51,11 +51,13 @@ class Survey:
     """Instances that the task takes, as far as their header says."""
     sop_classes: Counter[str] = field(default_factory=Counter)
     transfer_syntaxes: Counter[str] = field(default_factory=Counter)
+    body_parts: Counter[str] = field(default_factory=Counter)
+    """BodyPartExamined as it stands in the header; empty where it says none."""
     filtered: Counter[str] = field(default_factory=Counter)
     quarantined: Counter[str] = field(default_factory=Counter)
     headers_per_second: float = 0.0
-    decoded: int = 0
-    """Instances of the probe that became a sample."""
+    probe: list[Sample] = field(default_factory=list)
+    """A few instances, read and decoded in full."""
     decoded_per_second: float | None = None
     """One core, measured on the probe; None where nothing fits."""
     eta_s: float | None = None
@@ -145,6 +147,7 @@ def _count(source: str, path: str, data: Head, rule: InputRule, limits: Limits, 
         columns, frames = _columns(source, path, data, limits)
         found.sop_classes[columns["sop_class_uid"]] += 1
         found.transfer_syntaxes[columns["transfer_syntax_uid"]] += 1
+        found.body_parts[columns["body_part_examined"] or ""] += 1
         if columns["sop_class_uid"] not in rule.sop_classes:
             raise SopClassFilteredError("not one this task takes")
         if frames > 1:
@@ -173,7 +176,7 @@ def _parsed(data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
     data_set = parse(data, elements.TAGS, limits)
     header = of_frame(data_set.header, 0)
     columns = elements.columns(header, data_set.transfer_syntax_uid, b"survey")
-    return columns, elements.integer(header, "NumberOfFrames", 1)
+    return columns, elements.num_frames(header)
 
 
 def _decode(paths: list[str], reading: Reading, found: Survey) -> None:
@@ -183,6 +186,6 @@ def _decode(paths: list[str], reading: Reading, found: Survey) -> None:
     began = time.perf_counter()
     outcomes = reading_process.read(reading, paths)
     wall_s = max(time.perf_counter() - began, 1e-9)
-    found.decoded = sum(not isinstance(outcome, InstanceError | FilteredError) for outcome in outcomes)
+    found.probe = [outcome for outcome in outcomes if not isinstance(outcome, InstanceError | FilteredError)]
     found.decoded_per_second = len(paths) / wall_s
     found.eta_s = found.fits / found.decoded_per_second / (os.cpu_count() or 1)

@@ -65,6 +65,27 @@ def grown(plan: pa.Table, listing: pa.Table, same: pa.Array, shard_size: int) ->
     A shard takes whole shards of the listing, so what the listing kept together stays together.
     """
     fresh = listing.filter(pc.invert(pc.is_in(listing["path"], same))).sort_by("instance_index")
+    return _behind(plan, fresh, shard_size)
+
+
+def again(plan: pa.Table, listing: pa.Table, indices: pa.Array, shard_size: int) -> pa.Table:
+    """The plan and, behind it, the members with these ``instance_index`` once more, in new shards.
+
+    Only those are taken whose row is the last version of its path; their sizes are those of ``listing``.
+    """
+    last = latest(plan)["instance_index"]
+    is_chosen = pc.and_(
+        pc.is_in(plan["instance_index"], indices), pc.is_in(plan["instance_index"], last.combine_chunks())
+    )
+    fresh = plan.filter(is_chosen).sort_by("instance_index")
+    sizes = listing["size_bytes"].take(pc.index_in(fresh["path"], listing["path"]))
+    place = fresh.schema.get_field_index("size_bytes")
+    sized = fresh.set_column(place, fresh.field(place), pc.coalesce(sizes, fresh["size_bytes"]))
+    return _behind(plan, sized, shard_size)
+
+
+def _behind(plan: pa.Table, fresh: pa.Table, shard_size: int) -> pa.Table:
+    """The plan and, behind it, the members ``fresh``, each as the next version of its path."""
     if not fresh.num_rows:
         return plan
     before = latest(plan).select(["path", "version"])

@@ -14,7 +14,11 @@ from typing import NoReturn, TextIO
 import typer
 
 PLAIN_INTERVAL_S = 2.0
+RATE_WINDOW_S = 180.0
 REDRAW_INTERVAL_S = 0.1
+LUMP_SHARE, LUMP_S = 0.1, 2.0
+"""Advances within this share of the time since the start, and no longer than this, are one."""
+_KEPT_POINTS = 3
 _CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -74,7 +78,8 @@ class _ProgressLine:
     clock: Callable[[], float] = time.monotonic
     total: int = 0
     points: list[_Point] = field(default_factory=list)
-    """The first report, the first that came further, and the last that did."""
+    """The first report, then those that came further; of the old ones only what the rate needs."""
+    first: _Point | None = None
     drawn_s: float = -math.inf
 
     def report(self, done: int, total: int) -> None:
@@ -82,7 +87,7 @@ class _ProgressLine:
         now = self.clock()
         self.total = total
         if not self.points or done != self.points[-1].done:
-            self.points = [*self.points[:2], _Point(now, done)]
+            self._take(_Point(now, done))
         interval = REDRAW_INTERVAL_S if self.stream.isatty() else PLAIN_INTERVAL_S
         if now - self.drawn_s >= interval:
             self.drawn_s = now
@@ -92,7 +97,7 @@ class _ProgressLine:
         """Write the last line: how far it came, in what time, at what rate over all."""
         if not self.points:
             return
-        first, last = self.points[0], self.points[-1]
+        first, last = self.first or self.points[0], self.points[-1]
         seconds = self.clock() - first.time_s
         text = f"{self.label}: {outcome}, {self._count()} in {_duration(seconds)}"
         if seconds > 0 and last.done > first.done:
@@ -117,10 +122,22 @@ class _ProgressLine:
         share = f" ({done / self.total:.0%})" if self.total else ""
         return f"{done}/{self.total} {self.unit}{share}"
 
+    def _take(self, point: _Point) -> None:
+        """Add a point. Workers that began together end together: what follows closely joins the last one."""
+        if self.first is None:
+            self.first = point
+        since_s = point.time_s - self.first.time_s
+        is_same_lump = len(self.points) > 1 and point.time_s - self.points[-1].time_s < min(
+            LUMP_SHARE * since_s, LUMP_S
+        )
+        self.points = [*(self.points[:-1] if is_same_lump else self.points), point]
+        while len(self.points) > _KEPT_POINTS and self.points[2].time_s < point.time_s - RATE_WINDOW_S:
+            del self.points[1]
+
     def _rate_per_s(self) -> float | None:
-        # Measured from the first advance where it can be: the time before it holds the start of workers.
+        """Of the last minutes; without the time before the first advance: workers start in it."""
         last = self.points[-1]
-        for base in reversed(self.points[:-1]):
+        for base in (*self.points[1:-1], self.points[0]):
             if last.done > base.done and last.time_s > base.time_s:
                 return (last.done - base.done) / (last.time_s - base.time_s)
         return None

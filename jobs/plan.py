@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from engine import books, sources, versions
+from engine import books, schema, sources, versions
 from engine.errors import InstanceError
-from engine.manifest import MANIFEST_NAME, read_json, sha256_of_bytes
+from engine.manifest import sha256_of_bytes
+from engine.pace import Meter
 from engine.shard import ReadSpec
 from jobs.console import planning
+from jobs.salt import check_of
 
 _READERS_PER_CORE = 4  # digests wait for disk or network more than for a core
 
@@ -20,32 +24,41 @@ Finish = Callable[[pa.Table], object]
 
 
 def begun_plan(
-    spec: ReadSpec, manifest: dict[str, Any], shard_size: int, *, grow: Finish | None = None
+    spec: ReadSpec,
+    manifest: dict[str, Any],
+    shard_size: int,
+    *,
+    grow: Finish | None = None,
+    retry: Collection[str] = (),
 ) -> pa.Table:
     """Begin or resume the folder of ``spec``, whose lease is held; gives the plan that is to be done.
 
     With ``grow`` a folder that was begun before takes in what its source has by now: first ``grow`` finishes
-    the plan as it stands, then new members and those whose bytes changed are planned behind it.
+    the plan as it stands, then new members and those whose bytes changed are planned behind it. Behind that
+    come the instances that were quarantined for a reason in ``retry``, as a further version of each.
 
     Raises:
-        TableError: the folder was begun otherwise, or, without ``grow``, on other inputs.
+        TableError: the folder was begun otherwise, under another salt, or, without ``grow``, on other inputs.
     """
-    books.begin(spec.folder, manifest)
+    books.begin(spec.folder, {**manifest, "salt_check": check_of(spec.salt)}, spec.staging)
     with planning() as on_plan:
         listing = sources.plan(spec.source, shard_size, on_plan)
     if grow is None or not (spec.folder / books.PLAN_NAME).exists():
-        books.write_plan(spec.folder, listing)
-        return listing
-    before = books.read_plan(spec.folder)
-    if not read_json(spec.folder / MANIFEST_NAME)["complete"]:
-        grow(before)
-    return _grown(spec, before, listing, shard_size)
+        forgiven = _failed(spec.folder, retry)["path"] if retry else None
+        plan = books.write_plan(spec.folder, listing, spec.staging, forgiven=forgiven)
+    else:
+        before = books.read_plan(spec.folder)
+        if not books.is_complete(spec.folder):
+            grow(before)
+        plan = _grown(spec, before, listing, shard_size)
+    return _retried(spec, plan, listing, retry, shard_size) if retry else plan
 
 
 def _grown(spec: ReadSpec, before: pa.Table, listing: pa.Table, shard_size: int) -> pa.Table:
     members = versions.same_size(before, listing).join(books.digests(spec.folder), keys="instance_index")
     threads = _READERS_PER_CORE * (os.cpu_count() or 1)
-    same = versions.unchanged(members, lambda path: _digest(spec, path), threads=threads)
+    meter = Meter(spec.pace.per_second)
+    same = versions.unchanged(members, lambda path: _digest(spec, path, meter), threads=threads)
     plan = versions.grown(before, listing, same, shard_size)
     added = plan.slice(before.num_rows)
     if added.num_rows:
@@ -56,11 +69,36 @@ def _grown(spec: ReadSpec, before: pa.Table, listing: pa.Table, shard_size: int)
             "unchanged": len(same),
             "vanished": versions.vanished(before, listing),
         }
-        books.grow_plan(spec.folder, plan, facts)
+        books.grow_plan(spec.folder, plan, facts, spec.staging)
     return plan
 
 
-def _digest(spec: ReadSpec, path: str) -> str | None:
+def _failed(folder: Path, reasons: Collection[str]) -> pa.Table:
+    """Plan rows of what is quarantined for one of ``reasons``; none where there is no plan yet."""
+    if not (folder / books.PLAN_NAME).exists():
+        return schema.PLAN.empty_table()
+    plan = books.read_plan(folder)
+    return plan.filter(pc.is_in(plan["instance_index"], books.quarantined(folder, reasons)["instance_index"]))
+
+
+def _retried(
+    spec: ReadSpec, before: pa.Table, listing: pa.Table, reasons: Collection[str], shard_size: int
+) -> pa.Table:
+    """The plan and, behind it, what was quarantined for one of ``reasons``; a begun retry goes on."""
+    wanted = sorted(set(reasons))
+    is_begun = books.last_growth(spec.folder).get("retry") == wanted
+    if is_begun and books.missing_shards(spec.folder, before):
+        return before
+    failed = _failed(spec.folder, wanted)["instance_index"]
+    plan = versions.again(before, listing, failed.combine_chunks(), shard_size)
+    if plan.num_rows > before.num_rows:
+        facts = {"retry": wanted, "retried": plan.num_rows - before.num_rows}
+        books.grow_plan(spec.folder, plan, facts, spec.staging)
+    return plan
+
+
+def _digest(spec: ReadSpec, path: str, meter: Meter) -> str | None:
+    meter.take()
     try:
         return sha256_of_bytes(sources.read(spec.source, path, max_bytes=spec.limits.file_bytes))
     except InstanceError:

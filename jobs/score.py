@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import pyarrow as pa
 import typer
 
-from engine import books, sources
+from engine import books, reuse, sources
 from engine.bundle import Bundle, open_bundle
 from engine.errors import UsageError
 from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_facts
@@ -19,9 +20,22 @@ from engine.predict import choose_engine
 from engine.shard import ReadSpec
 from jobs.cluster_session import start_ray
 from jobs.console import finish, progress
+from jobs.dry_run import score_dry_run
 from jobs.ingest import QUARANTINED, require_apart
 from jobs.plan import begun_plan
-from jobs.salt import read_salt
+from jobs.running import (
+    MAX_FAILURES_HELP,
+    RETRY_HELP,
+    THROTTLE_HELP,
+    WINDOW_HELP,
+    Run,
+    read_terms,
+    running,
+)
+from jobs.salt import check_of, read_salt
+
+if TYPE_CHECKING:
+    from engine.pipeline import Work
 
 # One compiled student keeps up with this many cores that decode.
 CORES_PER_PREDICTOR = 8
@@ -30,7 +44,9 @@ CORES_PER_PREDICTOR = 8
 def score(
     source: Annotated[str, typer.Argument(help=sources.FORMS)],
     model: Annotated[Path, typer.Option(help="Bundle that `osteoray export` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for results; the same command again resumes it.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results; the same command again resumes it.")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
     shard_size: Annotated[
         int, typer.Option(min=1, help="Instances in one shard, the unit of resuming.")
@@ -45,23 +61,46 @@ def score(
             "--incremental", help="Take into a finished --out what is new or changed in SOURCE since then."
         ),
     ] = False,
+    reuse_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--reuse", metavar="DIR", help="Earlier score folder whose rows are taken for the same bytes."
+        ),
+    ] = None,
+    retry: Annotated[list[str] | None, typer.Option(metavar="REASON", help=RETRY_HELP)] = None,
+    max_failures: Annotated[str | None, typer.Option(metavar="N|P%", help=MAX_FAILURES_HELP)] = None,
+    window: Annotated[str | None, typer.Option(metavar="FROM-TO", help=WINDOW_HELP)] = None,
+    throttle: Annotated[float | None, typer.Option(min=0.01, help=THROTTLE_HELP)] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what SOURCE holds and how long it takes; write nothing."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
     """Score an archive. Every file ends as scored, filtered or quarantined, with a reason code.
 
     Kill it at any time and give the same command again: finished shards are kept, no row is lost or doubled.
-    Exit code 3 says that some files were quarantined; 75 that another run holds the folder.
+    Exit code 3 says that some files were quarantined, 4 that they were more than --max-failures, 75 that
+    another run holds the folder, 143 that SIGTERM ended it in order; in each case the same command goes on.
     """
-    require_apart(source, out)
     bundle = open_bundle(model)
-    spec = ReadSpec(source=source, folder=out, rule=bundle.rule, salt=read_salt())
     chosen = choose_engine(engine or bundle.engine)
+    if dry_run:
+        score_dry_run(source, bundle, chosen, shard_size, as_json=json)
+    if out is None:
+        raise UsageError("name a folder for the results: --out DIR (or look first, with --dry-run)")
+    require_apart(source, out)
+    terms = read_terms(max_failures, window, throttle, retry)
+    spec = ReadSpec(source=source, folder=out, rule=bundle.rule, salt=read_salt())
     manifest = score_manifest(source, bundle, chosen, shard_size)
-    with books.lease(out):
-        request = Request(shard_size=shard_size, resume=resume, incremental=incremental)
-        counts, speed = run_score(spec, manifest, bundle, request)
+    request = Request(
+        shard_size=shard_size, resume=resume, incremental=incremental, reuse=tuple(reuse_from or ())
+    )
+    with running(out, terms) as run:
+        counts, speed = run_score(spec, manifest, bundle, run, request)
     code = QUARANTINED if counts["quarantined"] else 0
-    finish("score", {"out": str(out), **counts, **speed}, as_json=json, exit_code=code)
+    seal = {"audit_sha256": read_json(out / MANIFEST_NAME).get(books.AUDIT_HEAD)}
+    finish("score", {"out": str(out), **counts, **speed, **seal}, as_json=json, exit_code=code)
 
 
 def score_manifest(source: str, bundle: Bundle, engine: str, shard_size: int) -> dict[str, Any]:
@@ -80,55 +119,101 @@ def score_manifest(source: str, bundle: Bundle, engine: str, shard_size: int) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """How a folder is begun, gone on with, or grown."""
+    """How a folder is begun, gone on with, or grown, and which earlier folders lend their rows."""
 
     shard_size: int
     resume: bool = True
     incremental: bool = False
+    reuse: tuple[Path, ...] = ()
 
 
 def run_score(
-    spec: ReadSpec, manifest: dict[str, Any], bundle: Bundle, request: Request
+    spec: ReadSpec, manifest: dict[str, Any], bundle: Bundle, run: Run, request: Request
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Plan, begin or resume, score and close a folder whose lease is held; gives counts and speed."""
+    """Plan, begin or resume, score and close the folder that ``run`` holds; gives counts and speed.
+
+    Raises:
+        BudgetSpentError, StoppedError, LeaseLostError: the run ended early; what was finished is kept.
+    """
     if not request.resume and (spec.folder / MANIFEST_NAME).exists():
         raise UsageError(f"{spec.folder} holds an earlier run: choose another --out, or allow --resume")
+    for folder in request.reuse:
+        reuse.require_same(folder, {**manifest, "salt_check": check_of(spec.salt)})
+    paced = replace(spec, pace=run.terms.pace(run.staging))
+    scoring = _Scoring(paced, bundle, manifest["config"]["engine"], run, request.reuse)
+    plan = begun_plan(
+        paced, manifest, request.shard_size, grow=scoring.finish if request.incremental else None,
+        retry=run.terms.retry,
+    )  # fmt: skip
+    return scoring.finish(plan)
 
-    def grow(plan: pa.Table) -> None:
-        _score(spec, manifest, bundle, plan)
 
-    plan = begun_plan(spec, manifest, request.shard_size, grow=grow if request.incremental else None)
-    return _score(spec, manifest, bundle, plan)
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """All that scoring the missing shards of a plan needs to know."""
 
+    spec: ReadSpec
+    bundle: Bundle
+    engine: str
+    run: Run
+    reuse: tuple[Path, ...]
 
-def _score(
-    spec: ReadSpec, manifest: dict[str, Any], bundle: Bundle, plan: pa.Table
-) -> tuple[dict[str, int], dict[str, Any]]:
-    """Score what is missing of a plan, and close the folder."""
-    from engine.pipeline import ScoreSpec
-    from engine.pipeline import score as score_shards
+    def finish(self, plan: pa.Table) -> tuple[dict[str, int], dict[str, Any]]:
+        """Score what is missing of a plan, and close the folder."""
+        folder, run = self.spec.folder, self.run
+        missing = books.missing_shards(folder, plan)
+        if missing or not books.is_complete(folder):
+            run.begin("score", plan, missing)
+        speed: dict[str, Any] = {"wall_s": 0.0, "images_per_second": 0.0, "scored_this_run": 0, "reused": 0}
+        if missing and not run.is_stopping():
+            speed = self._score(plan)
+        run.require_whole(plan)
+        speed["kept"] = plan.num_rows - speed["scored_this_run"]
+        counts = books.close(folder, plan, {"speed": speed}, run.staging, run.log)
+        if not speed["scored_this_run"]:  # nothing was left to do: show the speed of the run that did it
+            earlier = read_json(folder / MANIFEST_NAME)["speed"]
+            speed["images_per_second"] = earlier["images_per_second"]
+        return counts, speed
 
-    started, ended = time.perf_counter(), 0
-    if books.missing_shards(spec.folder, plan):
+    def _score(self, plan: pa.Table) -> dict[str, Any]:
+        from engine.pipeline import ScoreSpec, Watch
+        from engine.pipeline import score as score_shards
+
         start_ray()
         cpus = os.cpu_count() or 1
-        scoring = ScoreSpec(
-            bundle=bundle.folder.resolve(),
-            engine=manifest["config"]["engine"],
-            actors=max(cpus // CORES_PER_PREDICTOR, 1),
-        )
+        actors = max(cpus // CORES_PER_PREDICTOR, 1)
+        scoring = ScoreSpec(bundle=self.bundle.folder.resolve(), engine=self.engine, actors=actors)
+        spec = replace(self.spec, known=self._index())
+        run = self.run
         started = time.perf_counter()
-        with progress("score") as report:
-            ended = score_shards(plan, spec, scoring, report)
-    wall_s = time.perf_counter() - started
-    speed = {
-        "wall_s": round(wall_s, 2),
-        "images_per_second": round(ended / wall_s, 1) if ended else 0.0,
-        "scored_this_run": ended,
-        "reused": plan.num_rows - ended,
+        with progress("score") as report, run.draining():
+            watch = Watch(
+                on_progress=report, on_shard=run.on_shard, on_failed=run.on_failed,
+                is_stopping=run.is_stopping, readers=run.terms.readers,
+            )  # fmt: skip
+            work = score_shards(plan, spec, scoring, watch)
+        wall_s = time.perf_counter() - started
+        return {
+            "wall_s": round(wall_s, 2),
+            "images_per_second": round(work.ended / wall_s, 1),
+            "scored_this_run": work.ended,
+            "reused": work.reused,
+            **stages(work, wall_s, readers=run.terms.readers or cpus, actors=actors),
+        }
+
+    def _index(self) -> Path | None:
+        """Where the rows of this folder and of the lenders are found by their bytes; None without rows."""
+        index = self.run.staging / f"known-{uuid4().hex}"
+        return index if reuse.write_index(index, [self.spec.folder, *self.reuse]) else None
+
+
+def stages(work: Work, wall_s: float, *, readers: int, actors: int) -> dict[str, Any]:
+    """The busy share of each stage, its images/s if it never waited, and the one that limits."""
+    busy = {"read": (work.read_s, readers), "predict": (work.predict_s, actors)}
+    shares = {name: seconds / (wall_s * slots) for name, (seconds, slots) in busy.items()}
+    could = {name: work.ended * slots / seconds for name, (seconds, slots) in busy.items() if seconds}
+    return {
+        "limited_by": max(shares, key=lambda name: shares[name]),
+        "busy": {name: round(share, 3) for name, share in shares.items()},
+        "stage_images_per_second": {name: round(rate, 1) for name, rate in could.items()},
     }
-    counts = books.close(spec.folder, plan, {"speed": speed})
-    if not ended:  # nothing was left to do: show the speed of the run that did it
-        earlier = read_json(spec.folder / MANIFEST_NAME)["speed"]
-        speed["images_per_second"] = earlier["images_per_second"]
-    return counts, speed

@@ -7,17 +7,26 @@ from typing import Annotated
 
 import typer
 
-from engine import books
+from engine import deidentified, proof
 from jobs.console import finish
 
 
 def verify(
     folder: Annotated[Path, typer.Argument(help="Folder that `osteoray ingest` or `osteoray score` wrote.")],
+    audit_head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIGEST",
+            help="The audit_sha256 that the run showed: finds a folder that was rewritten as a whole.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
     """Re-check an ingest or score folder: every planned instance ended exactly once, every file is undamaged.
 
-    Reads all tables, needs neither the archive nor a cluster. Exit code 1 names the first contradiction.
+    Reads all tables, and the files of a de-identified export; needs neither the archive nor a cluster. Exit
+    code 1 names the first contradiction.
     """
-    counts = books.verify(folder)
-    finish("verify", {"folder": str(folder), **counts, "books": "balance"}, as_json=json)
+    counts = proof.verify(folder, audit_head)
+    exported = deidentified.verify(folder)
+    finish("verify", {"folder": str(folder), **counts, **exported, "books": "balance"}, as_json=json)

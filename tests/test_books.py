@@ -1,11 +1,9 @@
-"""Shards are committed whole and once; `verify` finds every planted damage; a lease holds."""
+"""Shards are committed whole and once; `verify` finds every planted damage."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine import books, schema
-from engine.errors import BooksError, LeaseHeldError, TableError
+from engine import books, proof, schema
+from engine.errors import BooksError, TableError
 
 PLANNED = 10
 SHARD_SIZE = 4
@@ -74,14 +72,14 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_verify_counts(folder: Path) -> None:
-    assert books.verify(folder) == {"planned": PLANNED, "filtered": 5, "quarantined": 5}
+    assert proof.verify(folder) == {"planned": PLANNED, "filtered": 5, "quarantined": 5}
 
 
 def test_a_shard_is_committed_once(folder: Path) -> None:
     before = (books.shard_folder(folder, 1) / "shard.json").read_bytes()
     books.commit_shard(folder, 1, tables([4]))
     assert (books.shard_folder(folder, 1) / "shard.json").read_bytes() == before
-    assert not list((folder / ".staging").iterdir())
+    assert not list((folder / ".staging" / "unleased").iterdir())
 
 
 def test_a_late_commit_gives_the_rows_that_stand(folder: Path) -> None:
@@ -101,12 +99,12 @@ def test_a_folder_with_missing_shards_is_not_closed(tmp_path: Path) -> None:
     with pytest.raises(BooksError, match="4 of 10 planned instances ended"):
         books.close(tmp_path, plan(), {})
     with pytest.raises(BooksError, match="is not complete"):
-        books.verify(tmp_path)
+        proof.verify(tmp_path)
 
 
 def test_closing_a_closed_folder_changes_nothing(folder: Path) -> None:
     before = (folder / "manifest.json").read_bytes()
-    assert books.close(folder, plan(), {"speed": 1}) == books.verify(folder)
+    assert books.close(folder, plan(), {"speed": 1}) == proof.verify(folder)
     assert (folder / "manifest.json").read_bytes() == before
 
 
@@ -118,7 +116,7 @@ def test_missing_shards_are_what_is_not_committed(folder: Path) -> None:
 
 def test_half_written_work_is_no_shard_and_goes_at_the_end(folder: Path) -> None:
     shutil.rmtree(books.shard_folder(folder, 2))
-    staging = folder / ".staging" / "00002.x"
+    staging = folder / ".staging" / "unleased" / "00002.x"
     staging.mkdir(parents=True)
     (staging / "quarantine.parquet").write_bytes(b"half")
     assert books.missing_shards(folder, plan()) == [2]
@@ -247,23 +245,4 @@ def unfinish_the_manifest(folder: Path) -> None:
 def test_planted_damage_is_found(folder: Path, damage: Callable[[Path], None]) -> None:
     damage(folder)
     with pytest.raises((BooksError, TableError)):
-        books.verify(folder)
-
-
-HOLD = (
-    "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
-)
-
-
-def test_the_lease_holds_between_processes_and_ends_with_its_holder(tmp_path: Path) -> None:
-    command = [sys.executable, "-S", "-c", HOLD, str(tmp_path / ".lease")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        with pytest.raises(LeaseHeldError) as refused, books.lease(tmp_path):
-            pass
-        assert refused.value.exit_code == 75
-        other.kill()
-        other.wait()
-        with books.lease(tmp_path):
-            pass
+        proof.verify(folder)

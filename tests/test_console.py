@@ -57,6 +57,34 @@ def test_rate_and_time_left_are_those_after_the_start_up() -> None:
     ]
 
 
+def test_the_rate_is_that_of_the_last_minutes() -> None:
+    stream, clock = io.StringIO(), Clock()
+    line = line_at(stream, clock)
+    line.report(0, 10_000)
+    for minute in range(60):
+        clock.now += 60
+        line.report(100 * (minute + 1) if minute < 30 else 3000 + 10 * (minute - 29), 10_000)
+    # The first half hour went at 100 a minute, the second at 10: 6700 are left.
+    last = stream.getvalue().splitlines()[-1]
+    assert last == "score: 3300/10000 instances (33%), 0.167/s, 11 h 10 min left"
+    assert len(line.points) < 8
+
+
+def test_workers_that_end_together_are_one_advance() -> None:
+    stream, clock = io.StringIO(), Clock()
+    line = line_at(stream, clock)
+    line.report(0, 400)
+    for done in range(20, 120, 40):
+        clock.now += 10
+        line.report(done, 400)
+        clock.now += 0.1
+        line.report(done + 20, 400)
+    # Two workers end a shard of 20 within a tenth of a second, each 10 s: 4/s, not 200/s.
+    clock.now += 2
+    line.report(120, 400)
+    assert stream.getvalue().splitlines()[-1] == "score: 120/400 instances (30%), 3.96/s, 1 min 09 s left"
+
+
 def test_what_was_done_before_counts_for_no_rate() -> None:
     stream, clock = io.StringIO(), Clock()
     line = line_at(stream, clock)

@@ -10,12 +10,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from engine import books, sources
+from engine import books, proof, sources
 from engine.errors import TableError
 from engine.manifest import read_json, sha256_of_facts
 from engine.samples import open_training_set, pack_images
 from engine.shard import ReadSpec, read_shard
 from engine.tasks import task_named
+from engine.tasks.hand_age import HAND_AGE
 from jobs.plan import begun_plan
 from tests.training_fixture import LABEL, Made, small_view, write_ingest
 
@@ -79,7 +80,7 @@ def test_new_and_changed_files_are_taken_in_and_old_rows_stay(folder: Path) -> N
     (archive / "00007.dcm").unlink()
     os.utime(archive / "00008.dcm")  # touched, not changed
     assert again(folder) == {"planned": 43, "samples": 42, "filtered": 0, "quarantined": 1}
-    books.verify(folder / "samples")
+    proof.verify(folder / "samples")
     grown = rows(folder)
     assert grown.head(40).equals(first)
     assert grown.tail(2).select("path", "version").rows() == [("00003.dcm", 2), ("00050.dcm", 1)]
@@ -98,7 +99,7 @@ def test_training_sees_the_last_version_only(folder: Path) -> None:
     (archive / "00005.dcm").write_bytes(b"no image any more")
     again(folder)
     pack_images(folder / "samples", folder / "cache", LABEL)
-    uids = open_training_set(folder / "samples", folder / "cache", LABEL).uids_N.tolist()
+    uids = open_training_set(folder / "samples", folder / "cache", HAND_AGE).uids_N.tolist()
     assert len(uids) == len(set(uids)) == 38, "two changed ones fall out: one has no label here, one no image"
 
 
@@ -117,7 +118,7 @@ def test_a_killed_growth_goes_on(folder: Path) -> None:
     assert not read_json(spec.folder / "manifest.json")["complete"]
     (archive / "00090.dcm").write_bytes((archive / "00001.dcm").read_bytes())
     assert again(folder) == {"planned": 81, "samples": 81, "filtered": 0, "quarantined": 0}
-    books.verify(spec.folder)
+    proof.verify(spec.folder)
 
 
 def test_a_plan_may_only_grow(folder: Path) -> None:
