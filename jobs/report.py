@@ -63,7 +63,7 @@ def score_page(folder: Path, *, labels: Path | None, compare: Mapping[str, Path]
     """The page of a score folder, with pictures read again from its archive unless ``images`` is false."""
     from engine.report.build import score_report
 
-    reader = _image_reader(folder) if images else None
+    reader = image_reader(folder) if images else None
     return score_report(folder, labels=labels, compare=compare, load_image=reader)
 
 
@@ -79,7 +79,7 @@ def _named_runs(words: Sequence[str]) -> dict[str, Path]:
     return runs
 
 
-def _image_reader(folder: Path) -> LoadImage | None:
+def image_reader(folder: Path) -> LoadImage | None:
     """Path in the archive -> the image the network saw; None where the folder does not say how it was made.
 
     The header that comes with an image is dropped, so the site's salt is not needed.

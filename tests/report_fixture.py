@@ -56,14 +56,15 @@ def write_score(
     *,
     quarantined: Sequence[Rejected] = (),
     filtered: Sequence[Rejected] = (),
+    abstained: Sequence[Rejected] = (),
     shard_size: int = 1000,
     **changes: Any,
 ) -> Path:
-    """A score folder; ``changes`` replace manifest entries. Indexes run scored, filtered, quarantined."""
+    """A score folder; ``changes`` replace manifest entries. Indexes run in the order of the arguments."""
     scored = [
         replace(one, path=one.path or f"{one.uid}.dcm", patient=one.patient or one.uid) for one in scored
     ]
-    everything = [*scored, *filtered, *quarantined]
+    everything = [*scored, *filtered, *abstained, *quarantined]
     folder.mkdir(parents=True, exist_ok=True)
     inputs = [
         {"instance_index": i, "path": one.path, "shard": i // shard_size, "version": 1}
@@ -76,12 +77,17 @@ def write_score(
         part = folder / f"shards/{shard:05d}"
         part.mkdir(parents=True)
         _write_predictions(part / "predictions.parquet", [(r, o) for r, o in here if isinstance(o, Scored)])
-        for name, rejects in (("filtered", filtered), ("quarantine", quarantined)):
+        for name, rejects in (("filtered", filtered), ("abstained", abstained), ("quarantine", quarantined)):
             _write_rejects(
                 part / f"{name}.parquet", [(r, o) for r, o in here if any(o is x for x in rejects)]
             )
         (part / "shard.json").write_text("{}")
-    counts = {"scored": len(scored), "filtered": len(filtered), "quarantined": len(quarantined)}
+    counts = {
+        "scored": len(scored),
+        "filtered": len(filtered),
+        "abstained": len(abstained),
+        "quarantined": len(quarantined),
+    }
     (folder / "manifest.json").write_text(json.dumps(_manifest(counts, changes)))
     return folder
 

@@ -10,16 +10,18 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from engine import metrics
-from engine.metrics import BlandAltman
+from engine.agreement import BlandAltman, bland_altman
 from engine.report import plots, tables
+from engine.report.drift import drift
 from engine.report.facts import distillation, flat_facts, main_facts
 from engine.report.folders import RunFolder, ScoreFolder, read_run, read_score_folder, read_truth
 from engine.report.page import render
 from engine.report.reasons import ReasonRow, reason_rows
 from engine.report.tables import Estimate, Evaluated
-from engine.report.thumbnails import Case, LoadImage, cases
+from engine.report.thumbnails import Case, LoadImage, cases, kept_cases
+from engine.run import CASES_NAME
 
+ENDS = ("scored", "filtered", "abstained", "quarantined")
 NUM_WORST, NUM_LEAST_SURE, NUM_FILES = 8, 4, 20
 TITLES = {"hand-age": "Bone age of the hand", "knee-age": "Bone age of the knee"}
 _LABEL = "bone_age_months"
@@ -46,15 +48,17 @@ class Books:
     planned: int
     scored: int
     filtered: int
+    abstained: int
     quarantined: int
     manifest: dict[str, int]
 
     @property
     def balance(self) -> bool:
         """True when the tables add up and say what the manifest says."""
-        counted = {name: getattr(self, name) for name in ("planned", "scored", "filtered", "quarantined")}
-        adds_up = self.planned == self.scored + self.filtered + self.quarantined
-        return adds_up and all(self.manifest.get(name) == number for name, number in counted.items())
+        ends = {name: getattr(self, name) for name in ENDS}
+        adds_up = self.planned == sum(ends.values())
+        counted = {"planned": self.planned, **ends}
+        return adds_up and all(self.manifest.get(name, 0) == number for name, number in counted.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +135,9 @@ def score_report(
         ages=plots.age_plot(score.predictions) if len(score.predictions) else None,
         looks=_looks(score, who, load_image),
         comparison=_comparison([read_run(path, name) for name, path in compare.items()]),
+        abstained=_rejects(score.abstained),
         quarantined=_rejects(score.quarantined),
+        drift=drift(score.predictions, score.manifest["model"].get("calibration")),
         filtered=_rejects(score.filtered),
         main_facts=main_facts(score.manifest["model"]),
         all_facts=list(model.items()),
@@ -157,6 +163,8 @@ def run_report(folder: Path, *, compare: Mapping[str, Path] | None = None) -> st
         is_running=run.facts.get("status") == "running",
         accuracy=_accuracy(who) if len(who.frame) else None,
         evaluation=run.facts.get("evaluation") or {},
+        calibration=run.facts.get("calibration"),
+        cases=kept_cases(folder / CASES_NAME),
         validation=_validation_plot([run], "validation"),
         losses=_loss_plot(run),
         comparison=_comparison([run, *others]) if others else None,
@@ -181,6 +189,7 @@ def _books(score: ScoreFolder) -> Books:
         planned=score.planned,
         scored=len(score.predictions),
         filtered=len(score.filtered),
+        abstained=len(score.abstained),
         quarantined=len(score.quarantined),
         manifest=score.manifest["counts"],
     )
@@ -199,7 +208,7 @@ def _rejects(frame: pl.DataFrame) -> Rejects:
 
 def _accuracy(who: Evaluated) -> Accuracy:
     frame = who.frame
-    agreement = metrics.bland_altman(frame["predicted"].to_numpy(), frame["truth"].to_numpy())
+    agreement = bland_altman(frame["predicted"].to_numpy(), frame["truth"].to_numpy())
     return Accuracy(
         who=who,
         rows=tables.error_rows(frame),

@@ -53,6 +53,7 @@ class ScoreFolder:
     planned: int
     predictions: pl.DataFrame
     filtered: pl.DataFrame
+    abstained: pl.DataFrame
     quarantined: pl.DataFrame
 
 
@@ -108,6 +109,7 @@ def read_score_folder(folder: Path) -> ScoreFolder:
             _frame([s / "predictions.parquet" for s in shards], _SCORE_COLUMNS).filter(is_current)
         ),
         filtered=_frame([s / "filtered.parquet" for s in shards], rejects).filter(is_current),
+        abstained=_frame(_there(s / "abstained.parquet" for s in shards), rejects).filter(is_current),
         quarantined=_frame([s / "quarantine.parquet" for s in shards], rejects).filter(is_current),
     )
 
@@ -157,6 +159,26 @@ def read_attention(folder: Path, frame: pl.DataFrame) -> dict[int, NDArray[np.ui
         stacked_Nhw = chosen["attention_map"].combine_chunks().to_numpy_ndarray()
         maps.update(zip(chosen["instance_index"].to_pylist(), stacked_Nhw, strict=True))
     return maps
+
+
+def read_kept_cases(path: Path) -> tuple[pl.DataFrame, NDArray[np.uint8], NDArray[np.uint8]]:
+    """Test cases that a run kept: their frame, images [N, H, W] and attention maps [N, h, w].
+
+    Raises:
+        TableError: the table is damaged or lacks a column.
+    """
+    table = _read(path, [*_EVALUATION_COLUMNS, "truth_months", "image", "attention_map"])
+    try:
+        images_NHW, maps_Nhw = (schema.tensor_values(table[name]) for name in ("image", "attention_map"))
+    except (AttributeError, KeyError) as error:
+        raise TableError(f"{path} holds no images: train the run again") from error
+    frame = _frame([path], (*_EVALUATION_COLUMNS, "truth_months"))
+    return _predictions(frame), images_NHW, maps_Nhw
+
+
+def _there(paths: Iterable[Path]) -> list[Path]:
+    """Those that exist: folders of earlier versions have no table of withheld scores."""
+    return [path for path in paths if path.exists()]
 
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:

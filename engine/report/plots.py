@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, StrMethodFormatter
 
 from engine import metrics
-from engine.metrics import BlandAltman, Interval
+from engine.agreement import BlandAltman
+from engine.metrics import Interval
 from engine.report import tables
 from engine.report.folders import SEXES
 
@@ -161,6 +162,53 @@ def curve_plot(curves: Mapping[str, Curve], name: str, *, unit: str, log: bool =
         if handles:
             axes.legend(handles, list(curves)[: len(handles)], loc="upper right")
         return _svg(figure, name, f"{unit} over epochs")
+
+
+def difference_plot(labels: Sequence[str], difference_G: metrics.Floats, ends_G2: metrics.Floats) -> Markup:
+    """One line a group: a difference in months as a point on its interval [G, 2], and zero as a rule.
+
+    A group without an interval (NaN) shows its point alone.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure((_WIDE[0], 0.9 + 0.32 * len(labels)))
+        places_G = np.arange(len(labels))
+        axes.axvline(0, color=MUTED, linewidth=1)
+        axes.hlines(places_G, ends_G2[:, 0], ends_G2[:, 1], color=COLOURS[1], linewidth=2)
+        axes.plot(difference_G, places_G, "o", color=COLOURS[1], markersize=5)
+        axes.set_yticks(places_G, labels)
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set(xlabel="A minus B, months")
+        return _svg(figure, "differences", "Difference of the errors by group with intervals")
+
+
+def drift_plot(shares: Mapping[str, metrics.Floats]) -> Markup:
+    """Shares [10] of an archive in each tenth of a validation split, a group of bars for each quantity."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(_WIDE)
+        width = 0.8 / max(len(shares), 1)
+        for turn, (name, shares_B) in enumerate(shares.items()):
+            places_B = np.arange(1, len(shares_B) + 1) + (turn - (len(shares) - 1) / 2) * width
+            axes.bar(places_B, 100 * shares_B, width=width, label=name, color=COLOURS[turn])
+        axes.axhline(10, color=INK, linewidth=1, linestyle="--")
+        axes.set_xticks(range(1, 11))
+        axes.grid(visible=False, axis="x")
+        axes.set(xlabel="Tenth of the validation split, from lowest to highest", ylabel="% of this archive")
+        axes.legend(loc="upper center", ncols=2)
+        return _svg(figure, "drift", "Share of the archive in each tenth of the validation split")
+
+
+def change_plot(changes_N: metrics.Floats, limit: float) -> Markup:
+    """Histogram of changes in months; those beyond ``limit`` are counted in the outermost bars."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(_WIDE)
+        axes.hist(np.clip(changes_N, -limit, limit), bins=np.linspace(-limit, limit, 42).tolist(),
+                  color=COLOURS[1], edgecolor="white", linewidth=0.6)  # fmt: skip
+        axes.axvline(0, color=INK, linewidth=1, linestyle="--")
+        axes.grid(visible=False, axis="x")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set(xlabel="B minus A, months", ylabel="Images")
+        return _svg(figure, "changes", "Histogram of the changes between two models")
 
 
 def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:

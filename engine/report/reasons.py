@@ -83,6 +83,34 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "A label table was given and has no row for this instance.",
         "Add the label if the instance belongs to the set.",
     ),
+    "already_scored": (
+        "The same bytes lie elsewhere in the archive and were scored there.",
+        "Nothing to do.",
+    ),
+    "body_part": (
+        "The header names a body part that this model does not read.",
+        "Nothing to do if the header is right; else ask the sender to correct it, and score again.",
+    ),
+    "age_above_range": (
+        "The patient is older than those the model is for.",
+        "Nothing to do.",
+    ),
+    "blank": (
+        "The image is all of one grey.",
+        "Look at the film: it may not have been exposed.",
+    ),
+    "no_structure": (
+        "The image is noise: neighbouring pixels do not resemble each other.",
+        "Look at the film; the detector or the copy may be at fault.",
+    ),
+    "inverted": (
+        "The middle is darker than its surroundings: black and white seem to be exchanged.",
+        "Look at the film; ask the sender to correct PhotometricInterpretation.",
+    ),
+    "uncertain": (
+        "The model was less sure than on all but 0.5 % of the images it was validated on.",
+        "Look at the film: several hands, a cut or turned one, another body part, or a rare case.",
+    ),
 }
 """Reason to (meaning, action); a test holds this against the error tree."""
 

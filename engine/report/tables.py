@@ -13,7 +13,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import polars as pl
 
-from engine import metrics
+from engine import agreement, metrics
 from engine.metrics import AGE_EDGES_YEARS, Floats, Interval, PairedDifference, Statistic
 from engine.report.folders import HELD_OUT, SEXES, RunFolder, Truth
 
@@ -143,7 +143,7 @@ def _error_row(frame: pl.DataFrame, group: str, heading: str) -> ErrorRow:
         interval = metrics.bootstrap_by_patient(errors_N, patients_N, statistic=statistic)
         return Estimate(value=value, interval=interval)
 
-    agreement = metrics.bland_altman(errors_N, np.zeros_like(errors_N))
+    limits = agreement.bland_altman(errors_N, np.zeros_like(errors_N))
     zeros_N = np.zeros_like(errors_N)
     return ErrorRow(
         group=group,
@@ -156,9 +156,9 @@ def _error_row(frame: pl.DataFrame, group: str, heading: str) -> ErrorRow:
             estimate(metrics.share_within(errors_N, zeros_N, months), metrics.share_statistic(months))
             for months in WITHIN_MONTHS
         ),
-        bias=estimate(agreement.bias, metrics.MEAN),
-        lower_limit=estimate(agreement.lower_limit, metrics.LOWER_LIMIT),
-        upper_limit=estimate(agreement.upper_limit, metrics.UPPER_LIMIT),
+        bias=estimate(limits.bias, metrics.MEAN),
+        lower_limit=estimate(limits.lower_limit, metrics.LOWER_LIMIT),
+        upper_limit=estimate(limits.upper_limit, metrics.UPPER_LIMIT),
     )
 
 

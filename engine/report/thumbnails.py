@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,16 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.errors import EngineError
-from engine.report.folders import read_attention
+from engine.overlay import overlay
+from engine.report.folders import read_attention, read_kept_cases
 
 LoadImage = Callable[[str], NDArray[np.uint8]]
 """Path relative to the archive -> network-view image, uint8 [H, W]."""
 
 SIDE_PX = 240
-_OPACITY = 0.75
-# weak attention violet, then red, strongest yellow: told apart on grey, with colour-vision deficiencies too
-_STOPS = (0.0, 0.35, 0.7, 1.0)
-_RAMP_S3 = np.array([[70, 30, 130], [190, 45, 95], [240, 125, 40], [255, 225, 90]], np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,39 +40,37 @@ class Case:
 def cases(folder: Path, frame: pl.DataFrame, load_image: LoadImage | None) -> list[Case]:
     """One case a row of ``frame``, in its order; where an image cannot be read again, without pictures."""
     maps = read_attention(folder, frame) if load_image else {}
-    shown = []
-    for row in frame.iter_rows(named=True):
-        image_HW = _load(row["path"], load_image)
-        attention_hw = maps.get(row["instance_index"])
-        shown.append(
-            Case(
-                uid_tail=row["sop_instance_uid"][-12:],
-                sex=row["sex"],
-                truth=row.get("truth"),
-                predicted=row["predicted"],
-                sd=row["sd"],
-                plain=None if image_HW is None else png_uri(image_HW),
-                overlaid=None
-                if image_HW is None or attention_hw is None
-                else png_uri(overlay(image_HW, attention_hw)),
-            )
-        )
-    return shown
+    return [
+        _case(row, _load(row["path"], load_image), maps.get(row["instance_index"]))
+        for row in frame.iter_rows(named=True)
+    ]
 
 
-def overlay(image_HW: NDArray[np.uint8], attention_hw: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The grey image with the map laid over it in colour, uint8 [H, W, 3]; no attention leaves it grey.
+def kept_cases(path: Path) -> list[Case]:
+    """The cases that a run kept with their images, in its order; none where there is no such table.
 
-    The map covers the same square as the image on a coarser grid, and is enlarged bilinearly.
+    Raises:
+        TableError: the table is damaged.
     """
-    height, width = image_HW.shape
-    enlarged = Image.fromarray(attention_hw).resize((width, height), Image.Resampling.BILINEAR)
-    strength_HW = np.asarray(enlarged, np.float64) / 255
-    colour_HW3 = np.stack([np.interp(strength_HW, _STOPS, channel_S) for channel_S in _RAMP_S3.T], axis=-1)
-    opacity_HW1 = _OPACITY * strength_HW[..., None]
-    mixed_HW3 = (1 - opacity_HW1) * image_HW[..., None] + opacity_HW1 * colour_HW3
-    shown_HW3: NDArray[np.uint8] = np.rint(mixed_HW3).astype(np.uint8)
-    return shown_HW3
+    if not path.is_file():
+        return []
+    frame, images_NHW, maps_Nhw = read_kept_cases(path)
+    rows = zip(frame.iter_rows(named=True), images_NHW, maps_Nhw, strict=True)
+    return [_case(row, image_HW, map_hw) for row, image_HW, map_hw in rows]
+
+
+def _case(
+    row: Mapping[str, Any], image_HW: NDArray[np.uint8] | None, map_hw: NDArray[np.uint8] | None
+) -> Case:
+    return Case(
+        uid_tail=row["sop_instance_uid"][-12:],
+        sex=row["sex"],
+        truth=row.get("truth"),
+        predicted=row["predicted"],
+        sd=row["sd"],
+        plain=None if image_HW is None else png_uri(image_HW),
+        overlaid=None if image_HW is None or map_hw is None else png_uri(overlay(image_HW, map_hw)),
+    )
 
 
 def png_uri(image: NDArray[np.uint8]) -> str:

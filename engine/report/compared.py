@@ -1,0 +1,77 @@
+"""The page of `osteoray compare`: two runs on the same held-out instances, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from engine import metrics
+from engine.metrics import Interval
+from engine.report import plots
+from engine.report.page import render
+from engine.report.tables import FEW
+
+
+def comparison_page(facts: Mapping[str, Any], *, title: str) -> str:
+    """HTML of the facts that ``jobs.compare`` writes as JSON."""
+    rows = [_row(row) for row in facts["differences"]]
+    return render(
+        "compare.html.j2",
+        title=title,
+        facts=facts,
+        a=facts["a"],
+        b=facts["b"],
+        overall=rows[0],
+        rows=rows,
+        teacher=_taught(facts["teacher"]) if facts["teacher"] else None,
+        plot=_plot(rows),
+        few=FEW,
+    )
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    interval = _interval(row["interval"])
+    return {
+        **row,
+        "interval": interval,
+        "is_small": row["instances"] < FEW,
+        "verdict": _verdict(row, interval),
+    }
+
+
+def _verdict(row: Mapping[str, Any], interval: Interval) -> str:
+    if not interval.is_known:
+        return "too few patients to say"
+    if not interval.excludes_zero:
+        return "no difference can be claimed"
+    return "A is better" if row["difference"] < 0 else "B is better"
+
+
+def _taught(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    named = ("gap_closed_interval", "fidelity_interval")
+    return {
+        **teacher,
+        **{name: _interval(teacher[name]) for name in named},
+        "fidelity_a": _distance(teacher["fidelity_a"]),
+        "fidelity_b": _distance(teacher["fidelity_b"]),
+    }
+
+
+def _distance(distance: Mapping[str, Any]) -> dict[str, Any]:
+    return {**distance, "mae_interval": _interval(distance["mae_interval"])}
+
+
+def _interval(ends: Sequence[float] | None) -> Interval:
+    return Interval(low=ends[0], high=ends[1]) if ends else metrics.NO_INTERVAL
+
+
+def _plot(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    ends = np.array([[row["interval"].low, row["interval"].high] for row in rows])
+    return plots.difference_plot(
+        [str(row["group"]).capitalize() for row in rows],
+        np.array([row["difference"] for row in rows]),
+        ends,
+    )

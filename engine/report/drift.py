@@ -1,0 +1,98 @@
+"""Drift: how the predictions of an archive differ from those on the split that the model was validated on.
+
+The bundle holds the deciles of its validation split. If nothing drifted, a tenth of the archive lies between
+each two of them. How far it does not is told by the population stability index, the sum over the ten bins of
+(found - 0.1) ln(found / 0.1): below 0.1 is usually called stable, above 0.25 a shift. It says that something
+differs, the patients or the images, not that the model is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from markupsafe import Markup
+
+from engine.metrics import Floats
+from engine.report import plots
+
+STABLE, SHIFTED = 0.1, 0.25
+LEAST = 100
+"""Below so many scored instances the index is chance."""
+_BINS = 10
+_SMALLEST_SHARE = 1e-3
+_QUANTITIES = (
+    ("Predicted age", "predicted", "validation_months"),
+    ("Standard deviation", "sd", "validation_sd"),
+)
+"""Words, column of the predictions, and the deciles' name in the facts of a calibration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftRow:
+    """One quantity, months: its deciles 10, 50, 90 then and now, and the index."""
+
+    name: str
+    then: tuple[float, float, float]
+    now: tuple[float, float, float]
+    index: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """The drift section; ``is_small`` where there are too few instances to say anything."""
+
+    rows: list[DriftRow]
+    plot: Markup
+    is_small: bool
+
+
+def drift(predictions: pl.DataFrame, calibration: Mapping[str, Any] | None) -> Drift | None:
+    """Predictions held against the deciles of the model's calibration; None where it has none of them."""
+    rows, shares = [], {}
+    for name, column, decile_name in _QUANTITIES:
+        deciles = list((calibration or {}).get(decile_name) or [])
+        values_N = predictions[column].to_numpy()
+        values_N = values_N[np.isfinite(values_N)]
+        if len(deciles) != _BINS + 1 or not len(values_N):
+            continue
+        shares_B = bin_shares(values_N, deciles)
+        shares[name] = shares_B
+        index = stability_index(shares_B)
+        tenth, middle, ninetieth = (float(value) for value in np.percentile(values_N, (10, 50, 90)))
+        rows.append(
+            DriftRow(
+                name=name,
+                then=(deciles[1], deciles[5], deciles[9]),
+                now=(tenth, middle, ninetieth),
+                index=index,
+                verdict="stable" if index < STABLE else "shifted" if index > SHIFTED else "some change",
+            )
+        )
+    if not rows:
+        return None
+    return Drift(rows=rows, plot=plots.drift_plot(shares), is_small=len(predictions) < LEAST)
+
+
+def bin_shares(values_N: Floats, deciles: Sequence[float]) -> Floats:
+    """Share of the values between each two deciles [10]; those beyond the ends are in the first and last bin.
+
+    Values equal to a decile that several bins share are spread over those bins.
+    """
+    inner = np.asarray(deciles[1:-1], np.float64)
+    low_N, high_N = np.searchsorted(inner, values_N, "left"), np.searchsorted(inner, values_N, "right")
+    shares_B = np.zeros(_BINS)
+    for low, high in zip(low_N, high_N, strict=True):
+        shares_B[low : high + 1] += 1 / (high - low + 1)
+    return np.asarray(shares_B / len(values_N), np.float64)
+
+
+def stability_index(shares_B: Floats) -> float:
+    """The population stability index of shares [10] against a tenth each."""
+    expected = 1 / len(shares_B)
+    found_B = np.maximum(shares_B, _SMALLEST_SHARE)
+    return float(((found_B - expected) * np.log(found_B / expected)).sum())

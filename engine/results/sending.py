@@ -1,0 +1,32 @@
+"""What a sink says of one object, and what every sink can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+SENT, REFUSED, BUSY, UNREACHABLE = "sent", "refused", "busy", "unreachable"
+TRANSIENT = frozenset({BUSY, UNREACHABLE})
+"""Verdicts after which the same object is sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A verdict and, of all but a plain success, a short reason that holds no text of the other side."""
+
+    verdict: str
+    reason: str = ""
+
+
+class Sink(Protocol):
+    """A place that takes DICOM objects. ``send`` is called by several threads, one try a call."""
+
+    def send(self, uid: str, data: bytes) -> Answer:
+        """Hand over the Part 10 file ``data`` whose SOP instance UID is ``uid``; never raises for one object.
+
+        Raises:
+            SinkError: no object at all can be sent: refused credentials, or a wrong address.
+        """
+
+    def close(self) -> None:
+        """End the connections."""

@@ -1,0 +1,57 @@
+"""``osteoray deliver``: the results of a score folder, to where they are wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.console import finish, progress
+
+SOME_FAILED = 3
+
+
+def deliver(
+    scores: Annotated[Path, typer.Argument(metavar="SCORES", help="Folder that `osteoray score` wrote.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="A folder; dicomweb+http(s)://host/path (STOW-RS); dimse://host:port/AET (C-STORE); "
+            "results.csv or results.xlsx; fhir:FOLDER."
+        ),
+    ],
+    maps: Annotated[
+        bool, typer.Option("--map", help="Also a secondary capture of each image under its attention map.")
+    ] = False,
+    retry: Annotated[
+        list[str] | None, typer.Option(help="Reason of failed objects to try again; may be repeated.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=32, help="Objects under way at the same time.")] = 4,
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Deliver scores as DICOM structured reports, as a table, or as FHIR bundles. Research use only.
+
+    Patient and study are read from each source file for the DICOM object alone; tables and FHIR hold the
+    patient's key. What was sent is noted in SCORES/outbox: the same command again sends what is missing, and
+    under a result's UID there is never a second object. Exit code 3 says that some objects failed.
+    """
+    counts = delivered(scores, to, maps=maps, retry=tuple(retry or ()), threads=threads)
+    is_partial = bool(counts.get("failed") or counts.get("uid_conflict"))
+    finish("deliver", {"to": to, **counts}, as_json=json, exit_code=SOME_FAILED if is_partial else 0)
+
+
+def delivered(
+    scores: Path, to: str, *, maps: bool = False, retry: tuple[str, ...] = (), threads: int = 4
+) -> dict[str, Any]:
+    """Deliver ``scores`` to one sink with a progress line; what another verb calls, too. Gives the counts."""
+    from engine.results import files, uids
+    from engine.results.deliver import Options
+    from engine.results.deliver import deliver as send
+
+    writer = files.writer_for(to)
+    if writer is not None:
+        return writer(scores)
+    kinds = uids.KINDS if maps else (uids.SR,)
+    with progress("deliver", "objects") as report:
+        return send(scores, to, Options(kinds=kinds, retry=retry, threads=threads), report)
