@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from engine.dicom.write import ENCODERS
+from engine.dicom.write import ENCODERS, Facts
 from engine.errors import UnknownNameError, UsageError
 
 LABELS_FILE = "labels.csv"
@@ -33,8 +33,35 @@ class Label:
     """One row of labels.csv; ``split`` is "train" or "test" (held out)."""
 
     sop_instance_uid: str
-    bone_age_months: float
+    bone_age_months: float | None
     split: str
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further columns by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One instance to write: where its pixels are, what its header says, its truth and split."""
+
+    name: str
+    image: Path
+    facts: Facts
+    bone_age_months: float | None
+    split: str
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Further columns of labels.csv by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """One row or image of the source that is not written, and why."""
+
+    name: str
+    reason: str
+    message: str
+
+
+Listing = list[Planned | Skipped]
 
 
 def prepare_folder(out: Path) -> None:
@@ -61,12 +88,16 @@ def syntax_of(index: int, syntax: str) -> str:
 
 def write_labels(out: Path, labels: Iterable[Label]) -> None:
     """Write ``out``/labels.csv in one step: either the whole table is there or none."""
+    rows = list(labels)
+    more = list(dict.fromkeys(name for label in rows for name in label.more))
     partial = out / f".{LABELS_FILE}.partial"
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(LABELS_COLUMNS)
-        for label in labels:
-            writer.writerow((label.sop_instance_uid, f"{label.bone_age_months:g}", label.split))
+        writer.writerow((*LABELS_COLUMNS, *more))
+        for label in rows:
+            months = "" if label.bone_age_months is None else f"{label.bone_age_months:g}"
+            further = (label.more.get(name, "") for name in more)
+            writer.writerow((label.sop_instance_uid, months, label.split, *further))
         file.flush()
         os.fsync(file.fileno())
     partial.replace(out / LABELS_FILE)

@@ -11,8 +11,8 @@ Conversion Type WSD. Modality then names the *source* equipment and is optional 
 It is "CR": "OT" would hide that these are projection radiographs, "DX" would promise a digital detector,
 which nobody recorded, and hand films of those years were mostly taken on storage phosphor plates.
 
-Ages. These sets publish bone age, not the age of the child: PatientAge is never written, as a network that
-takes chronological age as input would otherwise be handed its own answer.
+Ages. These sets publish bone age, not the age of the child: PatientAge is not written, as a network that
+takes chronological age as input would otherwise be handed its own answer. Layout ``knee`` states both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.archive import Label, check_syntax, each, prepare_folder, syntax_of, write_labels
+from engine.archive import (
+    Label,
+    Listing,
+    Planned,
+    Skipped,
+    check_syntax,
+    each,
+    prepare_folder,
+    syntax_of,
+    write_labels,
+)
 from engine.dicom.write import SECONDARY_CAPTURE, Facts, Stored, uid_from, write_instance
 from engine.errors import (
     MissingDependencyError,
@@ -43,31 +53,9 @@ from engine.errors import (
     UnknownNameError,
     UsageError,
 )
+from engine.knee_table import knee
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """One instance to write: where its pixels are, what its header says, its truth and split."""
-
-    name: str
-    image: Path
-    facts: Facts
-    bone_age_months: float
-    split: str
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """One row or image of the source that is not written, and why."""
-
-    name: str
-    reason: str
-    message: str
-
-
-Listing = list[Planned | Skipped]
 
 
 def convert(
@@ -168,6 +156,7 @@ def _write(job: _Job) -> Label | Skipped:
         sop_instance_uid=facts.sop_instance_uid,
         bone_age_months=planned.bone_age_months,
         split=planned.split,
+        more=planned.more,
     )
 
 
@@ -229,7 +218,7 @@ def rsna(root: Path) -> Listing:
     return listing
 
 
-LAYOUTS: dict[str, Callable[[Path], Listing]] = {"rsna": rsna}
+LAYOUTS: dict[str, Callable[[Path], Listing]] = {"rsna": rsna, "knee": knee}
 
 
 def _find_table(root: Path, stem: str) -> Path | None:

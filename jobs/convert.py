@@ -43,6 +43,10 @@ def convert(  # noqa: PLR0913  one parameter an option
     'Bone age ground truth.csv', with the PNG files in any folder below.
     Training rows become the split train, validation and test rows test.
 
+    LAYOUT knee is a folder with one CSV of the columns uid, path, sex,
+    chron_months and patient, and, where known, bone_months, pseudo_mean,
+    pseudo_sd, laterality and split; path is an image below DIR.
+
     Pixels are copied unchanged. A row without a usable image, age or sex is
     skipped and counted with its reason; the exit code is then 3.
 

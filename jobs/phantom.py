@@ -10,9 +10,13 @@ import typer
 
 from engine.errors import UnknownNameError
 from engine.phantom.archive import write_archive
+from engine.phantom.knee_archive import write_knee_archive
 from jobs.console import finish, progress
 
-PHANTOMS: dict[str, Callable[..., dict[str, Any]]] = {"hand-age": write_archive}
+PHANTOMS: dict[str, Callable[..., dict[str, Any]]] = {
+    "hand-age": write_archive,
+    "knee-age": write_knee_archive,
+}
 """Task -> the function that writes its archive."""
 
 
@@ -21,7 +25,11 @@ def phantom(  # noqa: PLR0913  one parameter an option
     out: Annotated[Path, typer.Option(help="Folder to write to; it must be new or empty.")],
     *,
     task: Annotated[
-        str, typer.Option(help="What the archive is for: hand-age (bone age from a left hand).")
+        str,
+        typer.Option(
+            help="What the archive is for: hand-age (bone age from a left hand), or knee-age (knees, each "
+            "with the hand of the same child on top of the count)."
+        ),
     ] = "hand-age",
     seed: Annotated[
         int, typer.Option(min=0, help="Another number gives other patients; the same number the same bytes.")
@@ -47,7 +55,9 @@ def phantom(  # noqa: PLR0913  one parameter an option
     """Write a synthetic DICOM archive whose truth is known.
 
     Draws left-hand radiographs of invented children of 1 to 18 years: carpal
-    bones appear, growth plates close. Bone ages and a train/test split by
+    bones appear, growth plates close. For knee-age a knee, left or right, and
+    the hand of the same child, whose age in the header departs from its bone
+    age; labels.csv then also says which films are a pair. Bone ages and a train/test split by
     patient are in labels.csv. Good to try and test the product; says nothing
     about how well a model reads real films.
 

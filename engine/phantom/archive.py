@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from engine.archive import Label, check_syntax, each, prepare_folder, syntax_of, write_labels
+from engine.boxes import Box
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.errors import UsageError
 from engine.phantom import maturity
 from engine.phantom.faults import write_faults
-from engine.phantom.hand import FULL_SCALE, Film, expose
+from engine.phantom.hand import FULL_SCALE, Film, carpal_box, expose
 
 SMALLEST_SIZE, LARGEST_SIZE = 64, 4096
 _BLOCK, _PATIENTS_A_BLOCK = 5, 4
@@ -62,12 +63,7 @@ def write_archive(  # noqa: PLR0913  these are the options of `osteoray phantom`
         UnknownNameError: ``syntax`` is neither "mixed" nor in ENCODERS.
     """
     check_syntax(syntax)
-    if count < 1:
-        raise UsageError(f"count is {count}: at least one instance is needed")
-    if seed < 0:
-        raise UsageError(f"seed is {seed}: it cannot be negative")
-    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
-        raise UsageError(f"size is {size}: it goes from {SMALLEST_SIZE} to {LARGEST_SIZE} rows")
+    check_numbers(count=count, seed=seed, size=size)
     prepare_folder(out)
     write_one = functools.partial(_write, _Request(out=out, seed=seed, size=size, syntax=syntax))
     labels = list(each(write_one, range(count), on_progress=on_progress))
@@ -81,6 +77,16 @@ def write_archive(  # noqa: PLR0913  these are the options of `osteoray phantom`
         "test": splits["test"],
         "faults": number_of_faults,
     }
+
+
+def check_numbers(*, count: int, seed: int, size: int) -> None:
+    """Raise UsageError where one of the numbers of an archive is out of range."""
+    if count < 1:
+        raise UsageError(f"count is {count}: at least one instance is needed")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}: it cannot be negative")
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        raise UsageError(f"size is {size}: it goes from {SMALLEST_SIZE} to {LARGEST_SIZE} rows")
 
 
 def plan_visit(seed: int, index: int) -> Visit:
@@ -108,6 +114,16 @@ def plan_visit(seed: int, index: int) -> Visit:
         bone_age_months=bone_age,
         chronological_age_months=max(1, round(bone_age - ahead - of_the_day)),
     )
+
+
+def true_carpals(*, count: int, seed: int = 0, size: int = 512) -> dict[str, Box]:
+    """The carpal region of each instance of such an archive, by SOP instance UID, in original pixels."""
+    boxes = {}
+    for visit in (plan_visit(seed, index) for index in range(count)):
+        rng = np.random.default_rng([seed, _PICTURE, visit.index])
+        box = carpal_box(visit.bone_age_months, visit.sex, rng, size)
+        boxes[uid_from(*_name(seed, visit.index, size), "instance")] = box
+    return boxes
 
 
 def split_of(patient_id: str) -> str:
@@ -142,8 +158,12 @@ def _write(request: _Request, index: int) -> Label:
     )
 
 
+def _name(seed: int, index: int, size: int) -> tuple[str, ...]:
+    return ("phantom", "hand-age", str(seed), str(index), str(size))
+
+
 def _facts(request: _Request, visit: Visit, film: Film, rng: np.random.Generator) -> Facts:
-    name = ("phantom", "hand-age", str(request.seed), str(visit.index), str(request.size))
+    name = _name(request.seed, visit.index, request.size)
     inverted = rng.random() < _INVERTED_SHARE
     low, high = np.percentile(film.stored_HW[::4, ::4], (2.0, 99.5)).tolist()
     center = FULL_SCALE - (low + high) / 2 if inverted else (low + high) / 2

@@ -76,6 +76,7 @@ _RAYS = (
     _Ray((-9.8, 20.5), (-6, -9, -9, -7), (58, 41, 26, 18), (6.9, 7.3, 6.1, 5.1)),
     _Ray((-18.8, 17.0), (-16, -20, -18, -15), (53, 33, 19, 16), (6.6, 6.5, 5.3, 4.6)),
 )
+_GROWN_REACH_MM = 22 + sum(_RAYS[2].lengths) + 4
 _KINDS = ("metacarpal", "proximal", "middle", "distal")
 _THUMB_KINDS = ("metacarpal-1", "proximal", "distal")
 
@@ -143,8 +144,15 @@ def build_hand(bone_age_months: float, sex: str, rng: np.random.Generator) -> Ha
     bones += _carpals(build)
     bones += _forearm(build)
     flesh += _palm(build)
-    reach = (22 + sum(_RAYS[2].lengths) + 4) * scale
+    reach = _GROWN_REACH_MM * scale
     return Hand(tuple(bones), Tissue(tuple(flesh), depth_mm=9.0 * scale + 1.5), reach)
+
+
+def carpal_corners(hand: Hand) -> Points:
+    """Corners [N, 2] in mm of the eight carpals as they will be when grown, bone yet or not."""
+    grown = np.concatenate([np.array(corners) for corners in _CARPALS.values()])
+    corners: Points = grown * (hand.reach_mm / _GROWN_REACH_MM)
+    return corners
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +191,10 @@ def _ray(number: int, ray: _Ray, build: _Build) -> tuple[list[Bone], list[Points
         if order > 0:
             last = order == len(kinds) - 1
             flesh.append(
-                _capsule(joint, tip + axis * (1.5 * scale if last else 0), *_girth(half, scale, last=last))
+                capsule(joint, tip + axis * (1.5 * scale if last else 0), *_girth(half, scale, last=last))
             )
         if number == 0 and order == 0:
-            flesh.append(_capsule(joint, tip, 13 * scale + 1, 11 * scale + 1))
+            flesh.append(capsule(joint, tip, 13 * scale + 1, 11 * scale + 1))
             bones += _sesamoid(tip, axis, build)
         joint = tip
     return bones, flesh
@@ -241,7 +249,7 @@ def _shaft(kind: str, frame: _Frame, begin: float, end: float) -> Points:
     turn = np.linspace(0.0, math.pi, 22)
     distances = begin + (end - begin) * (1 - np.cos(turn)) / 2
     sides = frame.half * np.interp(distances / frame.length, _ALONG, _PROFILES[kind])
-    sides *= _rounded(distances - begin, 0.28 * frame.half) * _rounded(end - distances, 0.55 * frame.half)
+    sides *= rounded(distances - begin, 0.28 * frame.half) * rounded(end - distances, 0.55 * frame.half)
     return frame.place(np.concatenate([distances, distances[::-1]]), np.concatenate([sides, -sides[::-1]]))
 
 
@@ -273,7 +281,7 @@ def _box(frame: _Frame, begin: float, end: float, half: float) -> Points:
     return frame.place(np.array([begin, end, end, begin]), np.array([half, half, -half, -half]))
 
 
-def _rounded(distance: Points, radius: float) -> Points:
+def rounded(distance: Points, radius: float) -> Points:
     """Factor that rounds a corner: 0 at the end, 1 from ``radius`` on."""
     rounded: Points = np.sqrt(1 - (1 - np.clip(distance / radius, 0.0, 1.0)) ** 2)
     return rounded
@@ -306,7 +314,7 @@ def _carpals(build: _Build) -> list[Bone]:
 
 def _ossified(corners: Points, size: float) -> Points:
     """A carpal of this extent: round while small, of its grown shape in the end. Corners in, [48, 2] out."""
-    grown = _smooth(corners)
+    grown = smooth(corners)
     turn = np.arctan2(grown[:, 1], grown[:, 0])
     radius = math.sqrt(float(np.mean(np.sum(grown**2, axis=1))))
     circle = radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
@@ -315,7 +323,7 @@ def _ossified(corners: Points, size: float) -> Points:
     return ossified
 
 
-def _smooth(corners: Points, rounds: int = 3) -> Points:
+def smooth(corners: Points, rounds: int = 3) -> Points:
     """Chaikin's corner cutting of a closed outline."""
     outline = corners
     for _ in range(rounds):
@@ -352,7 +360,7 @@ def _palm(build: _Build) -> list[Points]:
     return [part * scale + np.sign(part) * plump for part in (palm, web, wrist)]
 
 
-def _capsule(begin: Points, end: Points, begin_half: float, end_half: float) -> Points:
+def capsule(begin: Points, end: Points, begin_half: float, end_half: float) -> Points:
     """A piece of a limb: the convex hull of a disc at either end."""
     disc = _circle(20)
     discs = np.concatenate([begin + begin_half * disc, end + end_half * disc]).astype(np.float32)

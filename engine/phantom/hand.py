@@ -19,12 +19,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.phantom.bones import Bone, Hand, Points, Tissue, build_hand
+from engine.boxes import Box
+from engine.phantom.bones import Bone, Hand, Points, Tissue, build_hand, carpal_corners
 
 FULL_SCALE = 4095
 _BORDERED_SHARE, _BRIGHT_SHARE, _UNMARKED_SHARE = 0.75, 0.3, 0.1
 _HALF_COVERED = 127  # of an anti-aliased mask
 _SHIFT = 4  # fractional bits of the coordinates given to OpenCV
+
+_LETTERS = {
+    "L": ((-0.3, -0.5), (-0.1, -0.5), (-0.1, 0.3), (0.3, 0.3), (0.3, 0.5), (-0.3, 0.5)),
+    "R": (
+        (-0.3, -0.5), (0.2, -0.5), (0.3, -0.3), (0.2, 0.0), (0.05, 0.05), (0.3, 0.5),
+        (0.1, 0.5), (-0.1, 0.1), (-0.1, 0.5), (-0.3, 0.5),
+    ),
+}  # fmt: skip
+"""Outlines of lead letters, y down, of height 1."""
 
 Plane = NDArray[np.float32]
 
@@ -69,10 +79,24 @@ def expose(bone_age_months: float, sex: str, rng: np.random.Generator, size: int
     """As ``draw_hand``, with the pixel spacing."""
     hand = build_hand(bone_age_months, sex, rng)
     pose = _pose(hand, rng, size)
-    flesh_HW = _draw_tissue(hand.tissue, pose)
+    flesh_HW = draw_tissue(hand.tissue, pose)
     bone_HW = draw_bones(hand.bones, pose)
-    film_HW = _develop(flesh_HW, bone_HW, pose, rng)
+    film_HW = develop(flesh_HW, bone_HW, pose, rng)
     return Film(np.rint(film_HW * FULL_SCALE).astype(np.uint16), 1.0 / pose.pixels_per_mm)
+
+
+def carpal_box(bone_age_months: float, sex: str, rng: np.random.Generator, size: int) -> Box:
+    """Where the carpals lie in the picture that ``expose`` draws from the same state of ``rng``, in pixels.
+
+    It holds all eight as they will be when grown: the region where they are looked for at any age.
+
+    Raises:
+        UsageError: as ``draw_hand``.
+    """
+    hand = build_hand(bone_age_months, sex, rng)
+    placed = _pose(hand, rng, size).place(carpal_corners(hand))
+    (left, top), (right, bottom) = placed.min(axis=0).tolist(), placed.max(axis=0).tolist()
+    return Box(left=left, top=top, right=right, bottom=bottom)
 
 
 def _pose(hand: Hand, rng: np.random.Generator, size: int) -> Pose:
@@ -150,7 +174,7 @@ def _depth(mask_HW: NDArray[np.uint8]) -> Plane:
     return np.asarray(cv2.distanceTransform(inside_HW, cv2.DIST_L2, 5), np.float32)
 
 
-def _draw_tissue(tissue: Tissue, pose: Pose) -> Plane:
+def draw_tissue(tissue: Tissue, pose: Pose) -> Plane:
     """What the soft tissue absorbs, at half resolution and scaled up; 1 is the middle of the palm."""
     half_HW = np.zeros((pose.rows // 2 + 1, pose.columns // 2 + 1), np.uint8)
     for part in tissue.parts:
@@ -169,11 +193,11 @@ def _enlarged(coarse_HW: Plane, pose: Pose) -> Plane:
     return np.asarray(cv2.resize(coarse_HW, grid, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _develop(flesh_HW: Plane, bone_HW: Plane, pose: Pose, rng: np.random.Generator) -> Plane:
+def develop(flesh_HW: Plane, bone_HW: Plane, pose: Pose, rng: np.random.Generator, side: str = "L") -> Plane:
     """Film values 0..1: exposure, tone, blur, noise, collimation and the lead letter."""
     grain_HW = _grain(pose, rng)
     absorbed_HW = float(rng.uniform(0.26, 0.38)) * flesh_HW + 0.40 * bone_HW * (1 + 0.10 * grain_HW)
-    letter_HW = _lead_letter(flesh_HW, pose, rng)
+    letter_HW = _lead_letter(flesh_HW, pose, rng, side)
     blur = pose.rows / 512 * float(rng.uniform(0.6, 1.1))
     absorbed_HW = cv2.GaussianBlur(np.maximum(absorbed_HW, letter_HW), (0, 0), blur)
     gain, gamma, fog = rng.uniform(0.55, 1.05), rng.uniform(0.75, 1.25), rng.uniform(0.02, 0.16)
@@ -221,8 +245,8 @@ def _collimate(film_HW: Plane, pose: Pose, rng: np.random.Generator) -> Plane:
     return collimated_HW
 
 
-def _lead_letter(flesh_HW: Plane, pose: Pose, rng: np.random.Generator) -> Plane:
-    """A lead L where the film is emptiest; one film in ten has none."""
+def _lead_letter(flesh_HW: Plane, pose: Pose, rng: np.random.Generator, side: str) -> Plane:
+    """A lead L or R where the film is emptiest; one film in ten has none."""
     letter_HW = np.zeros_like(flesh_HW)
     spots = rng.permutation(np.array([(0.14, 0.14), (0.86, 0.14), (0.14, 0.86), (0.86, 0.86), (0.12, 0.4)]))
     high, turn = pose.rows * float(rng.uniform(0.045, 0.075)), math.radians(float(rng.uniform(-12, 12)))
@@ -235,7 +259,7 @@ def _lead_letter(flesh_HW: Plane, pose: Pose, rng: np.random.Generator) -> Plane
         for x, y in spots_px
     ]
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    shape = np.array([(-0.3, -0.5), (-0.1, -0.5), (-0.1, 0.3), (0.3, 0.3), (0.3, 0.5), (-0.3, 0.5)])
+    shape = np.array(_LETTERS[side])
     mask_HW = np.zeros(flesh_HW.shape, np.uint8)
     _fill(mask_HW, shape * high @ rotation.T + spots_px[int(np.argmin(covered))])
     letter_HW += mask_HW * np.float32(1.3 / 255)

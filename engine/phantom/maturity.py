@@ -1,4 +1,4 @@
-"""The rule of the hand phantom: what bone age and sex make of each ossification centre. No drawing here.
+"""The rule of the phantoms: what bone age and sex make of each ossification centre. No drawing here.
 
 A centre *appears* and grows to its *full* extent; where it is an epiphysis, its growth plate starts *fusing*
 and is *fused*. All in months, boys / girls:
@@ -20,6 +20,12 @@ and is *fused*. All in months, boys / girls:
     metacarpals 2-5 (head)         19 / 13   132/108   177/153   195/171
     ulna                           74 / 64   150/126   183/159   204/183
     radius                         12 / 9    138/114   189/165   213/189
+
+    distal femur                   -1 / -2   150/126   186/162   213/189
+    proximal tibia                  0 / -1   156/132   180/156   207/183
+    proximal fibula                50 / 36   156/132   183/159   210/186
+    patella                        54 / 36   162/138
+    tibial tubercle               144 / 120  180/156   183/159   207/183
 
 Extent of a centre at age a:     0.2 + 0.8 ((a - appears) / (full - appears))^0.6, at most 1; 0 before.
 Fusion of a growth plate:        (a - fusing) / (fused - fusing), held within 0..1.
@@ -72,6 +78,14 @@ EPIPHYSES: dict[str, Centre] = {
     "radius": Centre((12, 9), (138, 114), (189, 165), (213, 189)),
 }
 
+KNEE: dict[str, Centre] = {
+    "femur": Centre((-1, -2), (150, 126), (186, 162), (213, 189)),
+    "tibia": Centre((0, -1), (156, 132), (180, 156), (207, 183)),
+    "fibula": Centre((50, 36), (156, 132), (183, 159), (210, 186)),
+    "patella": Centre((54, 36), (162, 138)),
+    "tubercle": Centre((144, 120), (180, 156), (183, 159), (207, 183)),
+}
+
 GROWTH_MONTHS = (0, 12, 24, 48, 72, 96, 120, 144, 168, 192, 216)
 GROWTH: dict[str, tuple[float, ...]] = {
     "M": (0.34, 0.43, 0.50, 0.59, 0.66, 0.73, 0.79, 0.86, 0.95, 0.99, 1.00),
@@ -109,9 +123,9 @@ def carpal_count(bone_age_months: float, sex: str) -> int:
 def check(bone_age_months: float, sex: str) -> None:
     """Raise UsageError for a sex that is not M or F, or a bone age outside AGE_RANGE_MONTHS."""
     if sex not in SEXES:
-        raise UsageError(f"the hand phantom knows the sexes M and F, not {sex!r}")
+        raise UsageError(f"the phantom knows the sexes M and F, not {sex!r}")
     low, high = AGE_RANGE_MONTHS
     if not low <= bone_age_months <= high:
         raise UsageError(
-            f"the hand phantom draws bone ages of {low:g} to {high:g} months, not {bone_age_months:g}"
+            f"the phantom draws bone ages of {low:g} to {high:g} months, not {bone_age_months:g}"
         )

@@ -19,5 +19,12 @@ PROJECTION_SOP_CLASSES = (
 HAND_AGE = Task(
     name="hand-age",
     label="bone_age_months",
-    rule=InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=View(size_HW=(112, 112))),
+    rule=InputRule(
+        sop_classes=PROJECTION_SOP_CLASSES,
+        view=View(size_HW=(112, 112)),
+        other_body_parts=("ANKLE", "ELBOW", "FOOT", "HIP", "KNEE"),
+    ),
+    covariates=("sex",),
+    origin="Age-distribution learning after Chen et al., arXiv 2006.00202, and distillation to a small "
+    "network. Re-implementation from the abstract where the paper was silent.",
 )

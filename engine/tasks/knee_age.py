@@ -1,0 +1,30 @@
+"""knee-age: skeletal maturity in months from an AP knee radiograph, sex and chronological age.
+
+A model of hands gives it both a start and labels: pseudo-labels with their spread, made of the hand film of
+the same child (``engine.pseudo_labels``). Re-implementation from the abstract of
+DOI 10.1177/23259671261424923, which names ConvNeXt, both covariates and five folds; what it does not say is
+chosen as in age-distribution learning (arXiv 2006.00202).
+"""
+
+from __future__ import annotations
+
+from engine.instance import InputRule
+from engine.preprocess import View
+from engine.schema import PSEUDO_COLUMNS
+from engine.task import Task
+from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
+
+KNEE_AGE = Task(
+    name="knee-age",
+    label="bone_age_months",
+    rule=InputRule(
+        sop_classes=PROJECTION_SOP_CLASSES,
+        view=View(size_HW=(112, 112)),
+        other_body_parts=("ANKLE", "ELBOW", "FOOT", "HAND", "HIP", "WRIST"),
+        mirrored_laterality="L",
+    ),
+    covariates=("sex", "chronological_age"),
+    more_labels=PSEUDO_COLUMNS,
+    origin="Knee bone age after DOI 10.1177/23259671261424923, by transfer from a hand model and its "
+    "pseudo-labels: a re-implementation from the abstract, with our own choices where it is silent.",
+)
