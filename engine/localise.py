@@ -1,0 +1,132 @@
+"""The regions of every sample of an ingest folder, from the attention of a trained network.
+
+Legend: B batch, V views, H, W view, h, w cells of the map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from engine import books, covariates
+from engine.class_map import class_map
+from engine.errors import TableError, UsageError
+from engine.geometry import Geometry
+from engine.manifest import read_json
+from engine.models import AgeNet
+from engine.regions import RULES, Found, Map, box_from_map, regions
+from engine.schema import tensor_values
+
+BATCH = 64
+ERASED_REGION = "metacarpals"
+"""What a network that was trained on images without their carpals looks at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """One sample: its image on the view's grid, where a network looked, and the way to original pixels."""
+
+    sop_instance_uid: str
+    image_HW: NDArray[np.uint8]
+    map_hw: Map
+    view: Geometry
+
+
+def find_boxes(
+    net: AgeNet, folder: Path, run_sha256: str, on_progress: Callable[[int, int], None] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows for ``boxes.write_boxes``: each region of each sample, in the order of the shards.
+
+    Where the folder was ingested with the carpals erased, only the metacarpals are looked for, and no mask is
+    laid over the map.
+
+    Raises:
+        UsageError, TableError: see ``look``.
+    """
+    is_erased = bool(_manifest(folder).get("crop", {}).get("erase"))
+    total = int(_manifest(folder)["counts"]["samples"])
+    for done, looked in enumerate(look(net, folder), start=1):
+        for name, found in _found(looked, is_erased=is_erased).items():
+            yield {
+                "sop_instance_uid": looked.sop_instance_uid, "region": name,
+                "left": found.box.left, "top": found.box.top,
+                "right": found.box.right, "bottom": found.box.bottom,
+                "ok": found.ok, "run_sha256": run_sha256,
+            }  # fmt: skip
+        if on_progress:
+            on_progress(done, total)
+
+
+def look(net: AgeNet, folder: Path, only: Sequence[str] | None = None) -> Iterator[Looked]:
+    """Every sample of a folder, or those of some SOP instance UIDs, with the network's class map.
+
+    Raises:
+        UsageError: the network takes several views of an instance.
+        TableError: the folder is no finished ingest.
+    """
+    if net.facts.num_views > 1:
+        raise UsageError(
+            f"this network takes {net.facts.num_views} views at once: boxes come from one of one view"
+        )
+    manifest = _manifest(folder)
+    if "views" in manifest:
+        raise UsageError(f"{folder} holds several views a sample: name the folder of one of them")
+    rows, columns = manifest["task"]["rule"]["view"]["size_HW"]
+    for table in _batches(folder, net.facts.covariates, only):
+        images_BHW = tensor_values(table["image"])
+        facts = table.drop_columns(["image"]).to_pylist()
+        told_BQ = torch.from_numpy(covariates.columns(facts, net.facts.covariates))
+        maps_Bhw = class_map(net, torch.from_numpy(images_BHW.copy())[:, None].float() / 255, told_BQ).numpy()
+        for row, image_HW, map_hw in zip(facts, images_BHW, maps_Bhw, strict=True):
+            matrix_33 = np.array(row["original_to_network"], np.float64).reshape(3, 3)
+            view = Geometry(matrix_33, (int(row["rows"]), int(row["columns"])), (int(rows), int(columns)))
+            yield Looked(
+                sop_instance_uid=row["sop_instance_uid"], image_HW=image_HW, map_hw=map_hw, view=view
+            )
+
+
+def found_shares(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Share of the instances in which each region was found."""
+    by_region: dict[str, list[bool]] = {}
+    for row in rows:
+        by_region.setdefault(row["region"], []).append(row["ok"])
+    return {name: round(sum(oks) / len(oks), 4) for name, oks in by_region.items()}
+
+
+def _found(looked: Looked, *, is_erased: bool) -> dict[str, Found]:
+    if not is_erased:
+        return regions(looked.map_hw, looked.view)
+    return {ERASED_REGION: box_from_map(looked.map_hw, RULES[ERASED_REGION], looked.view)}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("kind") != "ingest" or not manifest.get("complete"):
+        raise TableError(f"{folder} is no finished ingest: run `osteoray ingest` again to complete it")
+    return manifest
+
+
+def _batches(folder: Path, names: Sequence[str], only: Sequence[str] | None) -> Iterator[pa.Table]:
+    """Up to BATCH samples at a time; of a file that changed, the last version."""
+    columns = [
+        "instance_index", "sop_instance_uid", "rows", "columns", "original_to_network", "image",
+        *covariates.sources(names),
+    ]  # fmt: skip
+    superseded = books.superseded(folder)
+    for path in books.tables_of(folder, "samples"):
+        table = pq.read_table(path, columns=columns)
+        table = table.filter(pc.invert(pc.is_in(table["instance_index"], superseded)))
+        if only is not None:
+            table = table.filter(pc.is_in(table["sop_instance_uid"], pa.array(only, pa.string())))
+        for number in range(math.ceil(table.num_rows / BATCH)):
+            yield table.slice(number * BATCH, BATCH).combine_chunks()

@@ -1,0 +1,54 @@
+"""``osteoray regions``: where a trained network looks, as boxes that ``ingest --crop`` cuts along."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.boxes import write_boxes
+from engine.errors import UsageError
+from engine.manifest import read_json, replacing, sha256_of_file
+from engine.run import WEIGHTS_NAME, read_run
+from jobs.console import finish, progress
+
+
+def regions(
+    run: Annotated[Path, typer.Argument(help="Finished run of one view; its attention gives the boxes.")],
+    data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest` wrote, of the run's own view.")],
+    out: Annotated[Path, typer.Option(metavar="BOXES", help="Parquet table to write.")],
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Find hand, carpals and metacarpals in every sample from a network's attention; no label is needed.
+
+    Boxes are in original pixels. An instance in which a region was not found gets the whole image, flagged.
+    After `ingest --crop BOXES --region carpals --erase` and a training on that, only the metacarpals are
+    looked for.
+    """
+    import torch
+
+    from engine.localise import find_boxes, found_shares
+    from engine.run import load_net
+
+    facts = read_run(run)
+    if out.exists():
+        raise UsageError(f"{out} exists: name another table, or remove it first")
+    view = read_json(data / "manifest.json").get("task", {}).get("rule", {}).get("view", {})
+    trained_on = facts["data"]["rule"]["view"]
+    if view != trained_on:
+        raise UsageError(
+            f"{run} was trained on a view of {trained_on['size_HW']} pixels, {data} holds "
+            f"{view.get('size_HW')}: ingest with the same --size"
+        )
+    torch.set_num_threads(os.cpu_count() or 1)
+    with progress("regions") as report:
+        report(0, 0)
+        rows = list(find_boxes(load_net(run), data, sha256_of_file(run / WEIGHTS_NAME), report))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        write_boxes(temporary, rows)
+    shares = found_shares(rows)
+    instances = len({row["sop_instance_uid"] for row in rows})
+    finish("regions", {"out": str(out), "instances": instances, "found": shares}, as_json=json)

@@ -1,0 +1,211 @@
+"""``osteoray study``: the whole chain of a task and its ablations, step by step, to one table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.errors import UnknownNameError, UsageError
+from engine.manifest import replacing, write_json
+from engine.run import read_run
+from jobs.__main__ import main
+from jobs.console import finish, progress
+
+STUDIES = ("hand-age",)
+REGIONS = {"O": "", "H": "hand", "R1": "carpals", "R2": "metacarpals"}
+"""Name of a view to the region that it is cut to; O is the whole image."""
+JOINS = ("H+R1", "H+R2", "R1+R2", "H+R1+R2")
+TEACHER = "H+R1+R2"
+_TEACHER_RECIPE, _STUDENT_RECIPE = "hand-region", "hand-region-student"
+_FINE = (0, 3)
+"""Exit codes after which a study goes on: done, and done with quarantined rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table: a recipe trained on some views, with changes, and what teaches it."""
+
+    name: str
+    views: str
+    recipe: str = _TEACHER_RECIPE
+    changes: tuple[str, ...] = ()
+    is_taught: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Name of its run folder."""
+        return self.name.replace(" ", "-").replace(",", "")
+
+
+ROWS = (
+    *(Row(name=view, views=view) for view in REGIONS),
+    Row(name="O, regression", views="O", changes=("head=regression", "kl_weight=0")),
+    *(Row(name=views, views=views) for views in JOINS),
+    Row(name="H+R1+R2, stacked", views=TEACHER, changes=("fusion=channel_stack",)),
+    Row(name="student alone", views="O", recipe=_STUDENT_RECIPE, changes=("distill=none",)),
+    Row(
+        name="student, kd", views="O", recipe=_STUDENT_RECIPE, changes=("distill=none", "distill.kd=1.0"),
+        is_taught=True,
+    ),
+    Row(name="student, all terms", views="O", recipe=_STUDENT_RECIPE, is_taught=True),
+)  # fmt: skip
+"""The ablations of hand-age: the first four make the boxes, so they come first."""
+
+
+def study(
+    name: Annotated[str, typer.Argument(help=f"Study: {', '.join(STUDIES)}.")],
+    archive: Annotated[Path, typer.Option(help="Archive of DICOM files, as for `osteoray ingest`.")],
+    labels: Annotated[Path, typer.Option(help="Label table, as for `osteoray ingest`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study; the same command again goes on.")],
+    size: Annotated[int, typer.Option(min=32, help="Side of every view in pixels.")] = 112,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers.")] = 2,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field of every recipe, e.g. epochs=2.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Rows of the table; may be repeated. Default: all.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Find regions, train on each and on their joins, distil a student of the whole image, and compare.
+
+    Every step is a verb of its own with its own folder below --out, so what is done is not done again. The
+    table is OUT/study.json, and OUT/study.html with learning curves.
+    """
+    if name not in STUDIES:
+        raise UnknownNameError("study", name, STUDIES)
+    rows = _chosen(only)
+    steps = list(_steps(rows, _Place(archive, labels, out, size, workers, tuple(set_ or []))))
+    with progress("study", "steps") as report:
+        report(0, len(steps))
+        for done, words in enumerate(steps, start=1):
+            _run(words)
+            report(done, len(steps))
+    table = [_table_row(row, out / "runs" / row.folder) for row in rows]
+    write_json(out / "study.json", {"study": name, "size": size, "rows": table})
+    _write_page(rows, out)
+    errors = {row["name"]: round(row["mae_months"], 2) for row in table}
+    finish("study", {"out": str(out), "rows": len(table), "mae_months": errors}, as_json=json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    archive: Path
+    labels: Path
+    out: Path
+    size: int
+    workers: int
+    changes: tuple[str, ...]
+
+
+def _chosen(only: list[str] | None) -> list[Row]:
+    known = {row.name: row for row in ROWS}
+    for name in only or []:
+        if name not in known:
+            raise UnknownNameError("row", name, known)
+    return [row for row in ROWS if not only or row.name in only]
+
+
+def _steps(rows: list[Row], place: _Place) -> Iterator[list[str]]:
+    """The command lines, in order. Regions come of H's network, and H of O's, whatever rows are wanted."""
+    wanted = {view for row in rows for view in row.views.split("+")}
+    is_taught = any(row.is_taught for row in rows)
+    wanted |= set(TEACHER.split("+")) if is_taught else set()
+    data, runs = place.out / "data", place.out / "runs"
+    by_name = {row.name: row for row in ROWS}
+    yield _ingest("O", None, place)
+    if wanted - {"O"}:
+        yield _train(by_name["O"], place)
+        yield [
+            "regions",
+            f"{runs / 'O'}",
+            "--data",
+            f"{data / 'O'}",
+            "--out",
+            f"{place.out / 'hand.parquet'}",
+        ]
+        yield _ingest("H", place.out / "hand.parquet", place)
+    if wanted & {"R1", "R2"}:
+        boxes = place.out / "carpals.parquet"
+        yield _train(by_name["H"], place)
+        yield ["regions", f"{runs / 'H'}", "--data", f"{data / 'H'}", "--out", f"{boxes}"]
+        yield from (_ingest(view, boxes, place) for view in ("R1", "R2"))
+    joins = {row.views for row in rows if "+" in row.views} | ({TEACHER} if is_taught else set())
+    for views in (one for one in JOINS if one in joins):
+        folders = [f"{data / view}" for view in views.split("+")]
+        yield ["join", *folders, "--out", f"{data / views}"]
+    if is_taught:
+        yield _train(by_name[TEACHER], place)
+        yield [
+            "teach",
+            f"{runs / TEACHER}",
+            "--data",
+            f"{data / TEACHER}",
+            "--out",
+            f"{place.out / 'taught'}",
+        ]
+    yield from (_train(row, place) for row in rows)
+
+
+def _ingest(view: str, boxes: Path | None, place: _Place) -> list[str]:
+    crop = ["--crop", f"{boxes}", "--region", REGIONS[view]] if boxes else []
+    return [
+        "ingest", f"{place.archive}", "--task", "hand-age", "--labels", f"{place.labels}",
+        "--size", f"{place.size}", "--out", f"{place.out / 'data' / view}", *crop,
+    ]  # fmt: skip
+
+
+def _train(row: Row, place: _Place) -> list[str]:
+    changes = [word for change in (*place.changes, *row.changes) for word in ("--set", change)]
+    teacher = ["--teacher", f"{place.out / 'taught'}"] if row.is_taught else []
+    return [
+        "train", row.recipe, "--data", f"{place.out / 'data' / row.views}",
+        "--out", f"{place.out / 'runs' / row.folder}", "--workers", f"{place.workers}", *teacher, *changes,
+    ]  # fmt: skip
+
+
+def _run(words: list[str]) -> None:
+    """One verb in this process; its summary is not shown, its errors are ours.
+
+    Raises:
+        UsageError: the verb ended otherwise than done.
+    """
+    if words[0] == "regions" and Path(words[-1]).exists():
+        return  # the one verb that does not go on by itself: its table is written at once, at its end
+    try:
+        with redirect_stdout(io.StringIO()):
+            main(words)
+    except SystemExit as end:
+        if end.code not in _FINE:
+            raise UsageError(f"the step `osteoray {' '.join(words)}` failed: see its message above") from end
+
+
+def _table_row(row: Row, run: Path) -> dict[str, Any]:
+    facts = read_run(run)
+    evaluation = facts["evaluation"]
+    kept = ("mae_months", "mae_low", "mae_high", "rmse_months", "instances")
+    return {
+        "name": row.name,
+        "run": str(run),
+        "backbone": facts["backbone"],
+        "parameters": facts["parameters"],
+        "seconds": facts["seconds"],
+        "distill": facts["distill"],
+        **{name: evaluation[name] for name in kept},
+    }
+
+
+def _write_page(rows: list[Row], out: Path) -> None:
+    """The report of the last row's run, with the table of all rows and their learning curves."""
+    from engine.report.build import run_report
+
+    runs = {row.name: out / "runs" / row.folder for row in rows}
+    last = runs.pop(rows[-1].name)
+    with replacing(out / "study.html") as temporary:
+        temporary.write_text(run_report(last, compare=runs), encoding="utf-8")
