@@ -7,9 +7,8 @@ truth, in months: positive reads too old. A statistic of nothing is NaN, never a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ Floats = NDArray[np.float64]
 LIMIT_SD = 1.96
 """Limits of agreement lie this many standard deviations from the bias (Bland and Altman 1986)."""
 CONFIDENCE = 0.95
+DRAWS = 1000
+"""Resamples of every bootstrap."""
 AGE_EDGES_YEARS = (0, 5, 10, 15)
 """Where the age bands of tables begin; the last is open."""
 _BLOCK_ELEMENTS = 1 << 21
@@ -79,91 +80,12 @@ class Interval:
 NO_INTERVAL = Interval(low=math.nan, high=math.nan)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlandAltman:
-    """Agreement of prediction and truth, months.
-
-    ``slope`` is the proportional bias: change of the error per month of mean age; negative when the young
-    are read too old and the old too young. Intervals are by the t formulas and take instances as independent.
-    """
-
-    instances: int
-    bias: float
-    sd: float
-    lower_limit: float
-    upper_limit: float
-    bias_interval: Interval
-    lower_interval: Interval
-    upper_interval: Interval
-    slope: float
-    slope_interval: Interval
-
-
-def bland_altman(predicted_N: ArrayLike, truth_N: ArrayLike) -> BlandAltman:
-    """Bias and 95 % limits of agreement with their intervals.
-
-    d = predicted - truth, bias = mean d, s = sd(d, n - 1), limits = bias -+ 1.96 s;
-    CI(bias) = bias -+ t s / sqrt(n), CI(limit) = limit -+ t s sqrt(1/n + 1.96^2 / (2 (n - 1))), t with n - 1
-    degrees of freedom (Bland and Altman 1999, section 2.3; methods.md, section 3).
-    """
-    errors_N = signed_errors(predicted_N, truth_N)
-    num = len(errors_N)
-    bias = _mean(errors_N)
-    sd = float(errors_N.std(ddof=1)) if num > 1 else math.nan
-    lower, upper = bias - LIMIT_SD * sd, bias + LIMIT_SD * sd
-    of_bias = of_limit = math.nan
-    if num > 1:
-        t = t_quantile((1 + CONFIDENCE) / 2, num - 1)
-        of_bias = t * sd / math.sqrt(num)
-        of_limit = t * sd * math.sqrt(1 / num + LIMIT_SD**2 / (2 * (num - 1)))
-    slope, slope_interval = _slope(errors_N + np.asarray(truth_N, np.float64) - errors_N / 2, errors_N)
-    return BlandAltman(
-        instances=num,
-        bias=bias,
-        sd=sd,
-        lower_limit=lower,
-        upper_limit=upper,
-        bias_interval=_around(bias, of_bias),
-        lower_interval=_around(lower, of_limit),
-        upper_interval=_around(upper, of_limit),
-        slope=slope,
-        slope_interval=slope_interval,
-    )
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t, without scipy.
-
-    Closed forms for 1 and 2 degrees of freedom; above, the expansion in the normal quantile to the fourth
-    order (Abramowitz and Stegun 26.7.5). At probability 0.975 it is 0.12 % low with 3 degrees, 0.03 % with 4,
-    0.01 % with 5 and less above.
-
-    Raises:
-        ValueError: ``probability`` is not inside (0, 1), or ``degrees`` is below 1.
-    """
-    if not 0 < probability < 1 or degrees < 1:
-        raise ValueError(f"no t quantile at probability {probability} with {degrees} degrees of freedom")
-    match degrees:
-        case 1:
-            return math.tan(math.pi * (probability - 0.5))
-        case 2:
-            return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / float(degrees) ** order for order, term in enumerate(terms, start=1))
-
-
 @dataclass(frozen=True, slots=True)
 class Statistic:
     """A statistic that is a function of means, so that a resample needs only sums by patient.
 
-    ``terms`` maps values [N] to what is averaged, [N, F]; ``finish`` maps the means [D, F] and the numbers of
-    instances [D] of D resamples to the statistic [D].
+    ``terms`` maps values [N] or [N, V] to what is averaged, [N, F]; ``finish`` maps the means [D, F] and the
+    numbers of instances [D] of D resamples to the statistic [D].
     """
 
     terms: Callable[[Floats], Floats]
@@ -202,27 +124,48 @@ def share_statistic(months: float) -> Statistic:
 
 
 def bootstrap_by_patient(
-    values_N: ArrayLike, patients_N: ArrayLike, *, statistic: Statistic, draws: int = 1000, seed: int = 0
+    values_N: ArrayLike, patients_N: ArrayLike, *, statistic: Statistic, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
     """95 % percentile interval of ``statistic`` over resamples of whole patients (cluster bootstrap).
 
-    ``patients_N`` names the patient of each value. With fewer than two patients there is nothing to
-    resample and the ends are NaN. The same input and seed give the same interval.
+    ``values_N`` is [N], or [N, V] for a statistic of several values an instance; ``patients_N`` names the
+    patient of each. With fewer than two patients there is nothing to resample and the ends are NaN. The same
+    input and seed give the same interval.
+
+    Raises:
+        ValueError: values and patients differ in number.
+    """
+    return percentile_interval(resampled(values_N, patients_N, statistic=statistic, draws=draws, seed=seed))
+
+
+def resampled(
+    values_N: ArrayLike, patients_N: ArrayLike, *, statistic: Statistic, draws: int = DRAWS, seed: int = 0
+) -> Floats:
+    """The statistic of each resample of whole patients, [D]; empty with fewer than two patients.
+
+    Raises:
+        ValueError: values and patients differ in number.
     """
     values = np.asarray(values_N, np.float64)
     keys: NDArray[Any] = np.asarray(patients_N)
-    if values.shape != keys.shape:
+    if keys.ndim != 1 or values.shape[:1] != keys.shape:
         raise ValueError(f"values {values.shape} and patients {keys.shape} must both be [N]")
     names, owner_N = np.unique(keys, return_inverse=True)
     if len(names) <= 1:
-        return NO_INTERVAL
+        return np.zeros(0)
     terms_NF = statistic.terms(values)
     columns = [np.bincount(owner_N, weights=terms_N, minlength=len(names)) for terms_N in terms_NF.T]
     sums_PG = np.stack([*columns, np.bincount(owner_N, minlength=len(names))], axis=1)
     drawn_DG = _drawn_sums(sums_PG, draws, seed)
     counts_D = drawn_DG[:, -1]
-    statistic_D = statistic.finish(drawn_DG[:, :-1] / counts_D[:, None], counts_D)
-    low, high = np.percentile(statistic_D, [100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2])
+    return statistic.finish(drawn_DG[:, :-1] / counts_D[:, None], counts_D)
+
+
+def percentile_interval(values_D: Floats) -> Interval:
+    """The middle 95 % of resampled values; what is not finite in some resamples has no interval."""
+    if not values_D.size or not np.isfinite(values_D).all():
+        return NO_INTERVAL
+    low, high = np.percentile(values_D, [100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2])
     return Interval(low=float(low), high=float(high))
 
 
@@ -245,36 +188,48 @@ class PairedDifference:
     instances: int
     difference: float
     interval: Interval
+    p_value: float
+    """Two-sided, from the same resamples: how often the difference has the other sign; NaN without any."""
 
 
 def paired_bootstrap(
-    errors_a_N: ArrayLike, errors_b_N: ArrayLike, patients_N: ArrayLike, *, draws: int = 1000, seed: int = 0
+    errors_a_N: ArrayLike, errors_b_N: ArrayLike, patients_N: ArrayLike, *, draws: int = DRAWS, seed: int = 0
 ) -> PairedDifference:
     """Difference of two MAEs with its 95 % interval; patients are resampled, pairs stay together."""
     difference_N = np.abs(np.asarray(errors_a_N, np.float64)) - np.abs(np.asarray(errors_b_N, np.float64))
-    interval = bootstrap_by_patient(difference_N, patients_N, statistic=MEAN, draws=draws, seed=seed)
-    return PairedDifference(instances=len(difference_N), difference=_mean(difference_N), interval=interval)
+    drawn_D = resampled(difference_N, patients_N, statistic=MEAN, draws=draws, seed=seed)
+    return PairedDifference(
+        instances=len(difference_N),
+        difference=_mean(difference_N),
+        interval=percentile_interval(drawn_D),
+        p_value=two_sided_p(drawn_D),
+    )
+
+
+def two_sided_p(drawn_D: Floats) -> float:
+    """Twice the share of resamples on the rarer side of zero, at least 2 / (D + 1).
+
+    The inversion of the percentile interval, with one resample added as in Davison and Hinkley 1997, 4.2.
+    """
+    if not drawn_D.size:
+        return math.nan
+    rarer = min(int((drawn_D <= 0).sum()), int((drawn_D >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (len(drawn_D) + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values adjusted for looking at all of them (Holm 1979), in the order given.
+
+    NaN stays and counts for none. The k-th smallest of m is multiplied by m - k + 1, and none falls below
+    the one before it.
+    """
+    known = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, highest = list(p_values), 0.0
+    for rank, (p, place) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - rank) * p))
+        adjusted[place] = highest
+    return adjusted
 
 
 def _mean(values_N: NDArray[Any]) -> float:
     return float(values_N.mean()) if values_N.size else math.nan
-
-
-def _around(centre: float, half_width: float) -> Interval:
-    return Interval(low=centre - half_width, high=centre + half_width)
-
-
-def _slope(x_N: Floats, y_N: Floats) -> tuple[float, Interval]:
-    """Least-squares slope of y on x and its t interval with n - 2 degrees of freedom."""
-    num = len(x_N)
-    degrees = num - 2
-    if degrees < 1:
-        return math.nan, NO_INTERVAL
-    centred_N = x_N - x_N.mean()
-    spread = float(centred_N @ centred_N)
-    if spread == 0:
-        return math.nan, NO_INTERVAL
-    slope = float(centred_N @ y_N) / spread
-    residual_N = y_N - y_N.mean() - slope * centred_N
-    error = math.sqrt(float(residual_N @ residual_N) / degrees / spread)
-    return slope, _around(slope, t_quantile((1 + CONFIDENCE) / 2, degrees) * error)

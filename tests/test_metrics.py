@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import metrics
+from engine import agreement, metrics
 from engine.metrics import Interval
 
 
@@ -35,10 +35,6 @@ def test_nothing_gives_nan_and_no_warning() -> None:
     assert math.isnan(metrics.mae([], []))
     assert math.isnan(metrics.rmse([], []))
     assert math.isnan(metrics.share_within([], [], 6))
-    agreement = metrics.bland_altman([], [])
-    assert agreement.instances == 0
-    assert math.isnan(agreement.bias)
-    assert math.isnan(agreement.upper_interval.high)
 
 
 @pytest.mark.parametrize(
@@ -47,58 +43,6 @@ def test_nothing_gives_nan_and_no_warning() -> None:
 def test_shapes_that_would_broadcast_are_refused(predicted: list[object], truth: list[object]) -> None:
     with pytest.raises(ValueError, match="must both be"):
         metrics.mae(predicted, truth)
-
-
-def test_bland_altman_by_hand() -> None:
-    agreement = metrics.bland_altman([11, 22, 33, 44], [10, 20, 30, 40])
-    sd, t = math.sqrt(5 / 3), 3.182446  # t table, 3 degrees of freedom
-    assert agreement.bias == 2.5
-    assert agreement.sd == pytest.approx(sd)
-    assert agreement.lower_limit == pytest.approx(2.5 - 1.96 * sd)
-    assert agreement.upper_limit == pytest.approx(2.5 + 1.96 * sd)
-    assert agreement.bias_interval.high - 2.5 == pytest.approx(t * sd / 2, rel=2e-3)
-    half_width = t * sd * math.sqrt(1 / 4 + 1.96**2 / 6)
-    assert agreement.upper_interval.high - agreement.upper_limit == pytest.approx(half_width, rel=2e-3)
-    assert agreement.lower_limit - agreement.lower_interval.low == pytest.approx(half_width, rel=2e-3)
-
-
-def test_proportional_bias_of_a_prediction_that_is_half_the_truth() -> None:
-    truth = np.arange(10.0)
-    agreement = metrics.bland_altman(truth / 2, truth)
-    assert agreement.slope == pytest.approx(-2 / 3)  # error -t/2 against mean 3t/4
-    assert agreement.slope_interval.low == pytest.approx(-2 / 3)
-
-
-def test_proportional_bias_interval_by_hand() -> None:
-    # means 0, 1, 2, 3 and errors 0, 1, 0, 1: slope 0.2, residual squares 0.8, Sxx 5, 2 degrees of freedom
-    means, errors = np.arange(4.0), np.array([0.0, 1, 0, 1])
-    agreement = metrics.bland_altman(means + errors / 2, means - errors / 2)
-    assert agreement.slope == pytest.approx(0.2)
-    assert agreement.slope_interval.high == pytest.approx(0.2 + 4.302653 * math.sqrt(0.8 / 2 / 5))
-    assert not agreement.slope_interval.excludes_zero
-
-
-def test_one_instance_or_one_age_has_no_slope() -> None:
-    assert math.isnan(metrics.bland_altman([3], [1]).slope)
-    assert math.isnan(metrics.bland_altman([5, 5, 5], [5, 5, 5]).slope)
-
-
-@pytest.mark.parametrize(
-    ("degrees", "table", "within"),
-    [
-        (1, 12.706205, 1e-6), (2, 4.302653, 1e-6), (3, 3.182446, 2e-3), (4, 2.776445, 4e-4),
-        (5, 2.570582, 2e-4), (9, 2.262157, 1e-5), (30, 2.042272, 1e-6), (1000, 1.962339, 1e-6),
-    ],
-)  # fmt: skip
-def test_t_quantile_against_the_table(degrees: int, table: float, within: float) -> None:
-    assert metrics.t_quantile(0.975, degrees) == pytest.approx(table, rel=within)
-    assert metrics.t_quantile(0.025, degrees) == pytest.approx(-table, rel=within)
-
-
-@pytest.mark.parametrize(("probability", "degrees"), [(0.0, 5), (1.0, 5), (0.975, 0)])
-def test_t_quantile_refuses_what_has_none(probability: float, degrees: int) -> None:
-    with pytest.raises(ValueError, match="no t quantile"):
-        metrics.t_quantile(probability, degrees)
 
 
 def test_bootstrap_draws_patients_with_all_their_instances() -> None:
@@ -157,13 +101,13 @@ def test_values_and_patients_of_different_length_are_refused() -> None:
 def test_each_statistic_agrees_with_the_plain_formula() -> None:
     errors = np.array([3.0, -9, 12, 30])
     zeros = np.zeros(4)
-    agreement = metrics.bland_altman(errors, zeros)
+    limits = agreement.bland_altman(errors, zeros)
     expected = {
-        metrics.MEAN: agreement.bias,
+        metrics.MEAN: limits.bias,
         metrics.MEAN_ABSOLUTE: metrics.mae(errors, zeros),
         metrics.ROOT_MEAN_SQUARE: metrics.rmse(errors, zeros),
-        metrics.LOWER_LIMIT: agreement.lower_limit,
-        metrics.UPPER_LIMIT: agreement.upper_limit,
+        metrics.LOWER_LIMIT: limits.lower_limit,
+        metrics.UPPER_LIMIT: limits.upper_limit,
         metrics.share_statistic(12): metrics.share_within(errors, zeros, 12),
     }
     for statistic, value in expected.items():
@@ -183,6 +127,33 @@ def test_paired_difference_that_may_be_chance() -> None:
     assert paired.difference == 0.0
     assert paired.interval.low < 0 < paired.interval.high
     assert not paired.interval.excludes_zero
+
+
+def test_the_p_value_goes_with_the_interval() -> None:
+    sure = metrics.paired_bootstrap([2, -2, 2], [1, 1, -1], ["a", "b", "c"])
+    assert sure.p_value == pytest.approx(2 / 1001)
+    unsure = metrics.paired_bootstrap([1, 3, 1, 3], [3, 1, 3, 1], list("abcd"))
+    assert unsure.p_value > 0.5
+    assert math.isnan(metrics.paired_bootstrap([1], [2], ["a"]).p_value)
+
+
+def test_two_sided_p_counts_the_rarer_side() -> None:
+    assert metrics.two_sided_p(np.array([1.0, 2, 3, -1, 4, 5, 6, 7, 8])) == pytest.approx(2 * 2 / 10)
+    assert metrics.two_sided_p(np.zeros(9)) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04 raised to 0.06
+    assert metrics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert metrics.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    with_none = metrics.holm([0.02, math.nan])
+    assert with_none[0] == 0.02
+    assert math.isnan(with_none[1])
+    assert metrics.holm([]) == []
+
+
+def test_a_resample_without_a_value_gives_no_interval() -> None:
+    assert not metrics.percentile_interval(np.array([1.0, math.nan])).is_known
 
 
 def test_metrics_import_neither_torch_nor_polars() -> None:

@@ -1,0 +1,140 @@
+"""``osteoray compare``: two runs on the same held-out instances, as JSON and one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from engine.manifest import code_version, replacing, write_json
+from jobs.console import finish
+
+if TYPE_CHECKING:
+    from engine.held_out import HeldOut
+
+FACTS_NAME, PAGE_NAME = "comparison.json", "comparison.html"
+
+
+def compare(
+    run_a: Annotated[
+        Path, typer.Argument(help="Run that hopes to be better; or the scores of the model in use.")
+    ],
+    run_b: Annotated[
+        Path, typer.Argument(help="Run it is held against; or the scores of the model to come, same archive.")
+    ],
+    out: Annotated[Path, typer.Option(help=f"Folder for {FACTS_NAME} and {PAGE_NAME}.")],
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Teacher's run: adds fidelity and the share of its gap to RUN_B closed."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Say if RUN_A is better than RUN_B on the instances that both held out: difference, interval, groups.
+
+    Patients are resampled with all their instances, and pairs stay together. Below zero, RUN_A is better.
+    Of two score folders it says which instances would get another age, and how far (no truth is asked).
+    """
+    from engine.report.folders import is_run
+
+    if not is_run(run_a) and not is_run(run_b):
+        _compare_scores(run_a, run_b, out, as_json=json)
+    from engine.report.compared import comparison_page
+
+    facts = compared(run_a, run_b, teacher)
+    write_json(out / FACTS_NAME, facts)
+    with replacing(out / PAGE_NAME) as temporary:
+        temporary.write_text(
+            comparison_page(facts, title=f"{facts['a']['name']} against {facts['b']['name']}"),
+            encoding="utf-8",
+        )
+    overall, taught = facts["differences"][0], facts["teacher"]
+    summary: dict[str, object] = {
+        "report": str(out / PAGE_NAME),
+        "instances": facts["instances"],
+        "mae_a_months": round(overall["mae_a"], 3),
+        "mae_b_months": round(overall["mae_b"], 3),
+        "difference_months": round(overall["difference"], 3),
+        "interval_95": _ends(overall["interval"]),
+        "p_holm": overall["p_holm"],
+    }
+    if taught:
+        summary |= {
+            "teacher_mae_months": round(taught["mae_months"], 3),
+            "gap_closed": taught["gap_closed"],
+            "gap_closed_interval_95": _ends(taught["gap_closed_interval"]),
+            "fidelity_a_months": round(taught["fidelity_a"]["mae_months"], 3),
+            "fidelity_b_months": round(taught["fidelity_b"]["mae_months"], 3),
+        }
+    finish("compare", summary, as_json=json)
+
+
+def _compare_scores(scores_a: Path, scores_b: Path, out: Path, *, as_json: bool) -> NoReturn:
+    """The page of two score folders, with pictures where the archive can still be read."""
+    from engine.report.changed import changed_page
+    from jobs.report import image_reader
+
+    page, changes = changed_page(scores_a, scores_b, image_reader(scores_a))
+    with replacing(out / PAGE_NAME) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    overall = changes.rows[0]
+    facts: dict[str, Any] = {
+        "instances": overall.instances,
+        "mean_change_months": round(overall.mean, 3),
+        "mean_absolute_months": round(overall.mean_absolute, 3),
+        "p95_absolute_months": round(overall.p95_absolute, 3),
+        "ends": [{"a": before, "b": after, "instances": count} for before, after, count in changes.moved],
+    }
+    write_json(out / FACTS_NAME, {**facts, "code_version": code_version()})
+    shown = {name: fact for name, fact in facts.items() if name != "ends"}
+    finish("compare", {"report": str(out / PAGE_NAME), **shown}, as_json=as_json)
+
+
+def compared(run_a: Path, run_b: Path, teacher: Path | None) -> dict[str, Any]:
+    """Facts of a comparison of finished runs, as ``comparison.json`` holds them.
+
+    Raises:
+        TrainingError: a run has not finished.
+        TableError: the runs hold no instance in common, or contradict each other.
+    """
+    from engine.comparison import compare as compare_tables
+    from engine.held_out import read_held_out
+    from engine.run import EVALUATION_NAME, read_run
+
+    runs = [run_a, run_b, *([teacher] if teacher else [])]
+    facts = [read_run(run) for run in runs]
+    tables = [read_held_out(run / EVALUATION_NAME) for run in runs]
+    named = [_network(run, fact) for run, fact in zip(runs, facts, strict=True)]
+    return {
+        "a": named[0],
+        "b": named[1],
+        "taught_by": named[2] if teacher else None,
+        "same_split": _hold_out_the_same(facts, tables),
+        **compare_tables(tables[0], tables[1], tables[2] if teacher else None),
+        "code_version": code_version(),
+    }
+
+
+def _network(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    terms = facts["distill"]
+    return {
+        "name": run.resolve().name,
+        "role": facts["role"],
+        "backbone": facts["backbone"],
+        "distill": ", ".join(f"{k} ({v:g})" for k, v in terms.items()) if isinstance(terms, dict) else terms,
+        "parameters_millions": facts["parameters"] / 1e6,
+        "gigaflops": facts["gigaflops"],
+        "images_per_second": facts["speed"]["images_per_second_eager"],
+    }
+
+
+def _hold_out_the_same(facts: Sequence[Mapping[str, Any]], tables: Sequence[HeldOut]) -> bool:
+    """Whether one archive was divided in one way, so that no run was trained on what another holds out."""
+    archives = {fact["data"]["plan_sha256"] for fact in facts}
+    tests = {frozenset(table.uids_N.tolist()) for table in tables}
+    return len(archives) == len(tests) == 1
+
+
+def _ends(interval: list[float] | None) -> str:
+    return f"{interval[0]:.3f}..{interval[1]:.3f}" if interval else "none"
