@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     bundle, teacher = open_bundle(options.bundle), load_net(options.teacher)
-    images_BHW, _ = gate_samples(options.data, 256)
+    real = gate_samples(options.data, 256, bundle.covariates)
     torch.set_num_threads(options.threads)
     engines = [name for name, backend in PREDICTORS.items() if backend.available()]
     predictors = {name: open_predictor(options.bundle, name, threads=options.threads) for name in engines}
@@ -42,7 +42,7 @@ def main() -> None:
     for _ in range(options.rounds):
         eager.append(eager_speed(teacher, bundle.rule.view.size_HW, seconds=2))
         for name, predictor in predictors.items():
-            compiled[name].append(compiled_speed(predictor, images_BHW, seconds=2))
+            compiled[name].append(compiled_speed(predictor, *real, seconds=2))
     result = {
         "teacher": teacher.facts.backbone,
         "student": bundle.facts["backbone"],

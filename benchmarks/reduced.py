@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import covariates
 from engine.bundle import open_bundle
 from engine.dicom import header as elements
 from engine.dicom.guard import Limits, parse
@@ -74,7 +75,7 @@ def main() -> None:
     sources = sorted(path for path in options.images.iterdir() if path.suffix in {".png", ".jpg", ".jpeg"})
     differences: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     months: list[float] = []
-    sex_B = np.zeros(2, np.float32)
+    told_BQ = covariates.columns([{}, {}], bundle.covariates)
     with tempfile.TemporaryDirectory() as scratch:
         for source in sources:
             data = as_dicom(source, Path(scratch) / "image.dcm")
@@ -88,7 +89,7 @@ def main() -> None:
                 kept["max"].append(float(apart.max()))
                 kept["times_faster"].append(ratio)
             pair = np.stack(both_ways(data, bundle.rule)[:2])
-            first, second = predictor.predict(pair, sex_B).months_B.tolist()
+            first, second = predictor.predict(pair, told_BQ).months_B.tolist()
             months.append(abs(first - second))
     print(json.dumps(_result(len(sources), differences, months)))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 NUM_BINS = 240
+REGRESSION_SD_MONTHS, REGRESSION_UNIT_MONTHS = 10.0, 60.0
 
 
 def months_of_bins(num_bins: int, device: torch.device | None = None) -> Tensor:
@@ -32,29 +33,36 @@ def moments(logits_BK: Tensor) -> tuple[Tensor, Tensor]:
     return mean_B, variance_B.clamp_min(0).sqrt()
 
 
-def gaussian_target(months_B: Tensor, num_bins: int, delta: float) -> Tensor:
-    """Soft label [B, K]: a Gaussian of sd ``delta`` months around the true month, summing to 1."""
+def regression_slopes(num_bins: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """How a regression of one output z becomes logits a_k z + b_k, as slopes a [K] and offsets b [K].
+
+    The distribution is a Gaussian of fixed sd around m + 60 z months, m the middle of the bins: its exponent
+    is linear in z but for what all bins share. So plain regression is a dense head whose bins have one weight
+    vector between them, and all that holds for the head of a distribution holds for it.
+    """
+    months_K = months_of_bins(num_bins, device)
+    apart_K = months_K - months_K.mean()
+    precision = 1 / REGRESSION_SD_MONTHS**2
+    return apart_K * REGRESSION_UNIT_MONTHS * precision, -apart_K.square() * precision / 2
+
+
+def gaussian_target(months_B: Tensor, num_bins: int, delta: Tensor | float) -> Tensor:
+    """Soft label [B, K]: a Gaussian of sd ``delta`` months (one, or [B]) around the month, summing to 1."""
     months_K = months_of_bins(num_bins, months_B.device)
-    exponent_BK = -(months_K[None] - months_B[:, None]).square() / (2 * delta**2)
+    sd_B = torch.as_tensor(delta, dtype=torch.float32, device=months_B.device).expand(len(months_B))
+    exponent_BK = -(months_K[None] - months_B[:, None]).square() / (2 * sd_B[:, None] ** 2)
     return exponent_BK.softmax(1)
+
+
+def kl_to_gaussian(logits_BK: Tensor, months_B: Tensor, sd_B: Tensor | float) -> Tensor:
+    """KL(G || p) [B] of the soft label around ``months_B``, whose sd in months may differ by sample."""
+    target_BK = gaussian_target(months_B, logits_BK.shape[1], sd_B)
+    log_p_BK = logits_BK.float().log_softmax(1)
+    return (target_BK * (target_BK.clamp_min(1e-12).log() - log_p_BK)).sum(1)
 
 
 def joint_loss(logits_BK: Tensor, months_B: Tensor, *, weight: float, delta: float) -> dict[str, Tensor]:
     """The loss ``task`` = l_MAE + weight * KL(G || p), and its parts ``mae_months`` and ``kl``; scalars."""
-    target_BK = gaussian_target(months_B, logits_BK.shape[1], delta)
-    log_p_BK = logits_BK.float().log_softmax(1)
-    kl = (target_BK * (target_BK.clamp_min(1e-12).log() - log_p_BK)).sum(1).mean()
+    kl = kl_to_gaussian(logits_BK, months_B, delta).mean()
     mae = (expectation(logits_BK) - months_B).abs().mean()
     return {"mae_months": mae, "kl": kl, "task": mae + weight * kl}
-
-
-def attention(dense_BKhw: Tensor) -> Tensor:
-    """Where the predicted age is read off: Grad-CAM of sum of p_k z_k with p held fixed, [B, h, w] >= 0.
-
-    With a dense head (logits = spatial mean of dense logits) this Grad-CAM is the class map itself; logits
-    are centred over the bins since softmax ignores what all bins share.
-    """
-    dense = dense_BKhw.float()
-    weights_BK = dense.mean((2, 3)).softmax(1).detach()
-    centred_BKhw = dense - dense.mean(1, keepdim=True)
-    return (weights_BK[:, :, None, None] * centred_BKhw).sum(1).relu()

@@ -1,9 +1,8 @@
 """Augmentation on batches: one affine and one intensity change an image, drawn for a whole epoch at once.
 
-The view is square: a rotation in normalised coordinates would shear any other.
-
-Draws depend on seed, epoch and the sample's place alone, so the number of workers never changes them.
-Legend: N samples of the epoch, B batch, H, W view.
+The affine is a Warp: what belongs to the image (maps, points, boxes) moves with it. Draws
+depend on seed, epoch and the sample's place alone, so the number of workers never changes them.
+Legend: N samples of the epoch, B batch, V views, H, W view.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.errors import UsageError
+from engine.warp import Warp
 
 _RANGES = {
     "rotation_deg": (0.0, 180.0),
@@ -46,7 +45,10 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Affine matrices [N, 2, 3] in normalised output->input coordinates, gamma [N], contrast [N]."""
+    """Affine matrices [N, 2, 3], gamma [N], contrast [N].
+
+    A matrix takes what is shown to its source, in normalised coordinates of a square view.
+    """
 
     affine_N23: Tensor
     gamma_N: Tensor
@@ -56,9 +58,14 @@ class Draws:
         """The draws of some samples."""
         return Draws(self.affine_N23[index_B], self.gamma_N[index_B], self.contrast_N[index_B])
 
-    def to(self, device: torch.device) -> Draws:
-        """The same draws on the images' device."""
-        return Draws(self.affine_N23.to(device), self.gamma_N.to(device), self.contrast_N.to(device))
+    def warp(self, size_HW: tuple[int, int]) -> Warp:
+        """The affines on views of (rows, columns) pixels: rotations turn without shear on any of them."""
+        height, width = size_HW
+        theta_N33 = torch.zeros(len(self.affine_N23), 3, 3, dtype=torch.float64)
+        theta_N33[:, :2], theta_N33[:, 2, 2] = self.affine_N23, 1.0
+        theta_N33[:, 0, 1] *= height / width
+        theta_N33[:, 1, 0] *= width / height
+        return Warp(theta_N33, size_HW, size_HW)
 
 
 def draw(count: int, ranges: Augmentation, *, seed: int, epoch: int) -> Draws:
@@ -74,10 +81,15 @@ def draw(count: int, ranges: Augmentation, *, seed: int, epoch: int) -> Draws:
     return Draws(rows.reshape(-1, 2, 3), (u[:, 5] * ranges.gamma).exp(), 1 + u[:, 6] * ranges.contrast)
 
 
-def augmented(x_B1HW: Tensor, draws: Draws) -> Tensor:
+def augmented(x_BVHW: Tensor, draws: Draws) -> Tensor:
     """Warped and re-exposed images, still in [0, 1]; outside the image is black."""
-    draws = draws.to(x_B1HW.device)
-    grid = F.affine_grid(draws.affine_N23, list(x_B1HW.shape), align_corners=False)
-    warped = F.grid_sample(x_B1HW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    exposed = warped.clamp(0, 1) ** draws.gamma_N[:, None, None, None]
-    return (exposed * draws.contrast_N[:, None, None, None]).clamp(0, 1)
+    warp = draws.warp((x_BVHW.shape[2], x_BVHW.shape[3]))
+    return exposed(warp.maps(x_BVHW), draws)
+
+
+def exposed(x_BVHW: Tensor, draws: Draws) -> Tensor:
+    """Images in [0, 1] to the power of gamma, times contrast, cut to [0, 1]."""
+    gamma_B111 = draws.gamma_N[:, None, None, None].to(x_BVHW.device)
+    contrast_B111 = draws.contrast_N[:, None, None, None].to(x_BVHW.device)
+    shown: Tensor = (x_BVHW.clamp(0, 1) ** gamma_B111 * contrast_B111).clamp(0, 1)
+    return shown

@@ -1,6 +1,6 @@
 """A model bundle: the compiled student with every fact that its use needs, and digests that seal it.
 
-BUNDLE/bundle.json         task, input rule, outputs, engine, metrics, code version, file digests
+BUNDLE/bundle.json         task, input rule, outputs, engine, calibration, metrics, code version, file digests
 BUNDLE/student.onnx        the graph
 BUNDLE/model.safetensors   the torch weights
 BUNDLE/card.md             model card
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.calibration import Calibration, calibration_from_facts
 from engine.errors import BundleError
 from engine.instance import InputRule, rule_from_facts
 from engine.manifest import read_json, sha256_of_facts, sha256_of_file
@@ -23,6 +24,8 @@ WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "card.md"
 SEALED = (ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
 SEAL = "facts_sha256"
+_IDENTITY = ("sha256", "calibration")
+"""Facts that, with the input rule, decide what a score says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +35,10 @@ class Bundle:
     folder: Path
     task: str
     rule: InputRule
+    covariates: tuple[str, ...]
     map_HW: tuple[int, int]
     engine: str
+    calibration: Calibration
     sha256: str
     facts: dict[str, Any]
 
@@ -61,9 +66,13 @@ def open_bundle(folder: Path) -> Bundle:
             folder=folder,
             task=facts["task"]["name"],
             rule=rule_from_facts(facts["task"]["rule"]),
+            covariates=tuple(facts["model"]["covariates"]),
             map_HW=(facts["attention_HW"][0], facts["attention_HW"][1]),
             engine=facts["engine"],
-            sha256=sha256_of_facts({"files": facts["sha256"], "rule": facts["task"]["rule"]}),
+            calibration=calibration_from_facts(facts["calibration"]),
+            sha256=sha256_of_facts(
+                {name: facts[name] for name in _IDENTITY} | {"rule": facts["task"]["rule"]}
+            ),
             facts=facts,
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +17,37 @@ from engine.manifest import read_json, write_json
 from engine.models import AgeNet, ModelFacts, channels_last, load_start, save_weights
 from engine.recipe import Recipe
 
+_BEST_NAME = "best.safetensors"
+
 
 @dataclass(slots=True, kw_only=True)
 class State:
-    """What a step changes: network in training, its moving average, optimiser, epochs and steps done."""
+    """What training changes: network in training, its moving average, optimiser, epochs and steps done.
+
+    With a recipe's patience also the average of the epoch with the least validation error so far.
+    """
 
     trainee: Trainee
     ema: AgeNet
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     step: int = 0
+    best: AgeNet | None = None
+    best_error_months: float = math.inf
+    best_epoch: int = 0
+
+    @property
+    def chosen(self) -> AgeNet:
+        """The network that a run leaves."""
+        return self.best or self.ema
 
 
-def new_state(recipe: Recipe, teacher_channels: tuple[int, ...], device: torch.device) -> State:
+def new_state(
+    recipe: Recipe, model: ModelFacts, teacher_channels: tuple[int, ...], device: torch.device
+) -> State:
     """The seeded state before the first step; adapters only where the hint term is used."""
     torch.manual_seed(recipe.seed)
-    net = AgeNet(ModelFacts(backbone=recipe.backbone))
+    net = AgeNet(model)
     if recipe.weights:
         load_start(net, Path(recipe.weights))
     trainee = Trainee(net, teacher_channels if "hint" in recipe.distill else ())
@@ -51,7 +67,11 @@ def save_state(state: State, folder: Path) -> None:
         for name, value in slots.items()
     }
     safetensors.torch.save_file(moments, folder / "optimizer.safetensors")
-    write_json(folder / "state.json", {"epoch": state.epoch, "step": state.step})
+    facts: dict[str, float] = {"epoch": state.epoch, "step": state.step}
+    if state.best:
+        save_weights(state.best, folder / _BEST_NAME)
+        facts |= {"best_epoch": state.best_epoch, "best_error_months": state.best_error_months}
+    write_json(folder / "state.json", facts)
 
 
 def load_state(state: State, folder: Path) -> None:
@@ -64,18 +84,27 @@ def load_state(state: State, folder: Path) -> None:
         state.trainee.load_state_dict(safetensors.torch.load_file(folder / "trainee.safetensors"))
         state.ema.load_state_dict(safetensors.torch.load_file(folder / "ema.safetensors"))
         moments = safetensors.torch.load_file(folder / "optimizer.safetensors")
+        if (folder / _BEST_NAME).exists():
+            state.best = copy.deepcopy(state.ema)
+            state.best.load_state_dict(safetensors.torch.load_file(folder / _BEST_NAME))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise TrainingError(
             f"the checkpoint {folder} does not fit this recipe: choose another --out"
         ) from error
     restored = state.optimizer.state_dict()
     restored["state"] = {}
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     for key, value in moments.items():
         index, _, name = key.partition(".")
-        restored["state"].setdefault(int(index), {})[name] = value
+        like = parameters[int(index)]
+        # In the memory order of its parameter: the fused step goes through both side by side.
+        placed = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        restored["state"].setdefault(int(index), {})[name] = placed
     state.optimizer.load_state_dict(restored)
     facts = read_json(folder / "state.json")
     state.epoch, state.step = int(facts["epoch"]), int(facts["step"])
+    state.best_epoch = int(facts.get("best_epoch", 0))
+    state.best_error_months = float(facts.get("best_error_months", math.inf))
 
 
 def _optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
@@ -85,4 +114,4 @@ def _optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)

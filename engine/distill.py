@@ -22,9 +22,9 @@ class Trainee(nn.Module):
         pairs = zip(net.channels, teacher_channels, strict=True) if teacher_channels else ()
         self.adapters = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in pairs)
 
-    def forward(self, x_B1HW: Tensor, sex_B1: Tensor) -> Outputs:
+    def forward(self, x_BVHW: Tensor, covariates_BQ: Tensor) -> Outputs:
         """Outputs of the network, with adapted features."""
-        outputs: Outputs = self.net(x_B1HW, sex_B1)
+        outputs: Outputs = self.net(x_BVHW, covariates_BQ)
         maps = zip(self.adapters, outputs.features, strict=True) if len(self.adapters) else ()
         return replace(outputs, adapted=tuple(adapt(f) for adapt, f in maps))
 

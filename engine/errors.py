@@ -20,17 +20,30 @@
     │   ├── SopClassFilteredError    ORY-F01
     │   ├── NotGrayscaleError        ORY-F02
     │   ├── MultiFrameError          ORY-F03
-    │   └── NoLabelError             ORY-F04
+    │   ├── NoLabelError             ORY-F04
+    │   ├── AlreadyScoredError       ORY-F05   becomes a scored row: the earlier one of the same bytes
+    │   └── BodyPartError            ORY-F06
+    ├── AbstainedError               ORY-A00   scored, but not to be believed; becomes one abstained row
+    │   ├── AgeAboveRangeError       ORY-A01
+    │   ├── BlankError               ORY-A02
+    │   ├── NoStructureError         ORY-A03
+    │   ├── InvertedError            ORY-A04
+    │   └── UncertainError           ORY-A05
     ├── TableError                   ORY-T01   a table or folder on disk is not what its manifest says
     │   └── BooksError               ORY-T02   inputs, samples, filtered and quarantined rows do not add up
     ├── TrainingError                ORY-L01   a run cannot start, continue or stay finite
+    │   └── TeacherCacheError        ORY-L02   recorded teacher outputs: absent, damaged, of another teacher
     ├── ExportError                  ORY-X01
     │   └── ParityError              ORY-X02   the compiled student departs from the torch student
     ├── BundleError                  ORY-B01   a model bundle is incomplete or was changed
     ├── MissingDependencyError       ORY-D01   an optional package is absent; says what to install
     ├── IsolationError               ORY-P01   the process that decodes cannot be started or kept alive
     ├── StorageError                 ORY-S01   the disk refused: full, read-only, or broken
-    └── LeaseHeldError               ORY-R01   another run holds the output folder (exit 75)
+    ├── SinkError                    ORY-O01   nothing can be sent: not reached, no service, no rights
+    ├── LeaseHeldError               ORY-R01   another run holds the output folder (exit 75)
+    │   └── LeaseLostError           ORY-R02   another run took the folder over from this one (exit 75)
+    ├── BudgetSpentError             ORY-R03   more inputs failed than --max-failures allows (exit 4)
+    └── StoppedError                 ORY-R04   asked to end by SIGTERM, and did so in order (exit 143)
 
 Messages never hold header values of a patient: they name the file as the caller named it, and the tag.
 """
@@ -204,6 +217,62 @@ class NoLabelError(FilteredError):
     reason = "no_label"
 
 
+class AlreadyScoredError(FilteredError):
+    """The same bytes were scored before in the same way: the earlier row is taken, nothing is decoded."""
+
+    code = "ORY-F05"
+    reason = "already_scored"
+
+
+class BodyPartError(FilteredError):
+    """The header says that the instance shows another part of the body than the task is about."""
+
+    code = "ORY-F06"
+    reason = "body_part"
+
+
+class AbstainedError(EngineError):
+    """One instance was scored, and the score is withheld. ``reason`` is the abstained table's column."""
+
+    code = "ORY-A00"
+    reason: ClassVar[str] = "abstained"
+
+
+class AgeAboveRangeError(AbstainedError):
+    """The patient is older than those the task is for."""
+
+    code = "ORY-A01"
+    reason = "age_above_range"
+
+
+class BlankError(AbstainedError):
+    """The image is all of one grey."""
+
+    code = "ORY-A02"
+    reason = "blank"
+
+
+class NoStructureError(AbstainedError):
+    """The image is noise."""
+
+    code = "ORY-A03"
+    reason = "no_structure"
+
+
+class InvertedError(AbstainedError):
+    """Black and white seem to be exchanged."""
+
+    code = "ORY-A04"
+    reason = "inverted"
+
+
+class UncertainError(AbstainedError):
+    """The model is less sure than on nearly all images it was validated on."""
+
+    code = "ORY-A05"
+    reason = "uncertain"
+
+
 class TableError(EngineError):
     """A table or folder on disk is not what its manifest says."""
 
@@ -220,6 +289,12 @@ class TrainingError(EngineError):
     """A run cannot start, continue or stay finite."""
 
     code = "ORY-L01"
+
+
+class TeacherCacheError(TrainingError):
+    """Recorded teacher outputs are absent, damaged, of another teacher, or not what a term needs."""
+
+    code = "ORY-L02"
 
 
 class ExportError(EngineError):
@@ -258,8 +333,34 @@ class StorageError(EngineError):
     code = "ORY-S01"
 
 
+class SinkError(EngineError):
+    """The place that results go to takes nothing now; what is not sent stays in the outbox."""
+
+    code = "ORY-O01"
+
+
 class LeaseHeldError(EngineError):
     """Another run holds the output folder; try again when it has ended."""
 
     code = "ORY-R01"
     exit_code = 75
+
+
+class LeaseLostError(LeaseHeldError):
+    """Another run took the output folder over while this one made no sound; nothing more is written."""
+
+    code = "ORY-R02"
+
+
+class BudgetSpentError(EngineError):
+    """More inputs were quarantined than the caller allows; what was finished is kept."""
+
+    code = "ORY-R03"
+    exit_code = 4
+
+
+class StoppedError(EngineError):
+    """The run was asked to end (SIGTERM) and did; what was finished is kept."""
+
+    code = "ORY-R04"
+    exit_code = 143

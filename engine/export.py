@@ -29,9 +29,10 @@ from engine.bundle import (
     open_bundle,
     sealed,
 )
+from engine.card import card
 from engine.errors import ExportError, ParityError
 from engine.manifest import code_version, now, sha256_of_file, write_json
-from engine.models import AgeNet, Deployed
+from engine.models import Deployed, example_inputs
 from engine.predict import OUTPUT_NAMES, Predictor, choose_engine, open_predictor
 from engine.run import load_net, read_run
 from engine.tasks import task_named
@@ -47,10 +48,10 @@ def export(
     *,
     engine: str,
     images_BHW: NDArray[np.uint8],
-    sex_B: NDArray[np.float32],
+    covariates_BQ: NDArray[np.float32],
     threads: int,
 ) -> Bundle:
-    """Write a bundle for ``run``; ``images_BHW`` and ``sex_B`` are real samples for the gate.
+    """Write a bundle for ``run``; ``images_BHW`` and ``covariates_BQ`` are real samples for the gate.
 
     Raises:
         ParityError: torch and the engine differ by more than PARITY_MONTHS; nothing is written.
@@ -59,15 +60,19 @@ def export(
     if bundle.exists() and any(bundle.iterdir()):
         raise ExportError(f"{bundle} is not empty: choose another --out")
     facts, net, chosen = read_run(run), load_net(run), choose_engine(engine)
+    _require_one_pass(run, facts)
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as name:
         staging = Path(name) / "bundle"
         staging.mkdir()
-        write_onnx(net, (images_BHW.shape[1], images_BHW.shape[2]), staging / ONNX_NAME)
+        needed = {name: facts[name] for name in ("model", "calibration")}  # by the torch reference
+        size_HW = (images_BHW.shape[1], images_BHW.shape[2])
+        graph = Deployed(net, temperature=needed["calibration"]["temperature"]).eval()
+        write_onnx(graph, size_HW, staging / ONNX_NAME)
         shutil.copyfile(run / WEIGHTS_NAME, staging / WEIGHTS_NAME)
-        write_json(staging / BUNDLE_NAME, {"model": facts["model"]})  # what the torch reference needs
-        parity = _parity(staging, chosen, images_BHW, sex_B, threads=threads)
-        described = _facts(facts, net, chosen, parity, images_BHW.shape[1:])
+        write_json(staging / BUNDLE_NAME, needed)
+        parity = _parity(staging, chosen, images_BHW, covariates_BQ, threads=threads)
+        described = _facts(facts, graph, chosen, parity, size_HW)
         (staging / CARD_NAME).write_text(card(described))
         described["sha256"] = {name: sha256_of_file(staging / name) for name in SEALED}
         write_json(staging / BUNDLE_NAME, sealed(described))
@@ -77,14 +82,13 @@ def export(
     return open_bundle(bundle)
 
 
-def write_onnx(net: AgeNet, size_HW: tuple[int, int], path: Path) -> None:
+def write_onnx(graph: Deployed, size_HW: tuple[int, int], path: Path) -> None:
     """Export the deployed graph with a dynamic batch and check it.
 
     Raises:
         ExportError: torch or onnx refuses the graph.
     """
-    graph = Deployed(net).eval()
-    example = (torch.rand(2, 1, *size_HW), torch.zeros(2, 1))
+    example = example_inputs(graph.net.facts, 2, size_HW)
     batch = torch.export.Dim("batch", min=1, max=4096)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -92,8 +96,8 @@ def write_onnx(net: AgeNet, size_HW: tuple[int, int], path: Path) -> None:
             warnings.simplefilter("ignore")  # torch warns about its own internals
             program = torch.onnx.export(
                 graph, example, dynamo=True, opset_version=OPSET, verbose=False,
-                input_names=["image", "sex"], output_names=list(OUTPUT_NAMES),
-                dynamic_shapes={"image": {0: batch}, "sex": {0: batch}},
+                input_names=["image", "covariates"], output_names=list(OUTPUT_NAMES),
+                dynamic_shapes={"image": {0: batch}, "covariates": {0: batch}},
             )  # fmt: skip
         if program is None:
             raise ExportError("torch gave no ONNX program for this network")
@@ -103,71 +107,47 @@ def write_onnx(net: AgeNet, size_HW: tuple[int, int], path: Path) -> None:
         raise ExportError(f"the network cannot be exported to ONNX: {error}") from error
 
 
-def images_per_second(predictor: Predictor, images_BHW: NDArray[np.uint8], *, seconds: float = 3.0) -> float:
+def _require_one_pass(run: Path, facts: dict[str, Any]) -> None:
+    """Refuse what a plain instance cannot feed: several views, or a region that another net has to find."""
+    if facts["model"]["num_views"] > 1 or facts["data"].get("crop"):
+        raise ExportError(
+            f"{run} sees regions that are cut out before: it is a teacher. Record it with `osteoray teach`, "
+            "train a student of the whole image on that, and export the student"
+        )
+
+
+def images_per_second(
+    predictor: Predictor,
+    images_BHW: NDArray[np.uint8],
+    covariates_BQ: NDArray[np.float32],
+    *,
+    seconds: float = 3.0,
+) -> float:
     """Images per second of a predictor, after a warm-up."""
-    sex_B = np.zeros(len(images_BHW), np.float32)
-    predictor.predict(images_BHW, sex_B)
+    predictor.predict(images_BHW, covariates_BQ)
     started, count = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
-        predictor.predict(images_BHW, sex_B)
+        predictor.predict(images_BHW, covariates_BQ)
         count += len(images_BHW)
     return count / (time.perf_counter() - started)
 
 
-def card(facts: dict[str, Any]) -> str:
-    """The model card, Markdown."""
-    evaluation, data = facts["evaluation"], facts["data"]
-    fidelity = evaluation.get("fidelity")
-    terms = facts["distill"] if facts["distill"] != "none" else {}
-    return "\n".join(
-        [
-            f"# {facts['task']['name']}: {facts['backbone']}",
-            "",
-            "Research use only. Not a medical device; not for diagnosis.",
-            "",
-            f"- Role: {facts['role']}, {facts['parameters']:,} parameters, "
-            f"{facts['gigaflops']:g} GFLOP an image, engine {facts['engine']}",
-            f"- Input: {facts['task']['rule']['view']['size_HW']} pixels, sex; steps "
-            f"{', '.join(facts['task']['rule']['view']['steps'])}",
-            f"- Distilled: {', '.join(f'{k} x {v:g}' for k, v in terms.items()) or 'no'}",
-            f"- Held-out error ({evaluation['split']}, {evaluation['instances']} instances): MAE "
-            f"{evaluation['mae_months']:.2f} months (95 % interval {evaluation['mae_low']:.2f} to "
-            f"{evaluation['mae_high']:.2f}, patients resampled); predicting the mean: "
-            f"{evaluation['mean_predictor_mae']:.1f}",
-            *(_subgroup_line(group) for group in evaluation["subgroups"]),
-            f"- From its teacher: {fidelity['mae_months']:.2f} months on average, at most "
-            f"{fidelity['p95_months']:.1f} in 95 % of instances"
-            if fidelity
-            else "- From its teacher: it had none",
-            f"- Data: {data['counts']['samples']} samples, digest {data['sha256'][:16]}",
-            f"- Parity with torch on {facts['parity']['instances']} real samples: "
-            f"{facts['parity']['max_abs_months']:.2g} months at most",
-            f"- Written {facts['written']} by osteoray {facts['code_version']}",
-            "",
-            "Limits: judged on the data above alone. No claim for other sites, devices or populations.",
-            "The sd is that of the predicted age distribution; it is not calibrated.",
-            "",
-        ]
-    )
-
-
-def _subgroup_line(group: dict[str, Any]) -> str:
-    low, high = group["mae_low"], group["mae_high"]
-    interval = f" ({low:.2f} to {high:.2f})" if low is not None else ""
-    return f"  - {group['group']}: {group['mae_months']:.2f}{interval}, {group['instances']} instances"
-
-
 def _parity(
-    staging: Path, engine: str, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32], *, threads: int
+    staging: Path,
+    engine: str,
+    images_BHW: NDArray[np.uint8],
+    covariates_BQ: NDArray[np.float32],
+    *,
+    threads: int,
 ) -> dict[str, Any]:
     """Largest difference in months and sd between torch and the engine.
 
     Raises:
         ParityError: above the gate, or not finite.
     """
-    reference = open_predictor(staging, "torch", threads=threads).predict(images_BHW, sex_B)
+    reference = open_predictor(staging, "torch", threads=threads).predict(images_BHW, covariates_BQ)
     compiled_predictor = open_predictor(staging, engine, threads=threads)
-    compiled = compiled_predictor.predict(images_BHW, sex_B)
+    compiled = compiled_predictor.predict(images_BHW, covariates_BQ)
     months = float(np.abs(reference.months_B - compiled.months_B).max())
     sd = float(np.abs(reference.sd_B - compiled.sd_B).max())
     if not max(months, sd) <= PARITY_MONTHS:
@@ -180,20 +160,20 @@ def _parity(
         "max_abs_months": months,
         "max_abs_sd": sd,
         "gate_months": PARITY_MONTHS,
-        "images_per_second": round(images_per_second(compiled_predictor, images_BHW), 1),
+        "images_per_second": round(images_per_second(compiled_predictor, images_BHW, covariates_BQ), 1),
         "threads": threads,
     }
 
 
 def _facts(
-    run: dict[str, Any], net: AgeNet, engine: str, parity: dict[str, Any], size: tuple[int, ...]
+    run: dict[str, Any], graph: Deployed, engine: str, parity: dict[str, Any], size: tuple[int, int]
 ) -> dict[str, Any]:
     with torch.inference_mode():
-        attention = Deployed(net).eval()(torch.zeros(1, 1, *size), torch.zeros(1, 1))[2]
+        attention = graph(*example_inputs(graph.net.facts, 1, size))[2]
     task = {**task_named(run["task"]).facts(), "rule": run["data"]["rule"]}
     kept = (
         "role", "backbone", "distill", "model", "parameters", "gigaflops", "evaluation", "data", "recipe",
-        "teacher",
+        "teacher", "calibration",
     )  # fmt: skip
     return {
         "format": 1,

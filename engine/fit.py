@@ -1,15 +1,18 @@
 """The training loop, one for every role: plain torch, no Ray. An epoch is one item of a generator.
 
 Everything random follows from (seed, epoch, rank), so a resumed run continues as if it had not stopped.
-Legend: B batch, N samples, H, W view.
+Legend: B batch, N samples, V views, Q covariate columns, H, W view.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +21,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.age_distribution import moments
-from engine.augment import augmented, draw
+from engine.augment import Draws, augmented, draw
 from engine.batch import Batch
 from engine.checkpoint import State
+from engine.covariates import hidden
 from engine.errors import TrainingError
-from engine.models import AgeNet, Outputs
+from engine.models import AgeNet, Outputs, compiled
 from engine.recipe import Recipe
+from engine.recorded import RecordedTeacher, recorded
 from engine.samples import TrainingSet
 from engine.task import Task, Weights
+from engine.teacher_cache import TeacherCache
 
 Log = dict[str, float]
 
 _SEED_STRIDE = 100_003
+_WITHHELD = 1  # a stream of random numbers of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +51,15 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teacher:
-    """A frozen network and the precision it runs in."""
+    """A frozen network that sees what the student sees, and the precision it runs in."""
 
     net: AgeNet
     precision: str
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each tap."""
+        return self.net.channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,42 +68,83 @@ class _Lesson:
 
     recipe: Recipe
     task: Task
-    teacher: Teacher | None
+    data: TrainingSet
+    train_N: NDArray[np.int64]
+    """Places of the training split in the data; all below is numbered within it."""
+    teacher: Teacher | RecordedTeacher | None
     world: World
     model: nn.Module
 
 
 def epochs(
-    recipe: Recipe, task: Task, data: TrainingSet, state: State, *, world: World, teacher: Teacher | None
+    recipe: Recipe,
+    task: Task,
+    data: TrainingSet,
+    state: State,
+    *,
+    world: World,
+    teacher: Teacher | RecordedTeacher | None,
 ) -> Iterator[Log]:
-    """Train ``state`` in place, from its epoch to the recipe's last; yields the log of each epoch.
+    """Train ``state`` in place, from its epoch on; yields the log of each epoch.
+
+    Ends with the recipe's last epoch, or when the validation error has not fallen for ``patience`` of them. A
+    recorded teacher numbers the samples of the training split.
 
     Raises:
         TrainingError: the loss is not finite.
+        MissingDependencyError: the recipe compiles, and there is no compiler.
     """
-    lesson = _Lesson(recipe=recipe, task=task, teacher=teacher, world=world, model=world.wrap(state.trainee))
+    if recipe.compile:
+        compiled(state.trainee.net)
+    lesson = _Lesson(
+        recipe=recipe, task=task, data=data, train_N=data.index_of("train"), teacher=teacher, world=world,
+        model=world.wrap(state.trainee),
+    )  # fmt: skip
     for epoch in range(state.epoch, recipe.epochs):
+        if recipe.patience and state.epoch - state.best_epoch >= recipe.patience:
+            return
         started = time.perf_counter()
-        log = _train_epoch(lesson, data, state)
+        log = _train_epoch(_withheld(lesson, state.epoch), state)
         state.epoch = epoch + 1
-        log["val/mae_months"] = _validation_error(state.ema, data, world)
+        error_months = _validation_error(state.ema, data, world)
+        log["val/mae_months"] = error_months
+        if recipe.patience and error_months < state.best_error_months:
+            state.best_error_months, state.best_epoch = error_months, state.epoch
+            state.best = copy.deepcopy(state.ema)
         yield {"epoch": state.epoch, "step": state.step, **log, "seconds": time.perf_counter() - started}
+
+
+def recorded_for(data: TrainingSet, cache: TeacherCache, terms: Iterable[str]) -> RecordedTeacher:
+    """A teacher cache as the teacher of the training split of ``data``.
+
+    Raises:
+        TeacherCacheError: a sample is not in the cache, or a term needs what was not recorded.
+    """
+    train_N = data.index_of("train")
+    size_HW = (data.images_NVHW.shape[2], data.images_NVHW.shape[3])
+    return recorded(cache, terms, data.uids_N[train_N].tolist(), data.to_network_N33[train_N], size_HW)
 
 
 def predict(
     net: AgeNet, data: TrainingSet, index_B: NDArray[np.int64], *, batch_size: int = 128
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Expected months [B] and sd [B] of some samples, in float32 and eval mode."""
+    mean_B, sd_B = moments(torch.from_numpy(predict_logits(net, data, index_B, batch_size=batch_size)))
+    return mean_B.numpy(), sd_B.numpy()
+
+
+def predict_logits(
+    net: AgeNet, data: TrainingSet, index_B: NDArray[np.int64], *, batch_size: int = 128
+) -> NDArray[np.float32]:
+    """Logits [B, K] of some samples, in float32 and eval mode."""
     device = next(net.parameters()).device
     net.eval()
-    months, sds = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    logits = [np.zeros((0, net.facts.num_bins), np.float32)]
     with torch.inference_mode():
         for start in range(0, len(index_B), batch_size):
             batch = _batch(data, index_B[start : start + batch_size], device)
-            mean_B, sd_B = moments(net(batch.x_B1HW, batch.sex_B1).logits_BK)
-            months.append(mean_B.cpu().numpy())
-            sds.append(sd_B.cpu().numpy())
-    return np.concatenate(months), np.concatenate(sds)
+            logits.append(net(batch.x_BVHW, batch.covariates_BQ).logits_BK.float().cpu().numpy())
+    return np.concatenate(logits)
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
@@ -103,47 +156,72 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def _train_epoch(lesson: _Lesson, data: TrainingSet, state: State) -> Log:
-    recipe, world = lesson.recipe, lesson.world
+def _train_epoch(lesson: _Lesson, state: State) -> Log:
+    recipe, world, count = lesson.recipe, lesson.world, len(lesson.train_N)
     torch.manual_seed(_SEED_STRIDE * (_SEED_STRIDE * recipe.seed + state.epoch) + world.rank)
-    train_N = data.index_of("train")
-    order = np.random.default_rng((recipe.seed, state.epoch)).permutation(len(train_N))
-    draws = draw(len(train_N), recipe.augmentation, seed=recipe.seed, epoch=state.epoch)
+    order = np.random.default_rng((recipe.seed, state.epoch)).permutation(count)
+    draws = draw(count, recipe.augmentation, seed=recipe.seed, epoch=state.epoch)
     per_worker = max(recipe.batch_size // world.size, 1)
-    steps = max(len(train_N) // (per_worker * world.size), 1)
+    steps = max(count // (per_worker * world.size), 1)
     mine = order[world.rank :: world.size]
-    sums: dict[str, float] = {}
+    follow = _Follower(state.ema, state.trainee.net)
+    sums: dict[str, Tensor] = {}
     lesson.model.train()
     for place in range(steps):
         chosen_B = mine[place * per_worker : (place + 1) * per_worker]
-        batch = _batch(data, train_N[chosen_B], world.device)
-        moved = augmented(batch.x_B1HW, draws.at(torch.from_numpy(chosen_B)))
-        batch = Batch(moved.contiguous(memory_format=torch.channels_last), batch.sex_B1, batch.months_B)
-        parts = _step(lesson, state, batch, total_steps=steps * recipe.epochs)
+        parts = _step(lesson, state, draws, chosen_B, total_steps=steps * recipe.epochs)
+        follow(min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
         for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return {_log_name(name): total / steps for name, total in sums.items()}
+            sums[name] = sums.get(name, 0.0) + value.double()
+    return {_log_name(name): float(total) / steps for name, total in sums.items()}
 
 
-def _step(lesson: _Lesson, state: State, batch: Batch, *, total_steps: int) -> dict[str, Tensor]:
+def _step(
+    lesson: _Lesson, state: State, draws: Draws, chosen_B: NDArray[np.int64], *, total_steps: int
+) -> dict[str, Tensor]:
+    """One step of the optimiser on some samples, in as many parts as the recipe says."""
     recipe, model = lesson.recipe, lesson.model
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(recipe, state.step, total_steps)
-    taught = _taught(lesson.teacher, batch)
-    with _precision(recipe.precision, batch.x_B1HW.device):
-        outputs = model(batch.x_B1HW, batch.sex_B1)
-    parts = lesson.task.objective(outputs, taught, batch, _weights(recipe, state.step / total_steps))
+    weights = _weights(recipe, state.step / total_steps)
     state.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(parts["loss"])
+    sums: dict[str, Tensor] = {}
+    portions = np.array_split(chosen_B, min(recipe.accumulate, len(chosen_B)))
+    for number, portion_B in enumerate(portions, 1):
+        share = len(portion_B) / len(chosen_B)
+        with _synchronised(model, number == len(portions)):
+            parts = _objective(lesson, draws, portion_B, weights)
+            torch.autograd.backward(share * parts["loss"])
+        for name, part in parts.items():
+            sums[name] = sums.get(name, 0.0) + share * part.detach()
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    if not (torch.isfinite(parts["loss"]) and torch.isfinite(norm)):
+    if not (torch.isfinite(sums["loss"]) and torch.isfinite(norm)):
         raise TrainingError(
             f"loss or gradient is not finite at step {state.step}: lower learning_rate or use f32"
         )
     state.optimizer.step()
     state.step += 1
-    _follow(state.ema, state.trainee.net, min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
-    return {name: part.detach() for name, part in parts.items()}
+    return sums
+
+
+def _objective(
+    lesson: _Lesson, draws: Draws, chosen_B: NDArray[np.int64], weights: Weights
+) -> dict[str, Tensor]:
+    """The parts of the objective on some samples, augmented."""
+    told = _batch(lesson.data, lesson.train_N[chosen_B], lesson.world.device)
+    drawn = draws.at(torch.from_numpy(chosen_B))
+    shown_BVHW = augmented(told.x_BVHW, drawn).contiguous(memory_format=torch.channels_last)
+    batch = replace(told, x_BVHW=shown_BVHW)
+    taught = _taught(lesson.teacher, batch, chosen_B, drawn)
+    with _precision(lesson.recipe.precision, lesson.world.device):
+        outputs = lesson.model(batch.x_BVHW, batch.covariates_BQ)
+    return lesson.task.objective(outputs, taught, batch, weights)
+
+
+def _synchronised(model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
+    """Gradients are summed over the workers once a step: with its last part."""
+    waits = getattr(model, "no_sync", None)
+    return nullcontext() if is_last or waits is None else waits()
 
 
 def _weights(recipe: Recipe, progress: float) -> Weights:
@@ -153,30 +231,59 @@ def _weights(recipe: Recipe, progress: float) -> Weights:
     return Weights(kl=recipe.kl_weight, delta_months=recipe.delta_months, terms=terms)
 
 
-def _taught(teacher: Teacher | None, batch: Batch) -> Outputs | None:
+def _taught(
+    teacher: Teacher | RecordedTeacher | None, batch: Batch, chosen_B: NDArray[np.int64], drawn: Draws
+) -> Outputs | None:
     if teacher is None:
         return None
-    with torch.no_grad(), _precision(teacher.precision, batch.x_B1HW.device):
-        outputs: Outputs = teacher.net(batch.x_B1HW, batch.sex_B1)
+    if isinstance(teacher, RecordedTeacher):
+        height, width = batch.x_BVHW.shape[2:]
+        return teacher.outputs(chosen_B, drawn.warp((height, width)), batch.x_BVHW.device)
+    with torch.no_grad(), _precision(teacher.precision, batch.x_BVHW.device):
+        outputs: Outputs = teacher.net(batch.x_BVHW, batch.covariates_BQ)
     return outputs
 
 
 def _batch(data: TrainingSet, index_B: NDArray[np.int64], device: torch.device) -> Batch:
-    images_BHW = torch.from_numpy(data.images_NHW[index_B])
-    return Batch(
-        images_BHW[:, None].to(device).float() / 255,
-        torch.from_numpy(data.sex_N[index_B])[:, None].to(device),
+    images_BVHW = torch.from_numpy(data.images_NVHW[index_B])
+    batch = Batch(
+        images_BVHW.to(device).float() / 255,
+        torch.from_numpy(data.covariates_NQ[index_B]).to(device),
         torch.from_numpy(data.months_N[index_B]).to(device),
+    )
+    if data.labels == "truth":
+        return batch
+    return replace(
+        batch,
+        pseudo_B2=torch.from_numpy(data.pseudo_N2[index_B]).to(device),
+        is_expert_B=torch.from_numpy(data.is_expert_N[index_B]).to(device),
     )
 
 
-def _follow(ema: nn.Module, model: nn.Module, decay: float) -> None:
+def _withheld(lesson: _Lesson, epoch: int) -> _Lesson:
+    """The lesson with the covariates that this epoch hides, the same on every worker."""
+    recipe, data = lesson.recipe, lesson.data
+    if not recipe.covariate_dropout:
+        return lesson
+    rng = np.random.default_rng((recipe.seed, epoch, _WITHHELD))
+    is_hidden_N = rng.random(len(data.covariates_NQ)) < recipe.covariate_dropout
+    told_NQ = hidden(data.covariates_NQ, lesson.task.covariates, is_hidden_N)
+    return replace(lesson, data=replace(data, covariates_NQ=told_NQ))
+
+
+class _Follower:
     """Exponential moving average of weights; buffers that count are copied."""
-    with torch.no_grad():
-        for mean, value in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
-            if mean.dtype.is_floating_point:
-                mean.lerp_(value, 1 - decay)
-            else:
+
+    def __init__(self, ema: nn.Module, model: nn.Module) -> None:
+        pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
+        real = [pair for pair in pairs if pair[0].dtype.is_floating_point]
+        self._means, self._values = [mean for mean, _ in real], [value for _, value in real]
+        self._counts = [pair for pair in pairs if not pair[0].dtype.is_floating_point]
+
+    def __call__(self, decay: float) -> None:
+        with torch.no_grad():
+            torch._foreach_lerp_(self._means, self._values, 1 - decay)
+            for mean, value in self._counts:
                 mean.copy_(value)
 
 

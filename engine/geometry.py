@@ -54,6 +54,12 @@ def padded(original_HW: tuple[int, int], network_HW: tuple[int, int], *, top: in
     return Geometry(matrix, original_HW, network_HW)
 
 
+def mirrored(size_HW: tuple[int, int]) -> Geometry:
+    """Left and right exchanged on a grid of ``size_HW``."""
+    matrix = np.array([[-1.0, 0.0, size_HW[1] - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    return Geometry(matrix, size_HW, size_HW)
+
+
 def _apply(matrix_33: NDArray[np.float64], points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
     points = np.asarray(points_N2, dtype=np.float64)
     moved: NDArray[np.float64] = points @ matrix_33[:2, :2].T + matrix_33[:2, 2]

@@ -9,31 +9,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.boxes import Box, Crop
 from engine.dicom import header as elements
 from engine.dicom.functional import of_frame
 from engine.dicom.guard import Limits, parse
 from engine.dicom.pixels import read_frame
-from engine.errors import MultiFrameError, SopClassFilteredError
-from engine.geometry import Geometry
+from engine.errors import BodyPartError, MultiFrameError, SopClassFilteredError
+from engine.geometry import Geometry, identity, mirrored
 from engine.manifest import sha256_of_bytes
-from engine.preprocess import Picture, View, apply_to_picture, least_HW, view_from_facts
+from engine.preprocess import Picture, View, apply_to_picture, cropped, erased, least_HW, view_from_facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRule:
-    """Which instances a task takes, and how its network sees them."""
+    """Which instances a task takes, and how its network sees them.
+
+    ``other_body_parts`` are values of BodyPartExamined that say it is something else: headers often state
+    nothing or another word, and such instances are taken. Films of ``mirrored_laterality`` (L or R) are shown
+    mirrored, so that a network sees one side alone.
+    """
 
     sop_classes: tuple[str, ...]
     view: View
+    other_body_parts: tuple[str, ...] = ()
+    mirrored_laterality: str = ""
 
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``rule_from_facts`` reads them back."""
-        return {"sop_classes": list(self.sop_classes), "view": self.view.facts()}
+        return {
+            "sop_classes": list(self.sop_classes),
+            "view": self.view.facts(),
+            "other_body_parts": list(self.other_body_parts),
+            "mirrored_laterality": self.mirrored_laterality,
+        }
 
 
 def rule_from_facts(facts: Mapping[str, Any]) -> InputRule:
     """The InputRule that ``InputRule.facts`` described."""
-    return InputRule(sop_classes=tuple(facts["sop_classes"]), view=view_from_facts(facts["view"]))
+    return InputRule(
+        sop_classes=tuple(facts["sop_classes"]),
+        view=view_from_facts(facts["view"]),
+        other_body_parts=tuple(facts.get("other_body_parts", ())),
+        mirrored_laterality=facts.get("mirrored_laterality", ""),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +64,12 @@ class Instance:
     content_sha256: str
 
 
-def prepare(data: bytes, rule: InputRule, salt: bytes, limits: Limits | None = None) -> Instance:
+def prepare(
+    data: bytes, rule: InputRule, salt: bytes, limits: Limits | None = None, crop: Crop | None = None
+) -> Instance:
     """Read, check, decode and preprocess one instance; the SOP class is checked before any pixel is touched.
+
+    With a ``crop`` the column ``crop_ok`` says whether the instance had a box; one without is seen whole.
 
     Raises:
         InstanceError: the bytes cannot be used (its ``reason`` says why).
@@ -59,12 +81,36 @@ def prepare(data: bytes, rule: InputRule, salt: bytes, limits: Limits | None = N
     columns = elements.columns(header, data_set.transfer_syntax_uid, salt)
     if columns["sop_class_uid"] not in rule.sop_classes:
         raise SopClassFilteredError(f"SOP class {columns['sop_class_uid']} is not one this task takes")
-    if elements.integer(header, "NumberOfFrames", 1) > 1:
+    if (columns["body_part_examined"] or "").upper() in rule.other_body_parts:
+        raise BodyPartError("the header states a body part that this task is not about")
+    if elements.num_frames(header) > 1:
         raise MultiFrameError("several frames: this task takes single projection images")
     original_HW = (max(columns["rows"], 1), max(columns["columns"], 1))
-    frame = read_frame(data_set, caps, least_HW=least_HW(rule.view, original_HW))
+    box = crop.box_of(columns["sop_instance_uid"]) if crop else None
+    frame = read_frame(data_set, caps, least_HW=None if box else least_HW(rule.view, original_HW))
     picture = Picture(frame.values_HW, frame.gain, frame.offset, frame.original_HW, frame.reduction)
+    moved = identity(frame.original_HW)
+    if crop and box:
+        picture, moved = _shown(picture, box, crop, columns["sop_instance_uid"])
     image_HW, geometry = apply_to_picture(picture, rule.view)
+    if rule.mirrored_laterality and columns["laterality"] == rule.mirrored_laterality:
+        image_HW = np.ascontiguousarray(image_HW[:, ::-1])
+        geometry = geometry.then(mirrored(geometry.network_HW))
     return Instance(
-        columns=columns, image_HW=image_HW, geometry=geometry, content_sha256=sha256_of_bytes(data)
+        columns={**columns, "crop_ok": box is not None} if crop else columns,
+        image_HW=image_HW,
+        geometry=moved.then(geometry),
+        content_sha256=sha256_of_bytes(data),
     )
+
+
+def _shown(picture: Picture, box: Box, crop: Crop, sop_instance_uid: str) -> tuple[Picture, Geometry]:
+    """The box alone, or all but the box, and the map from the instance's pixels to those shown."""
+    if crop.erase:
+        return erased(picture, box, _grey(sop_instance_uid)), identity(picture.original_HW)
+    return cropped(picture, box)
+
+
+def _grey(sop_instance_uid: str) -> float:
+    """One random grey, 0..1, that is always the same for an instance."""
+    return int(sha256_of_bytes(sop_instance_uid.encode())[:4], 16) / 0xFFFF

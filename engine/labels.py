@@ -24,12 +24,13 @@ class Labels:
     split_by_uid: dict[str, str] = field(default_factory=dict)
 
 
-def read_labels(path: Path, columns: tuple[str, ...]) -> Labels:
-    """Read ``columns`` (numbers) and ``split`` from a CSV.
+def read_labels(path: Path, required: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> Labels:
+    """Read columns of numbers and ``split`` from a CSV; an ``optional`` one that it lacks has no values.
 
     Raises:
         UsageError: no such file, a column is missing, a value is no finite number, or a UID stands twice.
     """
+    columns = (*required, *optional)
     types = {KEY: pa.string(), "split": pa.string(), **dict.fromkeys(columns, pa.float64())}
     in_turn = pyarrow.csv.ReadOptions(use_threads=False)  # so that an error can say in which row
     convert = pyarrow.csv.ConvertOptions(column_types=types)
@@ -37,9 +38,12 @@ def read_labels(path: Path, columns: tuple[str, ...]) -> Labels:
         table = pyarrow.csv.read_csv(path, read_options=in_turn, convert_options=convert)
     except (OSError, pa.ArrowInvalid) as error:
         raise UsageError(f"the label table {path} cannot be read: {_reason(error)}") from error
-    missing = [name for name in (KEY, *columns) if name not in table.column_names]
+    missing = [name for name in (KEY, *required) if name not in table.column_names]
     if missing:
         raise UsageError(f"the label table {path} has no column {', '.join(missing)}")
+    for name in optional:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
     uids = table[KEY].to_pylist()
     if len(set(uids)) != len(uids):
         raise UsageError(f"the label table {path} names a SOP instance UID twice")

@@ -3,7 +3,7 @@
 Every predictor runs one instance at a time through a compiled graph, several in flight. A result then
 never depends on its neighbours in a batch: bulk scoring and HTTP give the same bits.
 
-Legend: B instances, H, W network view, h, w attention grid.
+Legend: B instances, Q covariate columns, H, W network view, h, w attention grid.
 """
 
 from __future__ import annotations
@@ -33,16 +33,11 @@ class Scores:
 
 
 class Predictor(Protocol):
-    """Images uint8 [B, H, W] and sex (1 male, -1 female, 0 unknown) float32 [B] to Scores."""
+    """Images uint8 [B, H, W] and covariates float32 [B, Q] to Scores."""
 
-    def predict(self, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32]) -> Scores:
+    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
         """Score B prepared instances; B may be 0."""
         ...
-
-
-def sex_covariate(patient_sex: str | None) -> float:
-    """PatientSex to the model's covariate: M 1, F -1, anything else 0 (unknown)."""
-    return {"M": 1.0, "F": -1.0}.get(patient_sex or "", 0.0)
 
 
 def as_scores(months_B: Any, sd_B: Any, attention_Bhw: Any) -> Scores:
@@ -64,10 +59,10 @@ class OnnxRuntimePredictor:
             str(bundle / ONNX_NAME), options, providers=["CPUExecutionProvider"]
         )
 
-    def predict(self, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32]) -> Scores:
+    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
         """See ``Predictor``."""
         feeds = (
-            {"image": _network_input(images_BHW[i]), "sex": sex_B[i : i + 1, None]}
+            {"image": _network_input(images_BHW[i]), "covariates": covariates_BQ[i : i + 1]}
             for i in range(len(images_BHW))
         )
         return _stacked([self._session.run(list(OUTPUT_NAMES), feed) for feed in feeds])
@@ -91,7 +86,7 @@ class OpenVinoPredictor:
         self._compiled = core.compile_model(model, "CPU", settings)
         self._queue = openvino.AsyncInferQueue(self._compiled, threads)
 
-    def predict(self, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32]) -> Scores:
+    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
         """See ``Predictor``."""
         outputs: list[Any] = [None] * len(images_BHW)
 
@@ -100,7 +95,7 @@ class OpenVinoPredictor:
 
         self._queue.set_callback(keep)
         for index, image_HW in enumerate(images_BHW):
-            feed = {"image": _network_input(image_HW), "sex": sex_B[index : index + 1, None]}
+            feed = {"image": _network_input(image_HW), "covariates": covariates_BQ[index : index + 1]}
             self._queue.start_async(feed, index)
         self._queue.wait_all()
         return _stacked(outputs)
@@ -116,20 +111,22 @@ class TorchPredictor:
         from engine.models import Deployed, load_model
 
         torch.set_num_threads(threads)
-        self._graph = Deployed(load_model(read_facts(bundle)["model"], bundle / WEIGHTS_NAME)).eval()
+        facts = read_facts(bundle)
+        net = load_model(facts["model"], bundle / WEIGHTS_NAME)
+        self._graph = Deployed(net, temperature=facts["calibration"]["temperature"]).eval()
 
-    def predict(self, images_BHW: NDArray[np.uint8], sex_B: NDArray[np.float32]) -> Scores:
+    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
         """See ``Predictor``."""
         import torch
 
         outputs = []
         with torch.inference_mode():
             for index, image_HW in enumerate(images_BHW):
-                image, sex = (
+                image, told = (
                     torch.from_numpy(_network_input(image_HW)),
-                    torch.from_numpy(sex_B[index : index + 1, None]),
+                    torch.from_numpy(covariates_BQ[index : index + 1]),
                 )
-                outputs.append([part.numpy() for part in self._graph(image, sex)])
+                outputs.append([part.numpy() for part in self._graph(image, told)])
         return _stacked(outputs)
 
 

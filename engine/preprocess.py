@@ -6,6 +6,7 @@ so bulk scoring, HTTP and training see the same pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import geometry
+from engine.boxes import Box, cut
 from engine.errors import UnknownNameError
 from engine.geometry import Geometry
 
@@ -74,6 +76,42 @@ class Picture:
         shown = values_HW.astype(np.float32) * np.float32(self.gain) + np.float32(self.offset)
         clipped: Image = np.clip(shown, 0.0, 1.0)
         return clipped
+
+
+def cropped(picture: Picture, box: Box) -> tuple[Picture, Geometry]:
+    """The pixels of a picture at full resolution whose centres lie in a box; at least one."""
+    rows, columns = _pixels(box, picture)
+    values_HW = picture.values_HW[rows, columns]
+    size = (values_HW.shape[0], values_HW.shape[1])
+    moved = geometry.padded(picture.original_HW, size, top=-rows.start, left=-columns.start)
+    return replace(picture, values_HW=values_HW, original_HW=size), moved
+
+
+def erased(picture: Picture, box: Box, grey: float) -> Picture:
+    """A picture at full resolution whose pixels in a box have the one display value ``grey``, 0..1."""
+    rows, columns = _pixels(box, picture)
+    shown_HW = picture.shaded(picture.values_HW)
+    shown_HW[rows, columns] = grey
+    return Picture(shown_HW, 1.0, 0.0, picture.original_HW)
+
+
+def _pixels(box: Box, picture: Picture) -> tuple[slice, slice]:
+    if picture.reduction > 1:
+        raise ValueError("a box is cut at full detail: give a picture at full resolution")
+    inner = cut(box, picture.original_HW)
+    rows, columns = (
+        _between(low, high, count)
+        for low, high, count in zip(
+            (inner.top, inner.left), (inner.bottom, inner.right), picture.original_HW, strict=True
+        )
+    )
+    return rows, columns
+
+
+def _between(low: float, high: float, count: int) -> slice:
+    """Pixels 0..count - 1 whose centres lie between two edges; the nearest one where there is none."""
+    start = min(max(math.ceil(low), 0), count - 1)
+    return slice(start, min(max(math.floor(high) + 1, start + 1), count))
 
 
 def least_HW(view: View, original_HW: tuple[int, int]) -> tuple[int, int] | None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import deidentified, sources
+from engine import deidentified, reuse, sources
+from engine.boxes import Crop, crop_from_facts
 from engine.dicom.guard import Limits
 from engine.errors import DecoderMemoryError, FilteredError, InstanceError
 from engine.instance import InputRule, prepare, rule_from_facts
@@ -38,6 +39,10 @@ class Reading:
     limits: Limits = Limits()
     deidentified: Path | None = None
     """Folder that takes a de-identified file of each sample."""
+    known: Path | None = None
+    """Index of what was scored before (``engine.reuse``); its bytes are not decoded again."""
+    crop: Crop | None = None
+    """The part of each instance that is shown; None is all of it."""
 
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``reading_from_facts`` reads them back. They hold the salt: never log them."""
@@ -47,6 +52,8 @@ class Reading:
             "salt": base64.b64encode(self.salt).decode(),
             "limits": asdict(self.limits),
             "deidentified": str(self.deidentified) if self.deidentified else None,
+            "known": str(self.known) if self.known else None,
+            "crop": self.crop.facts() if self.crop else None,
         }
 
 
@@ -58,6 +65,8 @@ def reading_from_facts(facts: Mapping[str, Any]) -> Reading:
         salt=base64.b64decode(facts["salt"]),
         limits=Limits(**facts["limits"]),
         deidentified=Path(facts["deidentified"]) if facts["deidentified"] else None,
+        known=Path(facts["known"]) if facts["known"] else None,
+        crop=crop_from_facts(facts["crop"]) if facts["crop"] else None,
     )
 
 
@@ -68,6 +77,8 @@ def sample(path: str, reading: Reading) -> Sample:
         InstanceError, FilteredError: the member gives no sample (its ``reason`` says why).
     """
     data = sources.read(reading.source, path, max_bytes=reading.limits.file_bytes)
+    if reading.known:
+        reuse.require_unknown(reading.known, sha256_of_bytes(data))
     return sample_of(data, reading)
 
 
@@ -78,7 +89,7 @@ def sample_of(data: bytes, reading: Reading) -> Sample:
         InstanceError, FilteredError: the bytes give no sample (its ``reason`` says why).
     """
     try:
-        instance = prepare(data, reading.rule, reading.salt, reading.limits)
+        instance = prepare(data, reading.rule, reading.salt, reading.limits, reading.crop)
     except MemoryError as error:
         raise DecoderMemoryError("decoding asked for more memory than there is for one file") from error
     except (FilteredError, InstanceError) as error:

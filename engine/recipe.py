@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from engine.augment import Augmentation
+from engine.covariates import COVARIATES
 from engine.errors import UnknownNameError, UsageError
-from engine.models import require_backbone
+from engine.models import Fusion, Head, require_backbone
+from engine.pseudo_labels import Labels
 from engine.terms import TERMS
 
 Role = Literal["teacher", "student"]
@@ -19,6 +21,8 @@ Precision = Literal["f32", "bf16"]
 _RANGES = {
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
+    "accumulate": (1, math.inf),
+    "patience": (0, math.inf),
     "learning_rate": (0.0, math.inf),
     "weight_decay": (0.0, math.inf),
     "warmup": (0.0, 1.0),
@@ -27,7 +31,12 @@ _RANGES = {
     "kl_weight": (0.0, math.inf),
     "delta_months": (0.5, math.inf),
     "seed": (0, math.inf),
+    "folds": (0, math.inf),
+    "fold": (0, math.inf),
+    "covariate_dropout": (0.0, 1.0),
 }
+
+_BOOLEANS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,12 @@ class Recipe:
     epochs: int
     batch_size: int = 32
     """Over all workers together."""
+    accumulate: int = 1
+    """Parts that a worker's share of a batch goes through the network in, one after the other: less memory
+    for the same step, but for what a batch norm and a term over pairs see."""
+    patience: int = 0
+    """Epochs without a lower validation error after which training ends; the run then leaves the weights of
+    its best epoch. 0: all epochs, and the last weights."""
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
@@ -52,7 +67,26 @@ class Recipe:
     precision: Precision = "f32"
     teacher_precision: Precision = "bf16"
     """Of the frozen teacher's forward pass; bf16 falls back to f32 on CPUs without it."""
+    compile: bool = False
+    """Whether the trunk goes through `torch.compile`; the head stays eager, since the term gradcam may
+    differentiate it twice."""
     seed: int = 0
+    folds: int = 0
+    """Folds that the samples outside the test split are divided into; 0 takes the usual validation split."""
+    fold: int = 0
+    """The fold that is held out for validation, from 0."""
+    labels: Labels = "truth"
+    """truth, pseudo (labels made by other models; the test split keeps its truth), or both."""
+    hide_image: bool = False
+    """The control that shows what the covariates know alone: every image is black."""
+    covariates: str = ""
+    """Names joined by commas, if not all of the task's: a control is told less."""
+    covariate_dropout: float = 0.0
+    """Share of training samples whose chronological age is hidden: the network learns to do without."""
+    fusion: Fusion = "late"
+    """How a network sees samples of several views; `engine/models.py` tells them apart."""
+    head: Head = "distribution"
+    """``regression`` is the control: one output, no distribution; take ``kl_weight=0`` with it."""
     kl_weight: float = 10.0
     """lambda of the joint loss. The paper's 0.1 to 1 leaves the predicted sd without meaning: its absolute
     error is in months, and its gradient swamps that of the distribution."""
@@ -69,8 +103,12 @@ class Recipe:
         require_backbone(self.backbone)
         for kind, name, known in (
             ("role", self.role, get_args(Role)),
+            ("fusion", self.fusion, get_args(Fusion)),
+            ("head", self.head, get_args(Head)),
             ("precision", self.precision, get_args(Precision)),
             ("teacher_precision", self.teacher_precision, get_args(Precision)),
+            ("kind of labels", self.labels, get_args(Labels)),
+            *(("covariate", name, COVARIATES) for name in self.told),
             *(("distillation term", term, TERMS) for term in (*self.distill, *self.ramps)),
         ):
             if name not in known:
@@ -82,6 +120,20 @@ class Recipe:
             if not (math.isfinite(value) and low <= value <= high):
                 above = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
                 raise UsageError(f"{name} must be a finite number, {above}")
+        if self.accumulate > max(self.batch_size // 2, 1):
+            raise UsageError(
+                f"accumulate={self.accumulate} leaves less than two samples a part: batch_size is "
+                f"{self.batch_size}"
+            )
+        if self.folds == 1 or self.fold >= max(self.folds, 1):
+            raise UsageError(
+                f"fold {self.fold} of {self.folds} makes no sense: folds is 0 or at least 2, fold below it"
+            )
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The names in ``covariates``."""
+        return tuple(name.strip() for name in self.covariates.split(",") if name.strip())
 
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``recipe_from_facts`` reads them back."""
@@ -125,7 +177,7 @@ def _change(facts: dict[str, Any], key: str, value: str) -> None:
         )
     elif key in facts:
         hint = get_type_hints(Recipe)[key]
-        facts[key] = _converted(value, hint if hint in (int, float) else str, key)
+        facts[key] = _converted(value, hint if hint in (bool, int, float) else str, key)
     else:
         parts = [f"augmentation.{name}" for name in facts["augmentation"]]
         parts += [f"{part}.{name}" for part in ("distill", "ramps") for name in TERMS]
@@ -134,6 +186,6 @@ def _change(facts: dict[str, Any], key: str, value: str) -> None:
 
 def _converted(value: str, kind: type[Any], key: str) -> Any:
     try:
-        return kind(value)
-    except ValueError as error:
+        return _BOOLEANS[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError) as error:
         raise UsageError(f"{key} takes a value of type {kind.__name__}, not '{value}'") from error

@@ -3,7 +3,8 @@
     RUN/run.json            recipe, data, code version, evaluation; ``status`` running or done
     RUN/metrics.jsonl       one object an epoch; the same in RUN/tensorboard/
     RUN/model.safetensors   the averaged weights
-    RUN/evaluation.parquet  held-out predictions
+    RUN/evaluation.parquet  predictions of the test split; validation.parquet of the validation split
+    RUN/cases.parquet       some test cases with image and attention map
     RUN/ray/                checkpoints
 
 ``run.json`` is begun before the first step and completed after the evaluation.
@@ -24,6 +25,9 @@ from engine.models import AgeNet, load_model
 RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
 WEIGHTS_NAME = "model.safetensors"
+EVALUATION_NAME = "evaluation.parquet"
+VALIDATION_NAME = "validation.parquet"
+CASES_NAME = "cases.parquet"
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -7,12 +7,16 @@ their unit. No patient tag is among them: ``patient_key`` is an HMAC, dates have
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
+
+PSEUDO_COLUMNS = ("pseudo_mean_months", "pseudo_sd_months")
+"""Labels made by other models: their mean and spread."""
 
 HEADER_FIELDS: tuple[pa.Field, ...] = (
     pa.field("sop_instance_uid", pa.string(), nullable=False),
@@ -81,6 +85,21 @@ DEIDENTIFIED = pa.schema(
 )
 """Samples and their de-identified files: the new UIDs; text burned in: yes, no, unknown; else why no file."""
 
+BOXES = pa.schema(
+    [
+        pa.field("sop_instance_uid", pa.string(), nullable=False),
+        pa.field("region", pa.string(), nullable=False),
+        pa.field("left", pa.float64(), nullable=False),
+        pa.field("top", pa.float64(), nullable=False),
+        pa.field("right", pa.float64(), nullable=False),
+        pa.field("bottom", pa.float64(), nullable=False),
+        pa.field("ok", pa.bool_(), nullable=False),
+        pa.field("run_sha256", pa.string(), nullable=False),
+    ]
+)
+"""A region of one instance: edges in original pixels, zero at the centre of the top-left one; ``run_sha256``
+is the digest of the weights whose attention gave it."""
+
 _SAMPLE_FIELDS = (
     *_INPUT_FIELDS,
     *HEADER_FIELDS,
@@ -96,6 +115,8 @@ _PREDICTION_FIELDS = (
     pa.field("task", pa.string(), nullable=False),
     pa.field("predicted_months", pa.float32(), nullable=False),
     pa.field("sd_months", pa.float32(), nullable=False),
+    pa.field("interval_low_months", pa.float32()),
+    pa.field("interval_high_months", pa.float32()),
     pa.field("model_sha256", pa.string(), nullable=False),
     pa.field("code_version", pa.string(), nullable=False),
 )
@@ -105,14 +126,19 @@ def samples(size_HW: tuple[int, int], label_columns: tuple[str, ...]) -> pa.Sche
     """Samples of a task: header, labels, and ``image`` as uint8 display values of shape (rows, columns).
 
     Label columns are float32 and nullable; ``split`` is the label table's own split, where it has one.
+    ``crop_ok`` says whether the instance had the box it was to be cut to; null where nothing was cut.
     """
     labels = [pa.field(name, pa.float32()) for name in label_columns]
     image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), size_HW), nullable=False)
-    return pa.schema([*_SAMPLE_FIELDS, pa.field("split", pa.string()), *labels, image])
+    crop_ok = pa.field("crop_ok", pa.bool_())
+    return pa.schema([*_SAMPLE_FIELDS, crop_ok, pa.field("split", pa.string()), *labels, image])
 
 
 def predictions(map_HW: tuple[int, int]) -> pa.Schema:
-    """Scored instances: header, months, sd, model digest, and the attention map scaled to 0..255."""
+    """Scored instances: header, months, sd, interval, model digest, and the attention map scaled to 0..255.
+
+    The interval is conformal, at the level that the bundle's facts name; null where the model has none.
+    """
     attention = pa.field("attention_map", pa.fixed_shape_tensor(pa.uint8(), map_HW), nullable=False)
     return pa.schema([*_PREDICTION_FIELDS, attention])
 
@@ -123,11 +149,12 @@ def stamped(schema: pa.Schema, table: str, facts: Mapping[str, str] | None = Non
     return schema.with_metadata(metadata)
 
 
-def tensor_column(values_NHW: NDArray[np.uint8]) -> pa.ExtensionArray:
-    """The canonical tensor column of a stack of uint8 images [N, H, W]; N may be 0."""
-    kind = pa.fixed_shape_tensor(pa.uint8(), values_NHW.shape[1:])
-    flat = pa.array(np.ascontiguousarray(values_NHW).reshape(-1))
-    size = int(np.prod(values_NHW.shape[1:]))
+def tensor_column(values_N: NDArray[Any]) -> pa.ExtensionArray:
+    """The canonical tensor column of a stack of arrays [N, ...] of one kind of number; N may be 0."""
+    number = pa.from_numpy_dtype(values_N.dtype)
+    kind = pa.fixed_shape_tensor(number, values_N.shape[1:])
+    flat = pa.array(np.ascontiguousarray(values_N).reshape(-1))
+    size = int(np.prod(values_N.shape[1:]))
     return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, size))
 
 

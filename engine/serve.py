@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from ray import serve
 from starlette.datastructures import UploadFile
 
-from engine import __version__
+from engine import __version__, covariates
 from engine.bundle import Bundle, open_bundle
+from engine.calibration import LEVEL
 from engine.errors import (
     EngineError,
     FilteredError,
@@ -35,7 +35,7 @@ from engine.errors import (
 )
 from engine.isolation import Isolation, reader
 from engine.manifest import code_version
-from engine.predict import Predictor, open_predictor, sex_covariate
+from engine.predict import Predictor, open_predictor
 from engine.reading import Reading
 
 MAX_BODY_BYTES = 128 << 20
@@ -52,7 +52,12 @@ class Score(BaseModel):
     sop_instance_uid: str
     task: str
     predicted_months: float = Field(description="Expected bone age in months")
-    sd_months: float = Field(description="Spread of the predicted age distribution in months, not calibrated")
+    sd_months: float = Field(description="Spread of the predicted age distribution in months")
+    interval_low_months: float | None = Field(
+        description="Lower end of the conformal interval; null where the model has none"
+    )
+    interval_high_months: float | None = Field(description="Upper end of the same interval")
+    interval_level: float = Field(description="Share of new images that the interval is to cover")
     patient_sex: str | None = Field(description="PatientSex, used as covariate; null where it is unknown")
     content_sha256: str
     model_sha256: str
@@ -109,13 +114,17 @@ class Served:
         if isinstance(outcome, EngineError):
             raise outcome
         columns, image_HW = outcome
-        sex = sex_covariate(columns["patient_sex"])
-        scores = self.predictor.predict(image_HW[None], np.array([sex], np.float32))
+        told_BQ = covariates.columns([columns], self.bundle.covariates)
+        scores = self.predictor.predict(image_HW[None], told_BQ)
+        interval = self.bundle.calibration.interval(scores.months_B, scores.sd_B)
         return Score(
             sop_instance_uid=columns["sop_instance_uid"],
             task=self.bundle.task,
             predicted_months=float(scores.months_B[0]),
             sd_months=float(scores.sd_B[0]),
+            interval_low_months=float(interval[0][0]) if interval else None,
+            interval_high_months=float(interval[1][0]) if interval else None,
+            interval_level=LEVEL,
             patient_sex=columns["patient_sex"],
             content_sha256=columns["content_sha256"],
             model_sha256=self.bundle.sha256,

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engine import deidentified, schema
+from engine import deidentified, reuse, schema
+from engine.boxes import Crop
 from engine.dicom.guard import Limits
-from engine.errors import FilteredError, InstanceError
+from engine.errors import AlreadyScoredError, FilteredError, InstanceError
 from engine.instance import InputRule
 from engine.isolation import Isolation, Outcome, reader
 from engine.labels import Labels, label_columns
+from engine.pace import Pace, meter
 from engine.reading import Reading, Row, sample
 
 
@@ -32,28 +34,45 @@ class ReadSpec:
     limits: Limits = Limits()
     deidentified: Path | None = None
     """Folder that takes a de-identified file of each sample; its table goes to ``folder``."""
+    known: Path | None = None
+    """Index of what was scored before (``engine.reuse``)."""
+    pace: Pace = Pace()
+    """When and how fast to read, and the staging folder of the lease."""
+    crop: Crop | None = None
+    """The part of each instance that is shown; None is all of it."""
     isolation: Isolation | None = Isolation()
     """Bounds of the process that decodes; None decodes here, where a bad file can end the caller."""
+
+    @property
+    def staging(self) -> Path | None:
+        """That of the lease; None where the folder is not held."""
+        return self.pace.staging
 
     @property
     def reading(self) -> Reading:
         """What the process that decodes needs to know; the labels stay here."""
         return Reading(
             source=self.source, rule=self.rule, salt=self.salt, limits=self.limits,
-            deidentified=self.deidentified,
+            deidentified=self.deidentified, known=self.known, crop=self.crop,
         )  # fmt: skip
 
 
 def read_shard(planned: Iterable[Row], spec: ReadSpec) -> dict[str, pa.Table]:
-    """Tables ``samples``, ``filtered`` and ``quarantine``; their rows add up to the planned ones."""
+    """Tables ``samples``, ``filtered`` and ``quarantine``; their rows add up to the planned ones.
+
+    With ``spec.known`` there is a fourth one, ``reused``: the earlier rows of bytes that were scored before.
+    """
     rows = list(planned)
     samples: list[Row] = []
     images: list[Any] = []
+    known: list[Row] = []
     rejects: dict[str, list[Row]] = {"filtered": [], "quarantine": []}
     for row, outcome in zip(rows, _outcomes([row["path"] for row in rows], spec), strict=True):
         place = {name: row[name] for name in ("instance_index", "path", "shard", "version")}
         labelled = _labelled(outcome, spec)
-        if isinstance(labelled, FilteredError):
+        if isinstance(labelled, AlreadyScoredError):
+            known.append({**place, "content_sha256": labelled.content_sha256})
+        elif isinstance(labelled, FilteredError):
             rejects["filtered"].append({**place, **_reason(labelled)})
         elif isinstance(labelled, InstanceError):
             rejects["quarantine"].append({**place, **_reason(labelled)})
@@ -66,10 +85,20 @@ def read_shard(planned: Iterable[Row], spec: ReadSpec) -> dict[str, pa.Table]:
     tables = {"samples": _samples_table(samples, images, spec)}
     for name, rejected in rejects.items():
         tables[name] = pa.Table.from_pylist(rejected, schema=schema.stamped(schema.REJECTS, name))
+    if spec.known and known:
+        tables["reused"] = reuse.rows(spec.known, known)
     return tables
 
 
 def _outcomes(paths: list[str], spec: ReadSpec) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for count in spec.pace.turns(len(paths)):
+        meter(spec.pace.per_second).take(count)
+        outcomes += _read(paths[len(outcomes) : len(outcomes) + count], spec)
+    return outcomes
+
+
+def _read(paths: list[str], spec: ReadSpec) -> list[Outcome]:
     if spec.isolation is not None:
         return reader(spec.isolation).read(spec.reading, paths)
     return [_outcome(path, spec.reading) for path in paths]

@@ -21,12 +21,14 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from engine.checkpoint import load_state, new_state, save_state
 from engine.errors import EngineError, TrainingError
-from engine.fit import Teacher, World, epochs
+from engine.fit import Teacher, World, epochs, recorded_for
 from engine.models import frozen, save_weights
-from engine.recipe import recipe_from_facts
+from engine.recipe import Recipe, recipe_from_facts
+from engine.recorded import RecordedTeacher
 from engine.run import WEIGHTS_NAME, append_metrics, forget_after, load_net
-from engine.samples import open_training_set
+from engine.samples import TrainingSet, choice_of, open_training_set
 from engine.tasks import task_named
+from engine.teacher_cache import is_cache, open_cache
 
 _ATTEMPTS = 3
 
@@ -93,14 +95,16 @@ def _train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     recipe = recipe_from_facts(config["recipe"])
-    task, run, data = task_named(recipe.task), Path(config["run"]), Path(config["data"])
+    task, run, data = task_named(recipe.task).told(recipe.told), Path(config["run"]), Path(config["data"])
     device = get_device()
     world = World(
         rank=context.get_world_rank(), size=context.get_world_size(), device=device, wrap=prepare_model
     )
-    teacher = _teacher(config["teacher"], recipe.teacher_precision, device)
-    samples = open_training_set(data, run / "cache", task.label)
-    state = new_state(recipe, teacher.net.channels if teacher else (), device)
+    samples = open_training_set(data, run / "cache", task, choice_of(config["recipe"]))
+    teacher = _teacher(config["teacher"], recipe, samples, device)
+    views = samples.images_NVHW.shape[1]
+    model = task.model_facts(recipe.backbone, num_views=views, fusion=recipe.fusion, head=recipe.head)
+    state = new_state(recipe, model, teacher.channels if teacher else (), device)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
@@ -115,10 +119,20 @@ def _train_worker(config: dict[str, Any]) -> None:
                 save_state(state, Path(folder))
             ray.train.report(log, checkpoint=Checkpoint.from_directory(folder) if is_writer else None)
     if is_writer:
-        save_weights(state.ema, run / WEIGHTS_NAME)
+        save_weights(state.chosen, run / WEIGHTS_NAME)
 
 
-def _teacher(folder: str | None, precision: str, device: torch.device) -> Teacher | None:
+def _teacher(
+    folder: str | None, recipe: Recipe, samples: TrainingSet, device: torch.device
+) -> Teacher | RecordedTeacher | None:
     if folder is None:
         return None
-    return Teacher(net=frozen(load_net(Path(folder))).to(device), precision=precision)
+    if is_cache(Path(folder)):
+        return recorded_for(samples, open_cache(Path(folder)), recipe.distill)
+    net = frozen(load_net(Path(folder))).to(device)
+    if net.facts.num_views != samples.images_NVHW.shape[1]:
+        raise TrainingError(
+            f"the teacher {folder} sees {net.facts.num_views} view(s), the data have "
+            f"{samples.images_NVHW.shape[1]}: record it with `osteoray teach` on its own data"
+        )
+    return Teacher(net=net, precision=recipe.teacher_precision)

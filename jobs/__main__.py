@@ -22,13 +22,20 @@ VERBS: dict[str, str] = {
     "convert": "Turn a public data set's layout into a DICOM archive with labels.csv.",
     "ingest": "Read an archive into model-ready samples; what is unusable is quarantined.",
     "train": "Train a recipe: a teacher, or a student distilled from one.",
+    "join": "Join folders of several regions to one whose samples have several views.",
+    "regions": "Find hand, carpals and metacarpals by a trained network's attention, as boxes to crop by.",
+    "pseudo-label": "Label knees by what models say of the paired hands: mean and spread.",
+    "teach": "Record a teacher's outputs for all samples, so that students train without it.",
     "export": "Compile a trained student into a model bundle, with a parity gate.",
     "score": "Score a whole archive with a bundle; can be resumed, each instance once.",
+    "deliver": "Send scores to a folder, a PACS or a table: DICOM SR, CSV, XLSX, FHIR.",
     "serve": "Serve bundles over HTTP: DICOM in, JSON out.",
     "report": "Write tables, plots and one HTML page for a score folder or a run.",
+    "compare": "Say if one run is better than another on the same held-out instances.",
+    "study": "Run the whole chain of a task and its ablations, to one table.",
     "verify": "Re-check the books of an ingest or score folder.",
 }
-"""Verb to its line in the help. ``jobs/<verb>.py`` holds a function of that name."""
+"""Verb to its line in the help. ``jobs/<verb>.py`` holds a function of that name, with _ for -."""
 
 INTERRUPTED = 130
 
@@ -37,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and exit the process.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 done with quarantined rows, 4 failure budget reached,
-    75 another run holds the output folder, 130 interrupted.
+    75 another run holds the output folder, 130 interrupted, 143 ended in order on SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -78,8 +85,12 @@ def _chosen(words: Sequence[str]) -> str | None:
 
 
 def _load(verb: str) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(import_module(f"jobs.{verb}"), verb)
+    function: Callable[..., Any] = getattr(import_module(f"jobs.{_module(verb)}"), _module(verb))
     return function
+
+
+def _module(verb: str) -> str:
+    return verb.replace("-", "_")
 
 
 def _not_loaded() -> None:

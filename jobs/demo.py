@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engine import books
+from engine import lease
 from engine.bundle import BUNDLE_NAME, Bundle, open_bundle
 from engine.labels import read_labels
 from engine.manifest import replacing
@@ -22,6 +22,7 @@ from jobs.export import run_export
 from jobs.ingest import ingest_manifest, run_ingest
 from jobs.recipes import recipe_named
 from jobs.report import score_page
+from jobs.running import running
 from jobs.salt import read_salt
 from jobs.score import Request, run_score, score_manifest
 from jobs.train import run_training
@@ -81,8 +82,8 @@ def _ingest(archive: Path, data: Path) -> None:
         source=str(archive), folder=data, rule=task.rule, salt=read_salt(), label_names=(task.label,),
         labels=read_labels(labels, (task.label,)),
     )  # fmt: skip
-    with books.lease(data):
-        run_ingest(spec, manifest, SHARD_SIZE)
+    with running(data) as run:
+        run_ingest(spec, manifest, SHARD_SIZE, run)
 
 
 def _train_all(data: Path, folder: Path, changes: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -97,7 +98,7 @@ def _train_all(data: Path, folder: Path, changes: Sequence[str]) -> dict[str, di
     facts = {}
     for name, recipe, taught_by in plans:
         run = folder / name
-        with books.lease(run):
+        with lease.hold(run):
             facts[name] = run_training(
                 with_changes(recipe, changes), data, run, teacher=taught_by, workers=2, gpu=False
             )
@@ -114,8 +115,8 @@ def _export(out: Path) -> Bundle:
 def _score(archive: Path, bundle: Bundle, out: Path) -> dict[str, Any]:
     spec = ReadSpec(source=str(archive), folder=out, rule=bundle.rule, salt=read_salt())
     manifest = score_manifest(str(archive), bundle, bundle.engine, SHARD_SIZE)
-    with books.lease(out):
-        counts, speed = run_score(spec, manifest, bundle, Request(shard_size=SHARD_SIZE))
+    with running(out) as run:
+        counts, speed = run_score(spec, manifest, bundle, run, Request(shard_size=SHARD_SIZE))
     return {**counts, "archive_images_per_second": speed["images_per_second"]}
 
 
@@ -140,9 +141,9 @@ def _speeds(teacher: Path, bundle: Bundle, data: Path) -> dict[str, float]:
 
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
-    images_BHW, _ = gate_samples(data, 64)
+    real = gate_samples(data, 64, bundle.covariates)
     eager = eager_speed(load_net(teacher), bundle.rule.view.size_HW)
-    compiled = compiled_speed(open_predictor(bundle.folder, bundle.engine, threads=threads), images_BHW)
+    compiled = compiled_speed(open_predictor(bundle.folder, bundle.engine, threads=threads), *real)
     return {
         "teacher_eager_images_per_second": round(eager, 1),
         "student_compiled_images_per_second": round(compiled, 1),

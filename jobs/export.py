@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from engine.bundle import Bundle
+from engine.errors import ExportError
 from engine.predict import PREDICTORS
 from jobs.console import finish
 
@@ -45,6 +46,11 @@ def run_export(run: Path, out: Path, engine: str) -> Bundle:
     from engine.samples import gate_samples
 
     facts = read_run(run)
-    images_BHW, sex_B = gate_samples(Path(facts["data"]["folder"]), GATE_SAMPLES)
+    if facts["recipe"]["hide_image"]:
+        raise ExportError(f"{run} is a control that saw no image: it is not for use")
+    names = facts["model"]["covariates"]
+    images_BHW, covariates_BQ = gate_samples(Path(facts["data"]["folder"]), GATE_SAMPLES, names)
     threads = os.cpu_count() or 1
-    return write_bundle(run, out, engine=engine, images_BHW=images_BHW, sex_B=sex_B, threads=threads)
+    return write_bundle(
+        run, out, engine=engine, images_BHW=images_BHW, covariates_BQ=covariates_BQ, threads=threads
+    )

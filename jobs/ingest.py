@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import pyarrow as pa
 import typer
 
-from engine import books, deidentified, sources
+from engine import books, deidentified, lease, sources
+from engine.boxes import Crop, read_boxes
 from engine.errors import UsageError
 from engine.labels import read_labels
 from engine.manifest import code_version, sha256_of_facts, sha256_of_file
@@ -22,43 +23,67 @@ from jobs.cluster_session import start_ray
 from jobs.console import finish, progress
 from jobs.dry_run import dry_run as survey_only
 from jobs.plan import begun_plan
+from jobs.running import (
+    MAX_FAILURES_HELP,
+    RETRY_HELP,
+    THROTTLE_HELP,
+    WINDOW_HELP,
+    Run,
+    read_terms,
+    running,
+)
 from jobs.salt import read_salt
 
 QUARANTINED = 3
+LABELS_HELP = (
+    "CSV with sop_instance_uid, the task's label column and, if wanted, split (train|test); for knee-age "
+    "also pseudo_mean_months and pseudo_sd_months, made by `osteoray pseudo-label`."
+)
+
+DeidentifiedOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--deidentified",
+        metavar="DIR",
+        help="Also write a de-identified DICOM file of each sample below DIR.",
+    ),
+]
+CropOption = Annotated[
+    Path | None,
+    typer.Option(metavar="BOXES", help="Show the network one region alone: table of `osteoray regions`."),
+]
+EraseOption = Annotated[
+    bool, typer.Option("--erase", help="Show all but the region of --crop, which becomes one grey.")
+]
 
 
 def ingest(
     source: Annotated[str, typer.Argument(help=sources.FORMS)],
-    task: Annotated[str, typer.Option(help="Clinical question that decides what is read and how: hand-age.")],
+    task: Annotated[str, typer.Option(help="Question that decides what is read: hand-age, knee-age.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for samples; the same command again resumes it.")
     ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with sop_instance_uid, the task's label column and, if wanted, split (train|test)."
-        ),
-    ] = None,
+    labels: Annotated[Path | None, typer.Option(help=LABELS_HELP)] = None,
     size: Annotated[
         int | None, typer.Option(min=1, help="Side of the square network view in pixels.")
     ] = None,
     shard_size: Annotated[
         int, typer.Option(min=1, help="Instances in one shard, the unit of resuming.")
     ] = 512,
-    deidentified_to: Annotated[
-        Path | None,
-        typer.Option(
-            "--deidentified",
-            metavar="DIR",
-            help="Also write a de-identified DICOM file of each sample below DIR.",
-        ),
-    ] = None,
+    deidentified_to: DeidentifiedOption = None,
+    crop: CropOption = None,
+    region: Annotated[str, typer.Option(help="Region of --crop: hand, carpals, metacarpals.")] = "",
+    erase: EraseOption = False,
     incremental: Annotated[
         bool,
         typer.Option(
             "--incremental", help="Take into a finished --out what is new or changed in SOURCE since then."
         ),
     ] = False,
+    retry: Annotated[list[str] | None, typer.Option(metavar="REASON", help=RETRY_HELP)] = None,
+    max_failures: Annotated[str | None, typer.Option(metavar="N|P%", help=MAX_FAILURES_HELP)] = None,
+    window: Annotated[str | None, typer.Option(metavar="FROM-TO", help=WINDOW_HELP)] = None,
+    throttle: Annotated[float | None, typer.Option(min=0.01, help=THROTTLE_HELP)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what SOURCE holds, from headers; write nothing.")
     ] = False,
@@ -67,7 +92,9 @@ def ingest(
     """Read an archive into Parquet samples that training and other tools can use.
 
     Every file ends as a sample, as filtered (sound, but not for this task) or as quarantined (unusable), with
-    a reason code. Exit code 3 says that some were quarantined. With --incremental a file that changed gets a
+    a reason code. Exit code 3 says that some were quarantined, 4 that they were more than --max-failures, 75
+    that another run holds the folder, 143 that SIGTERM ended it in order; in each case the same command goes
+    on. With --incremental a file that changed gets a
     row of a higher version, and its earlier rows stay; training and reports use the last version.
     """
     facts = task_named(task).facts()
@@ -82,20 +109,37 @@ def ingest(
     require_apart(source, out)
     if deidentified_to:
         require_shareable(source, out, deidentified_to)
-    label_names = (facts["label"],) if labels else ()
+    terms = read_terms(max_failures, window, throttle, retry)
+    part = chosen_crop(crop, region, erase=erase)
+    label_names = (facts["label"], *facts["more_labels"]) if labels else ()
     spec = ReadSpec(
         source=source, folder=out, rule=rule, salt=read_salt(), label_names=label_names,
-        labels=read_labels(labels, label_names) if labels else None,
-        deidentified=deidentified_to.resolve() if deidentified_to else None,
+        labels=read_labels(labels, label_names[:1], optional=label_names[1:]) if labels else None,
+        deidentified=deidentified_to.resolve() if deidentified_to else None, crop=part,
     )  # fmt: skip
-    manifest = ingest_manifest(facts, source, labels, shard_size, deidentified_to)
-    with books.lease(out), books.lease(deidentified_to) if deidentified_to else nullcontext():
+    manifest = ingest_manifest(facts, source, labels, shard_size, deidentified_to, crop=part)
+    with running(out, terms) as run, lease.hold(deidentified_to) if deidentified_to else nullcontext():
         if deidentified_to:
             deidentified.begin(deidentified_to)
-        counts, speed = run_ingest(spec, manifest, shard_size, incremental=incremental)
+        counts, speed = run_ingest(spec, manifest, shard_size, run, incremental=incremental)
     exported = deidentified.counts(out) if deidentified_to else {}
     code = QUARANTINED if counts["quarantined"] else 0
     finish("ingest", {"out": str(out), **counts, **exported, **speed}, as_json=json, exit_code=code)
+
+
+def chosen_crop(boxes: Path | None, region: str, *, erase: bool) -> Crop | None:
+    """The region that is shown; None is the whole image.
+
+    Raises:
+        UsageError: a table without a region, or the other way round.
+        TableError, UnknownNameError: see ``boxes.read_boxes``.
+    """
+    if bool(boxes) != bool(region) or (erase and not boxes):
+        raise UsageError("--crop BOXES and --region NAME go together (and --erase with both)")
+    if not boxes:
+        return None
+    read_boxes(boxes, region)  # what cannot be read ends here, not in the process that decodes
+    return Crop(path=boxes.resolve(), region=region, erase=erase)
 
 
 def require_apart(source: str, out: Path) -> None:
@@ -129,6 +173,8 @@ def ingest_manifest(
     labels: Path | None,
     shard_size: int,
     deidentified_to: Path | None = None,
+    *,
+    crop: Crop | None = None,
 ) -> dict[str, Any]:
     """What an ingest folder says of how it is made; a resumed job must say the same."""
     config = {
@@ -138,6 +184,9 @@ def ingest_manifest(
     }
     if deidentified_to:
         config["deidentified"] = str(deidentified_to.resolve())
+    if crop:
+        told = {"region": crop.region, "erase": crop.erase, "boxes_sha256": sha256_of_file(crop.path)}
+        config["crop"] = told
     return {
         "kind": "ingest",
         "source": sources.identity(source),
@@ -148,23 +197,41 @@ def ingest_manifest(
 
 
 def run_ingest(
-    spec: ReadSpec, manifest: dict[str, Any], shard_size: int, *, incremental: bool = False
+    spec: ReadSpec, manifest: dict[str, Any], shard_size: int, run: Run, *, incremental: bool = False
 ) -> tuple[dict[str, int], dict[str, float]]:
-    """Plan, begin or resume, ingest and close a folder whose lease is held; gives counts and speed."""
+    """Plan, begin or resume, ingest and close the folder that ``run`` holds; gives counts and speed.
+
+    Raises:
+        BudgetSpentError, StoppedError, LeaseLostError: the run ended early; what was finished is kept.
+    """
     started = time.perf_counter()
-    plan = begun_plan(spec, manifest, shard_size, grow=partial(_ingest, spec) if incremental else None)
+    paced = replace(spec, pace=run.terms.pace(run.staging))
+    plan = begun_plan(
+        paced, manifest, shard_size, grow=partial(_ingest, paced, run) if incremental else None,
+        retry=run.terms.retry,
+    )  # fmt: skip
     planned = time.perf_counter()
-    counts = _ingest(spec, plan)
+    counts = _ingest(paced, run, plan)
     done = time.perf_counter()
     return counts, {"plan_s": round(planned - started, 1), "wall_s": round(done - planned, 1)}
 
 
-def _ingest(spec: ReadSpec, plan: pa.Table) -> dict[str, int]:
+def _ingest(spec: ReadSpec, run: Run, plan: pa.Table) -> dict[str, int]:
     """Ingest what is missing of a plan, and close the folder."""
+    from engine.pipeline import Watch
     from engine.pipeline import ingest as ingest_shards
 
-    if books.missing_shards(spec.folder, plan):
+    missing = books.missing_shards(spec.folder, plan)
+    if missing or not books.is_complete(spec.folder):
+        run.begin("ingest", plan, missing)
+    if missing and not run.is_stopping():
         start_ray()
-        with progress("ingest") as report:
-            ingest_shards(plan, spec, report)
-    return books.close(spec.folder, plan, {})
+        with progress("ingest") as report, run.draining():
+            watch = Watch(
+                on_progress=report, on_shard=run.on_shard, on_failed=run.on_failed,
+                is_stopping=run.is_stopping, readers=run.terms.readers,
+            )  # fmt: skip
+            ingest_shards(plan, spec, watch)
+    run.require_whole(plan)
+    exported = deidentified.closing_facts(spec.folder) if spec.deidentified else {}
+    return books.close(spec.folder, plan, exported, run.staging, run.log)

@@ -53,6 +53,79 @@ def hand_student() -> Recipe:
     )
 
 
+def hand_region() -> Recipe:
+    """One view of a hand, or several joined ones: the teacher side of `osteoray study hand-age`.
+
+    Augmentation moves and scales every view by up to 8 and 15 %: that is the jitter of boxes, too.
+    """
+    return replace(hand_teacher(), name="hand-region", backbone="resnet18")
+
+
+def hand_regression() -> Recipe:
+    """The control of the distribution head: one output and the absolute error."""
+    return replace(hand_region(), name="hand-regression", head="regression", kl_weight=0.0)
+
+
+def hand_region_student() -> Recipe:
+    """One pass over the whole image, taught by what `osteoray teach` recorded of a network of several views.
+
+    Only terms on logits and embedding: the teacher's maps are of other pixels than the student's.
+    """
+    return replace(
+        hand_student(),
+        name="hand-region-student",
+        distill={"age_kl": 10.0, "reg": 1.0, "kd": 1.0, "rkd": 5.0},
+    )
+
+
+KNEE = Augmentation(rotation_deg=15.0, scale=0.1, shift=0.05, gamma=0.3, contrast=0.2)
+
+
+def knee_teacher() -> Recipe:
+    """Knee, sex and age; learns from pseudo-labels, made of the paired hands (`osteoray pseudo-label`).
+
+    Start from a hand model with ``--set weights=HAND_RUN/model.safetensors``; five folds with
+    ``--set folds=5 --set fold=0``; where experts read the films, ``--set labels=both``.
+    """
+    return Recipe(
+        name="knee-teacher",
+        task="knee-age",
+        role="teacher",
+        backbone="resnet18",
+        epochs=30,
+        precision="bf16",
+        labels="pseudo",
+        delta_months=6.0,
+        covariate_dropout=0.3,
+        augmentation=KNEE,
+    )
+
+
+def knee_image_sex() -> Recipe:
+    """The control that is not told the chronological age."""
+    return replace(knee_teacher(), name="knee-image-sex", covariates="sex", covariate_dropout=0.0)
+
+
+def knee_no_image() -> Recipe:
+    """The control that sees no image: what sex and chronological age know alone."""
+    return replace(knee_teacher(), name="knee-no-image", hide_image=True, covariate_dropout=0.0)
+
+
+def knee_student() -> Recipe:
+    """Distilled from the folds: ``osteoray teach`` their runs, then ``train --teacher`` the cache."""
+    return replace(
+        knee_teacher(),
+        name="knee-student",
+        role="student",
+        backbone="mobilenetv3_small_100",
+        epochs=60,
+        learning_rate=2e-3,
+        weight_decay=0.02,
+        augmentation=MILD,
+        distill={"age_kl": 10.0, "reg": 1.0, "kd": 1.0},
+    )
+
+
 def demo_teacher() -> Recipe:
     """Small enough for the demo's few minutes."""
     return replace(
@@ -67,7 +140,20 @@ def demo_student() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe().name: recipe
-    for recipe in (hand_teacher, hand_teacher_pretrained, hand_student, demo_teacher, demo_student)
+    for recipe in (
+        hand_teacher,
+        hand_teacher_pretrained,
+        hand_student,
+        hand_region,
+        hand_regression,
+        hand_region_student,
+        knee_teacher,
+        knee_image_sex,
+        knee_no_image,
+        knee_student,
+        demo_teacher,
+        demo_student,
+    )
 }
 
 

@@ -13,13 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-from engine import books
-from engine.errors import TrainingError, UsageError
+from engine import lease
+from engine.errors import TeacherCacheError, TrainingError, UsageError
+from engine.held_out import HeldOut
 from engine.manifest import code_version, read_json, sha256_of_file, write_json
-from engine.recipe import Recipe, with_changes
-from engine.run import RUN_NAME, WEIGHTS_NAME, epochs_logged, read_metrics, read_run
-from engine.samples import data_facts, open_training_set, pack_images, refuse_twins
+from engine.recipe import Recipe, recipe_from_facts, with_changes
+from engine.run import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME, epochs_logged, read_metrics, read_run
+from engine.samples import TrainingSet, choice_of, data_facts, open_training_set, pack_images, refuse_twins
 from engine.tasks import task_named
+from engine.teacher_cache import TeacherCache, is_cache, open_cache, require_intact
 from jobs.cluster_session import start_ray
 from jobs.console import finish, progress
 from jobs.recipes import RECIPES, recipe_named
@@ -29,7 +31,9 @@ def train(
     recipe: Annotated[str, typer.Argument(help=f"Recipe: {', '.join(RECIPES)}.")],
     data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest --labels` wrote.")],
     out: Annotated[Path, typer.Option(help="Run folder; the same command again continues it.")],
-    teacher: Annotated[Path | None, typer.Option(help="Finished run whose network teaches.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Finished run that looks on, or what `osteoray teach` wrote.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Ray Train workers; on GPUs one per GPU.")] = 2,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
     set_: Annotated[
@@ -51,7 +55,7 @@ def train(
         raise UsageError(f"{workers} workers need {workers} cores, this machine has {cores}: lower --workers")
     if chosen.distill and teacher is None:
         raise UsageError(f"recipe {recipe} distils: give --teacher RUN, or --set distill=none")
-    with books.lease(out):
+    with lease.hold(out):
         facts = run_training(
             chosen, data, out, teacher=teacher if chosen.distill else None, workers=workers, gpu=gpu
         )
@@ -74,9 +78,15 @@ def run_training(
     facts = _facts(recipe, data, out, teacher)
     if facts["status"] == "done":
         return facts
-    label = task_named(recipe.task).label
-    pack_images(data, out / "cache", label)
-    refuse_twins(open_training_set(data, out / "cache", label))  # what cannot be trained on ends here
+    task = task_named(recipe.task).told(recipe.told)
+    pack_images(data, out / "cache", task.label)
+    samples = open_training_set(data, out / "cache", task, choice_of(recipe.facts()))
+    refuse_twins(samples)  # what cannot be trained on ends here
+    if teacher and is_cache(teacher):
+        from engine.fit import recorded_for
+
+        require_intact(teacher)
+        recorded_for(samples, open_cache(teacher), recipe.distill)
     write_json(out / RUN_NAME, facts)
     from engine.train import Workers, train_on_ray
 
@@ -117,12 +127,45 @@ def _facts(recipe: Recipe, data: Path, out: Path, teacher: Path | None) -> dict[
 def _teacher_facts(teacher: Path | None) -> dict[str, Any] | None:
     if teacher is None:
         return None
+    if is_cache(teacher):
+        cache = open_cache(teacher)
+        _require_unchanged(cache)
+        backbones = [one["backbone"] for one in cache.facts["teachers"]]
+        return {
+            "run": str(teacher),
+            "backbone": " + ".join(backbones),
+            "sha256": cache.sha256,
+            "recorded": True,
+        }
     run = read_run(teacher)
     return {
         "run": str(teacher),
         "backbone": run["backbone"],
         "sha256": sha256_of_file(teacher / WEIGHTS_NAME),
     }
+
+
+def _require_unchanged(cache: TeacherCache) -> None:
+    """Refuse a cache whose teachers were trained anew since; a run that is gone cannot be told."""
+    for one in cache.facts["teachers"]:
+        weights = Path(one["run"]) / WEIGHTS_NAME
+        if weights.exists() and sha256_of_file(weights) != one["sha256"]:
+            raise TeacherCacheError(
+                f"{one['run']} has other weights than {cache.folder} was recorded from: teach again"
+            )
+
+
+def _held_out_of(teacher: dict[str, Any] | None, samples: TrainingSet) -> HeldOut | None:
+    """What the teacher predicts on the test split: from the cache, or as its run left it."""
+    from engine.evaluation import recorded_months
+    from engine.held_out import read_held_out
+
+    if teacher is None:
+        return None
+    if teacher.get("recorded"):
+        return recorded_months(open_cache(Path(teacher["run"])), samples, samples.index_of("test"))
+    path = Path(teacher["run"]) / EVALUATION_NAME
+    return read_held_out(path) if path.is_file() else None
 
 
 def _weights_digest(path: str) -> str | None:
@@ -138,15 +181,16 @@ def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> 
     import torch
 
     from engine.evaluation import evaluate, gigaflops, images_per_second
-    from engine.models import ModelFacts, load_model, num_parameters
-    from engine.run import load_net
+    from engine.models import load_model, num_parameters
 
     torch.set_num_threads(os.cpu_count() or 1)
-    model = ModelFacts(backbone=facts["backbone"]).facts()
+    recipe = recipe_from_facts(facts["recipe"])
+    task = task_named(facts["task"]).told(recipe.told)
+    samples = open_training_set(data, out / "cache", task, choice_of(facts["recipe"]))
+    views = samples.images_NVHW.shape[1]
+    model = task.model_facts(recipe.backbone, num_views=views, fusion=recipe.fusion, head=recipe.head).facts()
     net = load_model(model, out / WEIGHTS_NAME)
-    samples = open_training_set(data, out / "cache", task_named(facts["task"]).label)
-    size_HW = (samples.images_NHW.shape[1], samples.images_NHW.shape[2])
-    teacher = load_net(Path(facts["teacher"]["run"])) if facts["teacher"] else None
+    size_HW = (samples.images_NVHW.shape[2], samples.images_NVHW.shape[3])
     return {
         **facts,
         "status": "done",
@@ -154,7 +198,7 @@ def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> 
         "parameters": num_parameters(net),
         "seconds": round(seconds, 1),
         "gigaflops": round(gigaflops(net, size_HW), 4),
-        "evaluation": evaluate(net, samples, out, teacher=teacher),
+        **evaluate(net, samples, out, teacher=_held_out_of(facts["teacher"], samples)),
         "speed": {"images_per_second_eager": round(images_per_second(net, size_HW), 1)},
     }
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from engine.age_distribution import (
-    attention,
     expectation,
     gaussian_target,
     joint_loss,
@@ -98,14 +97,3 @@ def test_the_kl_part_is_least_at_the_target_itself() -> None:
     (gradient_BK,) = torch.autograd.grad(kl, logits_BK)
     assert kl.item() == pytest.approx(0, abs=1e-6)
     assert gradient_BK.abs().max().item() < 1e-6
-
-
-def test_attention_of_two_bins_by_hand() -> None:
-    # Two bins on a 1 x 2 grid: spatial means 0 and 0, so p = 1/2, 1/2; centred maps cancel.
-    flat = torch.tensor([[[[1.0, -1.0]], [[-2.0, 2.0]]]])
-    assert attention(flat).tolist() == [[[0.0, 0.0]]]
-    # Bin 2 has mean log 3: p = 1/4, 3/4. Centred bin 2 is z2 / 2, bin 1 its negative: z2 / 4 is left.
-    z2 = torch.tensor([math.log(3) + 2, math.log(3) - 2])
-    dense_BKhw = torch.stack([torch.zeros(2), z2])[None, :, None]
-    expected = [(math.log(3) + 2) / 4, 0.0]
-    assert attention(dense_BKhw)[0, 0].tolist() == pytest.approx(expected, rel=1e-5)

@@ -15,38 +15,66 @@ ROOT = Path(__file__).resolve().parent.parent
 # layers only: those of one layer do not know each other, a job composes them.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"schema"}),
+    frozenset({"schema", "warp"}),
     frozenset(
         {
             "age_distribution",
             "augment",
             "batch",
+            "boxes",
+            "budget",
+            "covariates",
             "dicom",
             "geometry",
             "labels",
             "manifest",
             "metrics",
+            "overlay",
+            "qa",
+            "pace",
             "series",
             "versions",
         }
     ),
-    frozenset({"archive", "books", "deidentified", "models", "preprocess", "sources"}),
-    frozenset({"convert", "instance", "phantom", "run", "terms"}),
-    frozenset({"bundle", "distill", "reading", "recipe", "wire"}),
+    frozenset({"agreement", "card", "folds", "grad_cam", "held_out", "pseudo_labels"}),
+    frozenset({"accuracy"}),
+    frozenset({"calibration", "comparison", "controls"}),
+    frozenset({"lease"}),
+    frozenset({"audit"}),
+    frozenset({"archive", "books", "deidentified", "models", "preprocess", "regions", "sources"}),
+    frozenset({"knee_table"}),
+    frozenset(
+        {"class_map", "convert", "instance", "phantom", "proof", "reuse", "run", "teacher_cache", "terms"}
+    ),
+    frozenset(
+        {
+            "bundle",
+            "distill",
+            "localise",
+            "pseudo_labelling",
+            "saliency",
+            "reading",
+            "recipe",
+            "recorded",
+            "teaching",
+            "wire",
+        }
+    ),
     frozenset({"isolation", "task", "reader_child"}),
-    frozenset({"shard", "survey"}),
+    frozenset({"results", "shard", "survey"}),
     frozenset({"checkpoint", "predict", "tasks"}),
     frozenset({"samples"}),
-    frozenset({"fit"}),
+    frozenset({"fit", "views"}),
     frozenset({"evaluation", "export"}),
-    frozenset({"pipeline", "report", "serve", "train"}),
+    frozenset({"bulk_teaching", "pipeline", "report", "serve", "train"}),
 )
 
 # Library -> the modules of engine/ that may import it. A longer name goes before its prefix.
 DOORS: dict[str, tuple[str, ...]] = {
-    "cv2": ("preprocess", "phantom"),
+    "cv2": ("preprocess", "phantom", "regions"),
     "fastapi": ("serve",),
-    "httpx": ("sources",),
+    "highdicom": ("results",),
+    "httpx": ("sources", "results"),
     "imagecodecs": ("dicom",),
     "jinja2": ("report",),
     "matplotlib": ("report",),
@@ -55,14 +83,16 @@ DOORS: dict[str, tuple[str, ...]] = {
     "onnxscript": ("export",),
     "openvino": ("predict*",),
     "polars": ("report",),
-    "pydicom": ("dicom",),
-    "ray.data": ("pipeline",),
+    "pydicom": ("dicom", "results"),
+    "pynetdicom": ("results",),
+    "ray.data": ("bulk_teaching", "pipeline"),
     "ray.serve": ("serve",),
     "ray.train": ("train",),
-    "ray": ("pipeline", "serve", "train"),
+    "ray": ("bulk_teaching", "pipeline", "serve", "train"),
     "tensorrt": ("export", "predict*"),
     "timm": ("models",),
     "tritonclient": ("predict*",),
+    "xlsxwriter": ("results",),
 }
 
 # A job joins parts of the engine; of the libraries with a door it may only speak to Ray's core.

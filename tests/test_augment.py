@@ -35,17 +35,17 @@ def test_draws_have_one_row_a_sample() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_the_number_of_workers_changes_no_image(size: int) -> None:
-    x_B1HW, draws = images(), draw(6, STRONG, seed=4, epoch=1)
-    alone = augmented(x_B1HW, draws)
+    x_BVHW, draws = images(), draw(6, STRONG, seed=4, epoch=1)
+    alone = augmented(x_BVHW, draws)
     for rank in range(size):
         mine = torch.arange(6)[rank::size]
-        torch.testing.assert_close(augmented(x_B1HW[mine], draws.at(mine)), alone[mine], rtol=0, atol=0)
+        torch.testing.assert_close(augmented(x_BVHW[mine], draws.at(mine)), alone[mine], rtol=0, atol=0)
 
 
 def test_the_order_of_samples_changes_no_image() -> None:
-    x_B1HW, draws, order = images(), draw(6, STRONG, seed=4, epoch=1), torch.tensor([3, 0, 5, 1, 4, 2])
-    shuffled = augmented(x_B1HW[order], draws.at(order))
-    torch.testing.assert_close(shuffled, augmented(x_B1HW, draws)[order], rtol=0, atol=0)
+    x_BVHW, draws, order = images(), draw(6, STRONG, seed=4, epoch=1), torch.tensor([3, 0, 5, 1, 4, 2])
+    shuffled = augmented(x_BVHW[order], draws.at(order))
+    torch.testing.assert_close(shuffled, augmented(x_BVHW, draws)[order], rtol=0, atol=0)
 
 
 def test_draws_repeat_for_an_epoch_and_differ_between_epochs_and_seeds() -> None:
@@ -57,10 +57,10 @@ def test_draws_repeat_for_an_epoch_and_differ_between_epochs_and_seeds() -> None
 
 
 def test_zero_ranges_are_the_identity() -> None:
-    x_B1HW = images()
-    x_B1HW[:, :, :4] = 0.0
+    x_BVHW = images()
+    x_BVHW[:, :, :4] = 0.0
     torch.testing.assert_close(
-        augmented(x_B1HW, draw(6, NOTHING, seed=3, epoch=0)), x_B1HW, rtol=0, atol=1e-5
+        augmented(x_BVHW, draw(6, NOTHING, seed=3, epoch=0)), x_BVHW, rtol=0, atol=1e-5
     )
 
 
@@ -72,16 +72,16 @@ def test_images_keep_shape_and_range() -> None:
 
 
 def test_a_certain_flip_mirrors_columns() -> None:
-    x_B1HW = images()
+    x_BVHW = images()
     draws = draw(
         6, Augmentation(rotation_deg=0, scale=0, shift=0, gamma=0, contrast=0, flip=1), seed=0, epoch=0
     )
-    torch.testing.assert_close(augmented(x_B1HW, draws), x_B1HW.flip(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(augmented(x_BVHW, draws), x_BVHW.flip(3), rtol=0, atol=1e-5)
 
 
 def test_a_quarter_turn_is_a_rotation_without_shear() -> None:
-    x_B1HW = images(1)
-    torch.testing.assert_close(augmented(x_B1HW, turned(90)), x_B1HW.rot90(1, (2, 3)), rtol=0, atol=1e-4)
+    x_BVHW = images(1)
+    torch.testing.assert_close(augmented(x_BVHW, turned(90)), x_BVHW.rot90(1, (2, 3)), rtol=0, atol=1e-4)
 
 
 def test_outside_the_image_is_black() -> None:
@@ -92,8 +92,8 @@ def test_outside_the_image_is_black() -> None:
 
 def test_gamma_and_contrast_by_hand() -> None:
     identity_N23 = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
-    x_B1HW = torch.full((1, 1, 8, 8), 0.5)
-    shown = augmented(x_B1HW, Draws(identity_N23, torch.tensor([2.0]), torch.tensor([1.2])))
+    x_BVHW = torch.full((1, 1, 8, 8), 0.5)
+    shown = augmented(x_BVHW, Draws(identity_N23, torch.tensor([2.0]), torch.tensor([1.2])))
     torch.testing.assert_close(shown, torch.full((1, 1, 8, 8), 0.3), rtol=0, atol=1e-6)
 
 

@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 
 from engine.bundle import BUNDLE_NAME, SEAL, SEALED, open_bundle, read_facts, sealed
+from engine.calibration import Calibration
 from engine.errors import BundleError, TableError
 from engine.manifest import sha256_of_file, write_json
 from engine.tasks.hand_age import HAND_AGE
+
+CALIBRATION = Calibration(
+    instances=40, temperature=1.5, by_sd={"0.9": 2.0}, by_months={"0.9": 12.0}, slope=0.1, intercept=-3.0
+)
 
 
 @pytest.fixture
@@ -17,7 +22,9 @@ def bundle(tmp_path: Path) -> Path:
     for name in SEALED:
         (tmp_path / name).write_bytes(f"the bytes of {name}".encode())
     digests = {name: sha256_of_file(tmp_path / name) for name in SEALED}
-    facts = {"task": HAND_AGE.facts(), "attention_HW": [4, 4], "engine": "onnxruntime", "sha256": digests}
+    facts = {"task": HAND_AGE.facts(), "model": {"covariates": ["sex"]}, "attention_HW": [4, 4]}
+    facts |= {"calibration": CALIBRATION.facts()}
+    facts |= {"engine": "onnxruntime", "sha256": digests}
     write_json(tmp_path / BUNDLE_NAME, sealed(facts))
     return tmp_path
 
@@ -25,6 +32,7 @@ def bundle(tmp_path: Path) -> Path:
 def test_facts_come_back(bundle: Path) -> None:
     opened = open_bundle(bundle)
     assert (opened.task, opened.rule, opened.map_HW) == ("hand-age", HAND_AGE.rule, (4, 4))
+    assert opened.covariates == ("sex",)
     assert opened.sha256 == open_bundle(bundle).sha256
 
 
@@ -62,6 +70,15 @@ def test_facts_without_a_seal_are_refused(bundle: Path) -> None:
         open_bundle(bundle)
 
 
+def test_another_calibration_is_another_model(bundle: Path) -> None:
+    before = open_bundle(bundle)
+    assert before.calibration == CALIBRATION
+    facts = {name: fact for name, fact in read_facts(bundle).items() if name != SEAL}
+    facts["calibration"]["by_sd"]["0.9"] = 3.0
+    write_json(bundle / BUNDLE_NAME, sealed(facts))
+    assert open_bundle(bundle).sha256 != before.sha256
+
+
 def test_another_input_rule_is_another_model(bundle: Path) -> None:
     facts = read_facts(bundle)
     del facts[SEAL]
@@ -71,7 +88,7 @@ def test_another_input_rule_is_another_model(bundle: Path) -> None:
     assert open_bundle(bundle).sha256 != before
 
 
-@pytest.mark.parametrize("fact", ["task", "attention_HW", "engine", "sha256"])
+@pytest.mark.parametrize("fact", ["task", "attention_HW", "engine", "sha256", "calibration"])
 def test_an_absent_or_senseless_fact_is_refused(bundle: Path, fact: str) -> None:
     facts = {name: value for name, value in read_facts(bundle).items() if name != SEAL}
     kept = {name: value for name, value in facts.items() if name != fact}

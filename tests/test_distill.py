@@ -264,7 +264,7 @@ def test_an_unknown_term_in_a_recipe_names_the_nearest() -> None:
 
 def test_adapters_bring_the_student_to_the_teachers_channels() -> None:
     net = AgeNet(ModelFacts(backbone=BACKBONE))
-    x_B1HW, sex_B1 = torch.rand(2, 1, 64, 64), torch.zeros(2, 1)
-    adapted = Trainee(net, (7, 9))(x_B1HW, sex_B1).adapted
+    x_BVHW, sex_BQ = torch.rand(2, 1, 64, 64), torch.zeros(2, 1)
+    adapted = Trainee(net, (7, 9))(x_BVHW, sex_BQ).adapted
     assert [tuple(f.shape[:2]) for f in adapted] == [(2, 7), (2, 9)]
-    assert Trainee(net)(x_B1HW, sex_B1).adapted == ()
+    assert Trainee(net)(x_BVHW, sex_BQ).adapted == ()

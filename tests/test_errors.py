@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from engine import errors
-from engine.errors import EngineError, FilteredError, InstanceError, UnknownNameError
+from engine.errors import AbstainedError, EngineError, FilteredError, InstanceError, UnknownNameError
 
 _LINE = re.compile(r"^ {4}(?P<branches>[│├└─ ]*)(?P<name>[A-Z]\w+) +(?P<code>ORY-[A-Z]\d\d)\b", re.MULTILINE)
 _INDENT = 4
 
-DOCUMENTED_EXIT_CODES = {0, 1, 2, 3, 4, 75}
+DOCUMENTED_EXIT_CODES = {0, 1, 2, 3, 4, 75, 143}
 
 
 def drawn() -> Iterator[tuple[str, str, str | None]]:
@@ -55,8 +55,8 @@ def test_exit_codes_are_documented_ones() -> None:
     assert {kind.exit_code for kind in all_classes()} <= DOCUMENTED_EXIT_CODES
 
 
-@pytest.mark.parametrize("family", [InstanceError, FilteredError])
-def test_reasons_are_unique_words(family: type[InstanceError | FilteredError]) -> None:
+@pytest.mark.parametrize("family", [InstanceError, FilteredError, AbstainedError])
+def test_reasons_are_unique_words(family: type[InstanceError | FilteredError | AbstainedError]) -> None:
     reasons = [kind.reason for kind in all_classes(family)]  # type: ignore[attr-defined]
     assert len(set(reasons)) == len(reasons)
     assert all(re.fullmatch(r"[a-z][a-z_]+", reason) for reason in reasons)

@@ -28,29 +28,31 @@ def test_departing_graph_writes_nothing(
     shutil.copytree(story.student, run)
     write = module.write_onnx
 
-    def write_then_change(net: object, size_HW: tuple[int, int], path: Path) -> None:
-        write(net, size_HW, path)  # type: ignore[arg-type]
+    def write_then_change(graph: object, size_HW: tuple[int, int], path: Path) -> None:
+        write(graph, size_HW, path)  # type: ignore[arg-type]
         weights = run / "model.safetensors"
         tensors = safetensors.numpy.load_file(weights)
         tensors["classify.bias"] = tensors["classify.bias"] + np.linspace(0, 1, 240, dtype=np.float32)
         safetensors.numpy.save_file(tensors, weights)
 
     monkeypatch.setattr(module, "write_onnx", write_then_change)
-    images, sex = gate_samples(story.samples, 8)
+    images, told = gate_samples(story.samples, 8, ("sex",))
     with pytest.raises(ParityError, match="no bundle was written"):
-        export(run, tmp_path / "bundle", engine="onnxruntime", images_BHW=images, sex_B=sex, threads=1)
+        export(
+            run, tmp_path / "bundle", engine="onnxruntime", images_BHW=images, covariates_BQ=told, threads=1
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_bundle_is_never_overwritten(story: Story) -> None:
-    images, sex = gate_samples(story.samples, 8)
+    images, told = gate_samples(story.samples, 8, ("sex",))
     with pytest.raises(ExportError, match="not empty"):
-        export(story.student, story.bundle, engine="auto", images_BHW=images, sex_B=sex, threads=1)
+        export(story.student, story.bundle, engine="auto", images_BHW=images, covariates_BQ=told, threads=1)
 
 
 def test_graph_has_a_dynamic_batch_and_carries_its_weights(story: Story) -> None:
     graph = onnx.load(str(story.bundle / "student.onnx"), load_external_data=False).graph
-    assert [value.name for value in graph.input] == ["image", "sex"]
+    assert [value.name for value in graph.input] == ["image", "covariates"]
     assert [value.name for value in graph.output] == ["months", "sd_months", "attention"]
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert not any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer)

@@ -46,7 +46,7 @@ def teacher_net() -> Teacher:
 
 
 def started(recipe: Recipe, teacher: Teacher | None = None) -> State:
-    return new_state(recipe, teacher.net.channels if teacher else (), CPU)
+    return new_state(recipe, TASK.model_facts(recipe.backbone), teacher.net.channels if teacher else (), CPU)
 
 
 def trained(recipe: Recipe, data: TrainingSet, state: State, teacher: Teacher | None = None) -> list[Log]:
@@ -102,7 +102,7 @@ def test_a_student_follows_a_teacher_that_does_not_move(discs: TrainingSet, tmp_
     kept = safetensors.torch.load_file(tmp_path / "trainee.safetensors")
     assert any(name.startswith("adapters.") for name in kept)
     assert not any("adapter" in name for name in safetensors.torch.load_file(tmp_path / "model.safetensors"))
-    assert_same(load_model({"backbone": BACKBONE}, tmp_path / "model.safetensors"), state.ema)
+    assert_same(load_model(ModelFacts(backbone=BACKBONE).facts(), tmp_path / "model.safetensors"), state.ema)
 
 
 def test_distillation_pulls_the_student_towards_its_teacher(discs: TrainingSet) -> None:
@@ -193,8 +193,8 @@ class _Spoiled(nn.Module):
         super().__init__()
         self.module, self.spoil = module, spoil
 
-    def forward(self, x_B1HW: Tensor, sex_B1: Tensor) -> object:
-        outputs = self.module(x_B1HW, sex_B1)
+    def forward(self, x_BVHW: Tensor, covariates_BQ: Tensor) -> object:
+        outputs = self.module(x_BVHW, covariates_BQ)
         return replace(outputs, logits_BK=self.spoil(outputs.logits_BK))
 
 

@@ -10,12 +10,14 @@ import timm
 import torch
 from torch import Tensor
 
-from engine.age_distribution import NUM_BINS, attention, moments
+from engine.age_distribution import NUM_BINS, moments
 from engine.errors import BundleError, UnknownNameError
+from engine.grad_cam import attention, attention_target, by_autograd, closed_form, expectation_slopes
 from engine.models import (
     AgeNet,
     Deployed,
     ModelFacts,
+    Outputs,
     channels_last,
     frozen,
     load_model,
@@ -36,7 +38,7 @@ def made(backbone: str) -> AgeNet:
     torch.manual_seed(3)
     net = AgeNet(ModelFacts(backbone=backbone)).eval()
     with torch.no_grad():
-        for parameter in (net.sex_scale_shift.weight, *net.classify.parameters()):
+        for parameter in (net.covariate_scale_shift.weight, *net.classify.parameters()):
             parameter.normal_(std=0.3)
     return net
 
@@ -44,19 +46,6 @@ def made(backbone: str) -> AgeNet:
 def inputs(count: int = 2, size: int = SIZE) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     return torch.rand(count, 1, size, size, generator=generator), torch.tensor([[1.0], [-1.0]])[:count]
-
-
-def grad_cam(target_B: Tensor, layer_BChw: Tensor) -> Tensor:
-    """Grad-CAM as published: gradients pooled over space weigh the layer's maps; positive part."""
-    (gradient_BChw,) = torch.autograd.grad(target_B.sum(), layer_BChw, retain_graph=True)
-    weights_BC11 = gradient_BChw.mean((2, 3), keepdim=True)
-    return (weights_BC11 * layer_BChw).sum(1).relu()
-
-
-def read_off(logits_BK: Tensor) -> Tensor:
-    """Sum of p_k z_k with p held fixed and logits centred over the bins, [B]."""
-    centred_BK = logits_BK - logits_BK.mean(1, keepdim=True)
-    return (logits_BK.softmax(1).detach() * centred_BK).sum(1)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -73,40 +62,49 @@ def test_outputs_have_the_promised_shapes(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_logits_are_the_spatial_mean_of_dense_logits(backbone: str) -> None:
-    with torch.no_grad():
-        outputs = made(backbone)(*inputs())
-    torch.testing.assert_close(outputs.logits_BK, outputs.dense_BKhw.mean((2, 3)), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_attention_is_grad_cam_at_the_dense_logits(backbone: str) -> None:
-    outputs = made(backbone)(*inputs())
-    dense = outputs.dense_BKhw
-    expected_Bhw = grad_cam(read_off(outputs.logits_BK), dense) * dense[0, 0].numel()
-    assert expected_Bhw.amax() > 0.1
-    torch.testing.assert_close(attention(dense), expected_Bhw, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_without_bias_attention_is_grad_cam_at_the_modulated_features(backbone: str) -> None:
+def test_logits_are_the_spatial_mean_of_the_class_maps_and_the_bias(backbone: str) -> None:
     net = made(backbone)
-    net.load_state_dict(net.state_dict() | {"classify.bias": torch.zeros(NUM_BINS)})
-    seen: list[Tensor] = []
-    net.classify.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    outputs = net(*inputs())
-    expected_Bhw = grad_cam(read_off(outputs.logits_BK), seen[0]) * outputs.dense_BKhw[0, 0].numel()
-    assert expected_Bhw.amax() > 0.1
-    torch.testing.assert_close(attention(outputs.dense_BKhw), expected_Bhw, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        outputs = net(*inputs())
+    mean_BK = outputs.class_maps_BKhw.mean((2, 3))
+    torch.testing.assert_close(outputs.logits_BK, mean_BK + net.classify.bias, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_closed_form_is_grad_cam_at_the_modulated_features_whatever_the_bias(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs, deep = seen_by_the_head(made(backbone), monkeypatch)
+    dense = outputs.class_maps_BKhw
+    cells = dense[0, 0].numel()
+    expected_Bhw = by_autograd(attention_target(outputs.logits_BK), deep)
+    assert expected_Bhw.amax() > 0.01
+    torch.testing.assert_close(attention(outputs.logits_BK, dense) / cells, expected_Bhw, rtol=0, atol=1e-5)
+    of_months = by_autograd(moments(outputs.logits_BK)[0], deep)
+    closed = closed_form(dense, expectation_slopes(outputs.logits_BK))
+    torch.testing.assert_close(closed / closed.norm(), of_months / of_months.norm(), rtol=0, atol=1e-5)
+
+
+def seen_by_the_head(net: AgeNet, patch: pytest.MonkeyPatch) -> tuple[Outputs, Tensor]:
+    """What the network answers, and the maps [B, C, h, w] that its dense head was given."""
+    kept: list[Tensor] = []
+
+    def convolve(deep_BChw: Tensor, weight: Tensor) -> Tensor:
+        kept.append(deep_BChw)
+        return torch.nn.functional.conv2d(deep_BChw, weight)
+
+    patch.setattr("engine.models.conv2d", convolve)
+    outputs: Outputs = net(*inputs())
+    return outputs, kept[0]
 
 
 def test_sex_changes_the_output_once_its_modulation_is_not_zero() -> None:
-    x_B1HW, sex_B1 = inputs()
+    x_BVHW, sex_BQ = inputs()
     fresh, taught = AgeNet(ModelFacts(backbone=BACKBONE)).eval(), made(BACKBONE)
     with torch.no_grad():
-        assert torch.equal(fresh(x_B1HW, sex_B1).logits_BK, fresh(x_B1HW, -sex_B1).logits_BK)
+        assert torch.equal(fresh(x_BVHW, sex_BQ).logits_BK, fresh(x_BVHW, -sex_BQ).logits_BK)
         male, female, unknown = (
-            taught(x_B1HW[:1], torch.tensor([[sex]])).logits_BK for sex in (1.0, -1.0, 0.0)
+            taught(x_BVHW[:1], torch.tensor([[sex]])).logits_BK for sex in (1.0, -1.0, 0.0)
         )
     assert not torch.allclose(male, female, atol=1e-2)
     torch.testing.assert_close((male + female) / 2, unknown, rtol=0, atol=1e-4)  # the modulation is linear
@@ -145,21 +143,21 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(AgeNet(ModelFacts(backbone=BACKBONE, num_bins=24)), path)
     with pytest.raises(BundleError, match=f"does not hold the weights of {BACKBONE}"):
-        load_model({"backbone": BACKBONE}, path)
+        load_model(ModelFacts(backbone=BACKBONE).facts(), path)
 
 
 def test_absent_and_damaged_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
-        load_model({"backbone": BACKBONE}, tmp_path / "absent.safetensors")
+        load_model(ModelFacts(backbone=BACKBONE).facts(), tmp_path / "absent.safetensors")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"no weights at all")
     with pytest.raises(BundleError):
-        load_model({"backbone": BACKBONE}, damaged)
+        load_model(ModelFacts(backbone=BACKBONE).facts(), damaged)
 
 
 def test_facts_of_a_later_release_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="facts"):
-        load_model({"backbone": BACKBONE, "novelty": 1}, tmp_path / "model.safetensors")
+        load_model({**ModelFacts(backbone=BACKBONE).facts(), "novelty": 1}, tmp_path / "model.safetensors")
 
 
 def test_a_trunk_starts_from_an_rgb_checkpoint_as_if_grey_were_its_rgb_copy(tmp_path: Path) -> None:
@@ -169,9 +167,9 @@ def test_a_trunk_starts_from_an_rgb_checkpoint_as_if_grey_were_its_rgb_copy(tmp_
     safetensors.torch.save_file(rgb.state_dict() | head, tmp_path / "rgb.safetensors")
     net = AgeNet(ModelFacts(backbone=BACKBONE)).eval()
     load_start(net, tmp_path / "rgb.safetensors")
-    x_B1HW, _ = inputs()
+    x_BVHW, _ = inputs()
     with torch.no_grad():
-        for grey, coloured in zip(net.trunk(x_B1HW), rgb(x_B1HW.expand(-1, 3, -1, -1)), strict=True):
+        for grey, coloured in zip(net.trunk(x_BVHW), rgb(x_BVHW.expand(-1, 3, -1, -1)), strict=True):
             torch.testing.assert_close(grey, coloured, rtol=1e-4, atol=1e-4)
 
 

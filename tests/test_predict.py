@@ -8,7 +8,7 @@ import pytest
 from engine import predict
 from engine.errors import MissingDependencyError, UnknownNameError
 from engine.export import PARITY_MONTHS
-from engine.predict import PREDICTORS, Scores, choose_engine, open_predictor, sex_covariate
+from engine.predict import PREDICTORS, Scores, choose_engine, open_predictor
 from engine.samples import gate_samples
 from tests.story import Story
 
@@ -18,7 +18,7 @@ Images = tuple[np.ndarray, np.ndarray]
 
 @pytest.fixture(scope="module")
 def real(story: Story) -> Images:
-    return gate_samples(story.samples, 12)
+    return gate_samples(story.samples, 12, ("sex",))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_number_never_depends_on_its_neighbours(engine: str, story: Story, rea
 @pytest.mark.parametrize("engine", PREDICTORS)
 def test_no_instances_give_no_scores(engine: str, story: Story) -> None:
     scores = open_predictor(story.bundle, engine, threads=1).predict(
-        np.zeros((0, 64, 64), np.uint8), np.zeros(0, np.float32)
+        np.zeros((0, 64, 64), np.uint8), np.zeros((0, 1), np.float32)
     )
     assert len(scores.months_B) == len(scores.sd_B) == len(scores.attention_Bhw) == 0
 
@@ -55,13 +55,9 @@ def test_no_instances_give_no_scores(engine: str, story: Story) -> None:
 def test_sex_is_used(story: Story, real: Images) -> None:
     predictor = open_predictor(story.bundle, "torch", threads=1)
     images, _ = real
-    boys = predictor.predict(images, np.ones(len(images), np.float32)).months_B
-    girls = predictor.predict(images, -np.ones(len(images), np.float32)).months_B
+    boys = predictor.predict(images, np.ones((len(images), 1), np.float32)).months_B
+    girls = predictor.predict(images, -np.ones((len(images), 1), np.float32)).months_B
     assert not np.array_equal(boys, girls)
-
-
-def test_sex_covariate_knows_only_two_codes() -> None:
-    assert [sex_covariate(code) for code in ("M", "F", "O", "", None, "m")] == [1, -1, 0, 0, 0, 0]
 
 
 def test_unknown_engine_names_the_nearest() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import books
+from engine import proof
 from engine.errors import TableError, TrainingError
 from engine.manifest import read_json, write_json
 from engine.samples import (
@@ -22,6 +22,7 @@ from engine.samples import (
     refuse_twins,
     splits_by_patient,
 )
+from engine.tasks.hand_age import HAND_AGE
 from tests.training_fixture import LABEL, SIZE, Made, disc, disc_set, write_ingest
 
 PATIENTS = 40
@@ -43,7 +44,7 @@ def cohort(patients: int = PATIENTS, *, test_from: int = 30) -> list[Made]:
 
 def opened(folder: Path, cache: Path) -> TrainingSet:
     pack_images(folder, cache, LABEL)
-    return open_training_set(folder, cache, LABEL)
+    return open_training_set(folder, cache, HAND_AGE)
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +54,17 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_images_and_columns_have_one_order(ingested: Path, tmp_path: Path) -> None:
-    books.verify(ingested)
+    proof.verify(ingested)
     data = opened(ingested, tmp_path)
-    assert data.images_NHW.shape == (80, SIZE, SIZE)
-    for made, months, image_HW in zip(cohort(), data.months_N, data.images_NHW, strict=True):
+    assert data.images_NVHW.shape == (80, 1, SIZE, SIZE)
+    for made, months, image_VHW in zip(cohort(), data.months_N, data.images_NVHW, strict=True):
         assert months == made.months
-        assert np.array_equal(image_HW, disc(months))
+        assert np.array_equal(image_VHW[0], disc(months))
 
 
 def test_columns_say_who_and_which(ingested: Path, tmp_path: Path) -> None:
     data = opened(ingested, tmp_path)
-    assert data.sex_N[:6].tolist() == [1, 1, -1, -1, 0, 0]
+    assert data.covariates_NQ[:6, 0].tolist() == [1, 1, -1, -1, 0, 0]
     assert data.patient_sex_N[:6].tolist() == ["M", "M", "F", "F", "", ""]
     assert len(set(data.uids_N)) == 80
     assert len(set(data.patients_N)) == PATIENTS
@@ -81,8 +82,8 @@ def test_the_given_test_split_is_kept_and_the_rest_divided_by_patient(ingested: 
 
 
 def test_packing_again_changes_nothing(ingested: Path, tmp_path: Path) -> None:
-    first = np.array(opened(ingested, tmp_path).images_NHW)
-    assert np.array_equal(opened(ingested, tmp_path).images_NHW, first)
+    first = np.array(opened(ingested, tmp_path).images_NVHW)
+    assert np.array_equal(opened(ingested, tmp_path).images_NVHW, first)
 
 
 def test_samples_without_a_label_are_passed_over(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_samples_without_a_label_are_passed_over(tmp_path: Path) -> None:
     data = opened(write_ingest(tmp_path, made), tmp_path / "cache")
     known = [one.months for one in made if one.months is not None]
     assert data.months_N.tolist() == known
-    assert all(np.array_equal(image, disc(m)) for image, m in zip(data.images_NHW, known, strict=True))
+    assert all(np.array_equal(image[0], disc(m)) for image, m in zip(data.images_NVHW, known, strict=True))
 
 
 def keys(count: int) -> np.ndarray:
@@ -148,7 +149,7 @@ def test_an_ingest_without_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="ingest with --labels"):
         pack_images(folder, tmp_path / "cache", LABEL)
     with pytest.raises(TrainingError, match="ingest with --labels"):
-        open_training_set(folder, tmp_path / "cache", LABEL)
+        open_training_set(folder, tmp_path / "cache", HAND_AGE)
 
 
 def test_an_ingest_with_no_sample_labelled_is_refused(tmp_path: Path) -> None:
@@ -176,9 +177,9 @@ def test_what_is_no_finished_ingest_is_refused(tmp_path: Path, change: dict[str,
 
 
 def test_gate_samples_are_real_spread_and_held_out_first(ingested: Path) -> None:
-    images_BHW, sex_B = gate_samples(ingested, 10)
+    images_BHW, told_BQ = gate_samples(ingested, 10, ("sex",))
     assert images_BHW.shape == (10, SIZE, SIZE)
-    assert sex_B.shape == (10,)
+    assert told_BQ.shape == (10, 1)
     shown = {image.tobytes() for image in images_BHW}
     assert shown <= {disc(made.months or 0).tobytes() for made in cohort()}
     per_shard = 2  # five shards of sixteen; the fourth (P24..P31) holds four held-out instances
@@ -187,25 +188,25 @@ def test_gate_samples_are_real_spread_and_held_out_first(ingested: Path) -> None
 
 
 def test_gate_samples_are_never_more_than_asked(ingested: Path) -> None:
-    images_BHW, sex_B = gate_samples(ingested, 3)
-    assert len(images_BHW) == len(sex_B) == 3
+    images_BHW, told_BQ = gate_samples(ingested, 3, ("sex",))
+    assert len(images_BHW) == len(told_BQ) == 3
 
 
 def test_gate_samples_need_samples(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="holds no samples"):
-        gate_samples(tmp_path, 3)
+        gate_samples(tmp_path, 3, ())
 
 
 def test_the_same_pixels_in_two_splits_are_refused() -> None:
     data = disc_set(20)
-    images = data.images_NHW.copy()
-    images[:, 0, 0] = np.arange(20)  # discs of nearly the same age have the same pixels
-    refuse_twins(replace(data, images_NHW=images))
+    images = data.images_NVHW.copy()
+    images[:, 0, 0, 0] = np.arange(20)  # discs of nearly the same age have the same pixels
+    refuse_twins(replace(data, images_NVHW=images))
     train, test = data.index_of("train")[0], data.index_of("test")[0]
     images[test] = images[train]
     with pytest.raises(TrainingError, match=r"1 image\(s\) lie in two splits"):
-        refuse_twins(replace(data, images_NHW=images))
+        refuse_twins(replace(data, images_NVHW=images))
     images[[train, test]] = 0  # two black films are no leak
-    refuse_twins(replace(data, images_NHW=images))
+    refuse_twins(replace(data, images_NVHW=images))
     images[data.index_of("train")[1]] = images[data.index_of("train")[2]]  # nor is a copy within a split
-    refuse_twins(replace(data, images_NHW=images))
+    refuse_twins(replace(data, images_NVHW=images))

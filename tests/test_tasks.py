@@ -38,7 +38,7 @@ def outputs(seed: int) -> Outputs:
     """What a network in training returns, as if it had adapters to its own channels."""
     torch.manual_seed(seed)
     given = batch()
-    found: Outputs = AgeNet(ModelFacts(backbone=BACKBONE))(given.x_B1HW, given.sex_B1)
+    found: Outputs = AgeNet(ModelFacts(backbone=BACKBONE))(given.x_BVHW, given.covariates_BQ)
     return Outputs(found.logits_BK, found.dense_BKhw, found.features, found.features)
 
 

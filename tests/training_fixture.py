@@ -48,12 +48,16 @@ def disc_set(count: int, *, seed: int = 0) -> TrainingSet:
     sexes = np.array(["M", "F"])[np.arange(count) % 2]
     splits = np.array([*["train"] * 7, "val", "test", "test"])[np.arange(count) % 10]
     return TrainingSet(
-        images_NHW=np.stack([disc(months) for months in months_N]),
+        images_NVHW=np.stack([disc(months) for months in months_N])[:, None],
+        to_network_N33=np.broadcast_to(np.eye(3), (count, 3, 3)),
         months_N=months_N,
-        sex_N=np.where(sexes == "M", 1, -1).astype(np.float32),
+        covariates_NQ=np.where(sexes == "M", 1, -1).astype(np.float32)[:, None],
         patients_N=np.array([f"{index:032x}" for index in range(count)]),
         uids_N=np.array([f"2.25.{index + 1}" for index in range(count)]),
         patient_sex_N=sexes,
+        age_N=np.full(count, np.nan, np.float32),
+        pseudo_N2=np.full((count, 2), np.nan, np.float32),
+        is_expert_N=np.ones(count, bool),
         splits_N=splits,
     )
 

@@ -1,4 +1,4 @@
-"""Distillation terms: each a function of student and teacher outputs, and the TERMS table.
+"""Distillation terms: each a function of student and teacher outputs; the tables TERMS and NEEDS.
 
 A term takes (student, teacher, batch) and gives a scalar that is smallest when the student equals the
 teacher; no gradient flows into the teacher. All compute in float32 whatever the precision of the trunk.
@@ -32,3 +32,12 @@ TERMS: dict[str, Term] = {
     "gradcam": gradcam,
     "cat": cat,
 }
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("kd", "kd_std", "dkd", "dist", "age_kl", "emd2", "reg"), ("logits",)),
+    **dict.fromkeys(("hint", "at"), ("features",)),
+    "rkd": ("embedding",),
+    "gradcam": ("attention", "dense"),
+    "cat": ("dense",),
+}
+"""What a term reads of its teacher, as `osteoray teach --outputs` names it; any one of several is enough."""

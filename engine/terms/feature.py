@@ -41,7 +41,7 @@ def at(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
 
 def rkd(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     """Huber of normalised distances and of angles between the embeddings of a batch (arXiv 1904.05068)."""
-    e_s, e_t = (outputs.features[-1].float().mean((2, 3)) for outputs in (student, teacher))
+    e_s, e_t = student.embedding_BC, teacher.embedding_BC
     apart_s, apart_t = e_s[None] - e_s[:, None], (e_t[None] - e_t[:, None]).detach()
     distances = F.smooth_l1_loss(_distances(apart_s), _distances(apart_t))
     return distances + RKD_ANGLE * F.smooth_l1_loss(_angles(apart_s), _angles(apart_t))

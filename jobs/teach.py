@@ -1,0 +1,146 @@
+"""``osteoray teach``: what a teacher says of every sample, computed once for all trainings."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine import lease, teacher_cache
+from engine.errors import TrainingError, UsageError
+from engine.manifest import code_version, sha256_of_facts, sha256_of_file
+from engine.run import WEIGHTS_NAME, read_run
+from engine.samples import data_facts
+from engine.teacher_cache import KIND, OUTPUTS
+from engine.teaching import TeachSpec, open_teachers, require_outputs, sample_shards
+from jobs.cluster_session import start_ray
+from jobs.console import finish, progress
+
+_OF_ONE = ("logits", "embedding", "attention", "features")
+_OF_MANY = ("logits",)
+_OF_VIEWS = ("logits", "embedding")
+
+
+def teach(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Finished runs; several are an ensemble.")
+    ],
+    data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest` wrote, of the runs' own view.")],
+    out: Annotated[
+        Path, typer.Option(metavar="CACHE", help="Folder to write; the same command again resumes it.")
+    ],
+    outputs: Annotated[
+        str | None, typer.Option(help=f"What to record, joined by commas: {', '.join(OUTPUTS)}.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run the networks on a GPU.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+) -> None:
+    """Record a teacher's outputs for all samples, for `osteoray train --teacher CACHE`.
+
+    Several runs are an ensemble: the mean of their distributions. The cache may be of another view than the
+    student's, a crop or another size: maps are moved to where the student sees them.
+    """
+    spec = teach_spec(runs, data, out, outputs, gpu=gpu)
+    with lease.hold(out):
+        counts, seconds = run_teaching(spec)
+    summary = {
+        "out": str(out),
+        **counts,
+        "outputs": ",".join(spec.outputs),
+        "megabytes": round(sum(path.stat().st_size for path in (out / "shards").iterdir()) / 1e6, 1),
+        "seconds": round(seconds, 1),
+    }
+    finish("teach", summary, as_json=json)
+
+
+def teach_spec(
+    runs: Sequence[Path], data: Path, out: Path, outputs: str | None = None, *, gpu: bool = False
+) -> TeachSpec:
+    """What is to be recorded, checked before any work.
+
+    Raises:
+        UsageError: a run was trained on another view, or cannot give an output.
+        TrainingError: a run has not finished, or is of another task than the first.
+    """
+    told = data_facts(data)
+    facts = [read_run(run) for run in runs]
+    for run, one in zip(runs, facts, strict=True):
+        if one["task"] != facts[0]["task"]:
+            raise TrainingError(f"{run} is of the task {one['task']}, {runs[0]} of {facts[0]['task']}")
+        if _seen(one["data"]) != _seen(told):
+            raise UsageError(
+                f"{run} was trained on another view than that of {data}: ingest with the run's own"
+            )
+    import torch
+
+    nets = open_teachers(runs, torch.device("cpu"))
+    is_one = len(nets) == 1
+    default = (_OF_ONE if nets[0].facts.num_views == 1 else _OF_VIEWS) if is_one else _OF_MANY
+    names = [name.strip() for name in outputs.split(",")] if outputs else list(default)
+    require_outputs(names, nets)
+    return TeachSpec(
+        data=data.resolve(),
+        folder=out.resolve(),
+        runs=tuple(run.resolve() for run in runs),
+        facts=_manifest(runs, facts, told, [name for name in OUTPUTS if name in names], nets[0].channels),
+        device="cuda" if gpu else "cpu",
+    )
+
+
+def run_teaching(spec: TeachSpec) -> tuple[dict[str, int], float]:
+    """Write or go on with a cache whose lease is held; gives counts and seconds."""
+    started = time.perf_counter()
+    shards = sample_shards(spec.data)
+    if not shards:
+        raise UsageError(f"{spec.data} holds no sample")
+    teacher_cache.begin(spec.folder, spec.facts)
+    if teacher_cache.missing_shards(spec.folder, len(shards)):
+        from engine.bulk_teaching import teach as teach_all
+
+        start_ray()
+        actors = 1 if spec.device != "cpu" else os.cpu_count() or 1
+        with progress("teach", "samples") as report:
+            teach_all(shards, spec, actors, report)
+    return teacher_cache.close(spec.folder, len(shards)), time.perf_counter() - started
+
+
+def _seen(data: dict[str, Any]) -> list[Any]:
+    """What a network sees of an instance: the steps of its view, and the region of each view."""
+    crops = [view["crop"] or {} for view in data.get("views", [{"crop": data.get("crop")}])]
+    return [data["rule"]["view"], *((crop.get("region"), bool(crop.get("erase"))) for crop in crops)]
+
+
+def _manifest(
+    runs: Sequence[Path],
+    facts: Sequence[dict[str, Any]],
+    told: dict[str, Any],
+    outputs: list[str],
+    channels: Sequence[int],
+) -> dict[str, Any]:
+    teachers = [
+        {"run": str(run.resolve()), "backbone": one["backbone"], "sha256": sha256_of_file(run / WEIGHTS_NAME)}
+        for run, one in zip(runs, facts, strict=True)
+    ]
+    config = {
+        "teachers": [teacher["sha256"] for teacher in teachers],
+        "outputs": outputs,
+        "view_sha256": sha256_of_facts([told["rule"], told.get("crop"), told.get("views")]),
+        "data_sha256": told["sha256"],
+    }
+    return {
+        "kind": KIND,
+        "config_sha256": sha256_of_facts(config),
+        "task": facts[0]["task"],
+        "num_bins": facts[0]["model"]["num_bins"],
+        "channels": list(channels) if "features" in outputs else [],
+        "teachers": teachers,
+        "outputs": outputs,
+        "rule": told["rule"],
+        "view_sha256": config["view_sha256"],
+        "data_sha256": told["sha256"],
+        "code_version": code_version(),
+    }
