@@ -286,7 +286,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_has_its_module_and_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    function = getattr(import_module(f"jobs.{name}"), name)
+    module = name.replace("-", "_")
+    function = getattr(import_module(f"jobs.{module}"), module)
     assert function.__doc__
     assert run(name, "--help") == 0
     ends_by_itself = name != "serve"

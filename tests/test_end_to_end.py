@@ -171,7 +171,7 @@ def kill_when(words: list[object], ready: Callable[[], bool]) -> None:
         command(words), start_new_session=True, env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not ready():
         assert process.poll() is None, "the command ended before it could be killed"
         assert time.monotonic() < deadline, "the command never got that far"

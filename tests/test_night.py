@@ -137,6 +137,7 @@ def test_after_the_cause_is_mended_a_retry_gets_under_the_budget(tmp_path: Path)
 
 def test_sigterm_ends_a_run_in_order_and_the_same_command_goes_on(tmp_path: Path) -> None:
     root = mixed(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
     early, late = datetime.now().hour, (datetime.now().hour + 2) % 24
     closed = Window((late % 24) * 3600, ((late + 1) % 24) * 3600)
     assert not closed.is_open(datetime.now().replace(hour=early))
@@ -147,7 +148,7 @@ def test_sigterm_ends_a_run_in_order_and_the_same_command_goes_on(tmp_path: Path
     assert not ends(root)
     assert night(root)["planned"] == 8
     assert [line["event"] for line in audit.read(root / "out")][:2] == ["started", "stopped"]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_sigterm_while_nothing_is_read_ends_it_at_once(tmp_path: Path) -> None:

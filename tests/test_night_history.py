@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -19,6 +20,8 @@ REASONS = ("pixel_decode", "source_read")
 NAMES = st.sampled_from([f"f{number}" for number in range(7)])
 CONTENTS = st.sampled_from([word.ljust(12) for word in ("good", *REASONS)])
 KILLS = st.integers(1, 40)
+HISTORIES = int(os.environ.get("OSTEORAY_HISTORIES", "30"))
+"""Each takes seconds; a thousand are for a night."""
 
 
 class Nights(RuleBasedStateMachine):
@@ -79,7 +82,7 @@ class Nights(RuleBasedStateMachine):
 
 
 Nights.TestCase.settings = settings(
-    max_examples=50, stateful_step_count=6, deadline=None, derandomize=True, database=None,
+    max_examples=HISTORIES, stateful_step_count=6, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 TestNights = pytest.mark.timeout(600)(Nights.TestCase)
