@@ -7,8 +7,9 @@
 lossless and JPEG 2000 in equal parts; beyond ``--distinct`` files the rest are hard links to them.
 
 ``measure`` gives each reader one process with one thread and lets them take turns over the same slices of
-files, so that a drift of the machine's speed meets all. Ours reads, checks, decodes, windows, resizes and
-fills the header columns; the others decode and resize. Last line JSON.
+files, so that a drift of the machine's speed meets all. Ours is there twice: ``ours`` is all that ``ingest``
+does with a file (checks, SHA-256, header columns, percentiles as well), ``image`` what the others do, too:
+read, decode and resize, with the window. Last line JSON.
 """
 
 from __future__ import annotations
@@ -21,15 +22,19 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from engine.dicom.guard import Limits, parse
+from engine.dicom.header import TAGS
+from engine.dicom.pixels import read_frame
 from engine.dicom.write import ENCODERS, Facts, uid_from, write_instance
 from engine.instance import InputRule, prepare
 from engine.phantom.hand import expose
-from engine.preprocess import View
+from engine.preprocess import Picture, View, apply_to_picture, least_HW
 from engine.reader_child import keep_freed_memory
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
 
@@ -69,13 +74,29 @@ def _facts(syntax: str, place: int) -> Facts:
     )
 
 
-def read_ours(size: int) -> None:
-    """The child process of our reader: paths in, seconds out; memory is kept as ``ingest`` keeps it."""
+def _all_of_ingest(data: bytes, view: View) -> None:
+    prepare(data, InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=view), b"benchmark")
+
+
+def _image_alone(data: bytes, view: View) -> None:
+    limits = Limits()
+    data_set = parse(data, TAGS, limits)
+    size_HW = (int(data_set.header.Rows), int(data_set.header.Columns))
+    frame = read_frame(data_set, limits, least_HW=least_HW(view, size_HW))
+    picture = Picture(frame.values_HW, frame.gain, frame.offset, frame.original_HW, frame.reduction)
+    apply_to_picture(picture, replace(view, steps=("resize_pad",)))
+
+
+OURS: dict[str, Callable[[bytes, View], None]] = {"ours": _all_of_ingest, "image": _image_alone}
+
+
+def read_ours(name: str, size: int) -> None:
+    """The child process of a reader of ours: paths in, seconds out; memory is kept as ``ingest`` keeps it."""
     keep_freed_memory()
-    rule = InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=View(size_HW=(size, size)))
+    view = View(size_HW=(size, size))
     for line in sys.stdin:
         started = time.perf_counter()
-        prepare(Path(line.rstrip("\n")).read_bytes(), rule, b"benchmark")
+        OURS[name](Path(line.rstrip("\n")).read_bytes(), view)
         print(f"{time.perf_counter() - started:.6f}", flush=True)
 
 
@@ -104,7 +125,7 @@ def measure(archive: Path, python: Path, *, rounds: int, size: int) -> dict[str,
     """Seconds by reader and syntax, as images per second and as ratios to the plain readers."""
     plain, here = Path(__file__).with_name("plain_readers.py"), [sys.executable, "-m", "benchmarks.ingest"]
     readers = {
-        "ours": reader("ours", [*here, "read", str(size)]),
+        **{name: reader(name, [*here, "read", name, str(size)]) for name in OURS},
         "pydicom": reader("pydicom", [python, plain, "pydicom", str(size)]),
         "monai": reader("monai", [python, plain, "monai", str(size)]),
     }
@@ -130,12 +151,13 @@ def _result(counts: dict[str, int], spent: dict[str, dict[str, float]], size: in
         for name, seconds in spent.items()
     }
     ratios = {
-        f"ours_over_{name}": {
-            "mixed": round(sum(seconds.values()) / sum(spent["ours"].values()), 2),
-            **{syntax: round(seconds[syntax] / spent["ours"][syntax], 2) for syntax in counts},
+        f"{own}_over_{name}": {
+            "mixed": round(sum(seconds.values()) / sum(spent[own].values()), 2),
+            **{syntax: round(seconds[syntax] / spent[own][syntax], 2) for syntax in counts},
         }
+        for own in OURS
         for name, seconds in spent.items()
-        if name != "ours"
+        if name not in OURS
     }
     return {"files": total, "size": size, "images_per_second_per_core": speeds, **ratios}
 
@@ -156,13 +178,14 @@ def main() -> None:
     measuring.add_argument("--rounds", type=int, default=10)
     measuring.add_argument("--size", type=int, default=512)
     reading = verbs.add_parser("read", help="one of our readers, as `measure` starts it")
+    reading.add_argument("name", choices=list(OURS))
     reading.add_argument("size", type=int)
     options = parser.parse_args()
     assert set(SYNTAXES) <= set(ENCODERS)
     if options.verb == "make":
         make(options.archive, count=options.count, distinct=options.distinct)
     elif options.verb == "read":
-        read_ours(options.size)
+        read_ours(options.name, options.size)
     else:
         result = measure(options.archive, options.plain_python, rounds=options.rounds, size=options.size)
         print(json.dumps(result))
