@@ -136,7 +136,7 @@ class Folder:
 
         They are kept as Arrow, for a folder may hold a million.
         """
-        pieces, piece = [pa.array([], pa.large_binary())], []
+        pieces, piece = [pa.array([], pa.binary())], []
         with os.scandir(os.fsencode(Path(self._root) / folder)) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
@@ -144,11 +144,12 @@ class Folder:
                 elif entry.is_file(follow_symlinks=False):
                     piece.append(entry.name)
                 if len(piece) == _PIECE:
-                    pieces.append(pa.array(piece, pa.large_binary()))
+                    pieces.append(pa.array(piece, pa.binary()))
                     piece.clear()
-        names = pa.concat_arrays([*pieces, pa.array(piece, pa.large_binary())])
+        names = pa.concat_arrays([*pieces, pa.array(piece, pa.binary())])
         pieces.clear()
         ascending = names.take(pc.sort_indices(names))
+        del names  # the loop may take hours
         for start in range(0, len(ascending), _PIECE):
             yield from ascending.slice(start, _PIECE).to_pylist()
 
