@@ -22,7 +22,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from engine.checkpoint import load_state, new_state, save_state
 from engine.errors import EngineError, TrainingError
 from engine.fit import Teacher, World, epochs, recorded_for
-from engine.models import frozen, save_weights
+from engine.models import ModelFacts, frozen, save_weights
 from engine.recipe import Recipe, recipe_from_facts
 from engine.recorded import RecordedTeacher
 from engine.run import WEIGHTS_NAME, append_metrics, forget_after, load_net
@@ -101,9 +101,9 @@ def _train_worker(config: dict[str, Any]) -> None:
         rank=context.get_world_rank(), size=context.get_world_size(), device=device, wrap=prepare_model
     )
     samples = open_training_set(data, run / "cache", task, choice_of(config["recipe"]))
-    teacher = _teacher(config["teacher"], recipe, samples, device)
     views = samples.images_NVHW.shape[1]
     model = task.model_facts(recipe.backbone, num_views=views, fusion=recipe.fusion, head=recipe.head)
+    teacher = _teacher(config["teacher"], recipe, model, samples, device)
     state = new_state(recipe, model, teacher.channels if teacher else (), device)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
@@ -123,16 +123,29 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 
 def _teacher(
-    folder: str | None, recipe: Recipe, samples: TrainingSet, device: torch.device
+    folder: str | None, recipe: Recipe, student: ModelFacts, samples: TrainingSet, device: torch.device
 ) -> Teacher | RecordedTeacher | None:
     if folder is None:
         return None
     if is_cache(Path(folder)):
         return recorded_for(samples, open_cache(Path(folder)), recipe.distill)
     net = frozen(load_net(Path(folder))).to(device)
-    if net.facts.num_views != samples.images_NVHW.shape[1]:
-        raise TrainingError(
-            f"the teacher {folder} sees {net.facts.num_views} view(s), the data have "
-            f"{samples.images_NVHW.shape[1]}: record it with `osteoray teach` on its own data"
-        )
+    require_same_inputs(net.facts, student, Path(folder))
     return Teacher(net=net, precision=recipe.teacher_precision)
+
+
+def require_same_inputs(teacher: ModelFacts, student: ModelFacts, folder: Path) -> None:
+    """Refuse a live teacher that is shown or told something else than the student.
+
+    Raises:
+        TrainingError: other views, or other covariates; ``folder`` is the teacher's.
+    """
+    for what, theirs, ours in (
+        ("view(s)", teacher.num_views, student.num_views),
+        ("covariates", ", ".join(teacher.covariates) or "none", ", ".join(student.covariates) or "none"),
+    ):
+        if theirs != ours:
+            raise TrainingError(
+                f"the teacher {folder} takes other {what} ({theirs}) than the student ({ours}): record it "
+                "with `osteoray teach` on its own data, and give that as --teacher"
+            )

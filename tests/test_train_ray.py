@@ -29,7 +29,7 @@ from engine.run import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME, read_metrics
 from engine.samples import open_training_set, pack_images
 from engine.tasks.hand_age import HAND_AGE
 from engine.terms import TERMS
-from engine.train import Workers, train_on_ray
+from engine.train import Workers, require_same_inputs, train_on_ray
 from tests.training_fixture import BACKBONE, LABEL, Made, tiny_recipe, write_ingest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -45,7 +45,7 @@ SNAPSHOT = "ray/checkpoints/checkpoint_manager_snapshot.json"
 DRIVER = """
 import json, sys
 from pathlib import Path
-from engine.train import Workers, train_on_ray
+from engine.train import Workers, require_same_inputs, train_on_ray
 from jobs.cluster_session import start_ray
 facts, data, run, teacher = json.loads(sys.argv[1]), *map(Path, sys.argv[2:])
 start_ray()
@@ -199,6 +199,20 @@ def _fit_with(failures: list[Exception], monkeypatch: pytest.MonkeyPatch, run: P
     monkeypatch.setattr("engine.train._trainer", trainer)
     train_on_ray(student().facts(), run, run, teacher=None, workers=TWO)
     return trainer
+
+
+@pytest.mark.parametrize(
+    ("teacher", "word"),
+    [
+        (ModelFacts(backbone="test_resnet", covariates=("sex", "chronological_age")), "chronological_age"),
+        (ModelFacts(backbone="test_resnet", covariates=("sex",), num_views=3), "3"),
+    ],
+)
+def test_a_live_teacher_takes_what_the_student_takes(teacher: ModelFacts, word: str) -> None:
+    student = ModelFacts(backbone="test_resnet", covariates=("sex",))
+    require_same_inputs(student, student, Path("teacher"))
+    with pytest.raises(TrainingError, match=word):
+        require_same_inputs(teacher, student, Path("teacher"))
 
 
 def test_what_a_worker_refuses_comes_through_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
