@@ -6,16 +6,14 @@ gets into a message: they may hold identifiers.
 
 from __future__ import annotations
 
-import os
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from engine.errors import SinkError, UsageError
 from engine.results.sending import BUSY, REFUSED, SENT, UNREACHABLE, Answer
 from engine.sources.dicomweb import SCHEMES
-from engine.sources.web import PASSWORD, TOKEN, USER
+from engine.sources.web import PASSWORD, TOKEN, USER, address_of, client_of
 
 TIMEOUT_S = 30.0
 _OK, _ACCEPTED, _CONFLICT = 200, 202, 409
@@ -36,25 +34,10 @@ class Stow:
         Raises:
             UsageError: the address holds credentials or a query, or is none.
         """
-        try:
-            parts = urlsplit(address.removeprefix("dicomweb+"))
-            has_host, has_login = bool(parts.hostname), bool(parts.username or parts.password)
-            _ = parts.port
-        except ValueError as error:
-            raise UsageError("the address of the DICOMweb server cannot be read: check it") from error
-        if has_login:
-            raise UsageError(f"an address holds no credentials: set {TOKEN}, or {USER} and {PASSWORD}")
-        if not has_host or parts.query or parts.fragment:
-            raise UsageError("a DICOMweb sink is dicomweb+https://host/path or dicomweb+http://host/path")
-        user, password, token = (os.environ.get(name, "") for name in (USER, PASSWORD, TOKEN))
-        self._client = httpx.Client(
-            base_url=f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/") + "/",
-            auth=httpx.BasicAuth(user, password) if user and not token else None,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=timeout_s,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            follow_redirects=False,
-        )
+        parts = address_of(address)
+        if parts.query:
+            raise UsageError("a DICOMweb sink is dicomweb+https://host/path, without a query")
+        self._client = client_of(parts, connections=connections, timeout_s=timeout_s)
 
     def send(self, uid: str, data: bytes) -> Answer:
         """Post one object; a server that has its UID already counts as sent.

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date, timedelta
 from itertools import islice
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +27,7 @@ from engine.errors import OverLimitError, SourceReadError, StorageError, UsageEr
 from engine.sources.listing import Entry
 from engine.sources.multipart import OVERHEAD_BYTES, single_part
 from engine.sources.names import absent
-from engine.sources.web import CONNECTIONS, PASSWORD, TOKEN, USER, Patience, Server, TooManyResultsError
+from engine.sources.web import CONNECTIONS, Patience, Server, TooManyResultsError, address_of
 
 SCHEMES = ("dicomweb+http://", "dicomweb+https://")
 FILTERS = ("StudyDate", "ModalitiesInStudy", "StudyInstanceUID")
@@ -67,21 +67,12 @@ class DicomWeb:
         Raises:
             UsageError: the address holds credentials, or a filter that is none of FILTERS.
         """
-        try:
-            address = urlsplit(source.removeprefix("dicomweb+"))
-            has_host, has_login = bool(address.hostname), bool(address.username or address.password)
-            _ = address.port
-        except ValueError as error:
-            raise UsageError("the address of the DICOMweb server cannot be read: check it") from error
-        if has_login:
-            raise UsageError(f"an address holds no credentials: set {TOKEN}, or {USER} and {PASSWORD}")
-        if not has_host or address.fragment:
-            raise UsageError("a DICOMweb server is dicomweb+https://host/path or dicomweb+http://host/path")
+        address = address_of(source)
         self._filters = dict(parse_qsl(address.query, keep_blank_values=True))
         if not set(self._filters) <= set(FILTERS):
             raise UsageError(f"a DICOMweb address is filtered by {', '.join(FILTERS)} and by nothing else")
         self._dates = _dates(self._filters.get("StudyDate", ""))
-        self._server = Server(f"{address.scheme}://{address.netloc}{address.path}", patience)
+        self._server = Server(address, patience)
         self._longest: dict[str, int] = {}
         self._has_unlisted = False
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -55,24 +56,48 @@ class TooManyResultsError(Exception):
     """The server wants a narrower question."""
 
 
+def address_of(given: str) -> SplitResult:
+    """The parts of ``dicomweb+https://host/path``.
+
+    Raises:
+        UsageError: it cannot be read, names no host, or holds credentials or a fragment.
+    """
+    try:
+        parts = urlsplit(given.removeprefix("dicomweb+"))
+        has_host, has_login = bool(parts.hostname), bool(parts.username or parts.password)
+        _ = parts.port
+    except ValueError as error:
+        raise UsageError("the address of the DICOMweb server cannot be read: check it") from error
+    if has_login:
+        raise UsageError(f"an address holds no credentials: set {TOKEN}, or {USER} and {PASSWORD}")
+    if not has_host or parts.fragment:
+        raise UsageError("a DICOMweb server is dicomweb+https://host/path or dicomweb+http://host/path")
+    return parts
+
+
+def client_of(address: SplitResult, *, connections: int, timeout_s: float) -> httpx.Client:
+    """Connections to a service, none yet open; credentials are read from the environment now."""
+    user, password, token = (os.environ.get(name, "") for name in (USER, PASSWORD, TOKEN))
+    return httpx.Client(
+        base_url=f"{address.scheme}://{address.netloc}{address.path}".rstrip("/") + "/",
+        auth=httpx.BasicAuth(user, password) if user and not token else None,
+        headers={
+            "Accept-Encoding": "identity",
+            **({"Authorization": f"Bearer {token}"} if token else {}),
+        },
+        timeout=timeout_s,
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        follow_redirects=False,
+    )
+
+
 class Server:
     """One DICOMweb service. Its connections are shared by threads."""
 
-    def __init__(self, base: str, patience: Patience | None = None) -> None:
+    def __init__(self, address: SplitResult, patience: Patience | None = None) -> None:
         """Connect to nothing yet; credentials are read from the environment now."""
         self._patience = patience or Patience()
-        user, password, token = (os.environ.get(name, "") for name in (USER, PASSWORD, TOKEN))
-        self._client = httpx.Client(
-            base_url=base.rstrip("/") + "/",
-            auth=httpx.BasicAuth(user, password) if user and not token else None,
-            headers={
-                "Accept-Encoding": "identity",
-                **({"Authorization": f"Bearer {token}"} if token else {}),
-            },
-            timeout=self._patience.timeout_s,
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-            follow_redirects=False,
-        )
+        self._client = client_of(address, connections=CONNECTIONS, timeout_s=self._patience.timeout_s)
 
     def close(self) -> None:
         """End the connections."""
