@@ -4,6 +4,7 @@ BUNDLE/bundle.json         task, input rule, outputs, engine, calibration, metri
 BUNDLE/student.onnx        the graph
 BUNDLE/model.safetensors   the torch weights
 BUNDLE/card.md             model card
+BUNDLE/checks.safetensors  what its embedding is checked against; absent where too few images were held out
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.calibration import Calibration, calibration_from_facts
+from engine.checks import Checks, load_checks
 from engine.errors import BundleError
 from engine.instance import InputRule, rule_from_facts
 from engine.manifest import read_json, sha256_of_facts, sha256_of_file
@@ -22,9 +24,11 @@ BUNDLE_NAME = "bundle.json"
 ONNX_NAME = "student.onnx"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "card.md"
+CHECKS_NAME = "checks.safetensors"
 SEALED = (ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
+"""Files that every bundle has."""
 SEAL = "facts_sha256"
-_IDENTITY = ("sha256", "calibration")
+_IDENTITY = ("sha256", "calibration", "checks")
 """Facts that, with the input rule, decide what a score says."""
 
 
@@ -39,6 +43,7 @@ class Bundle:
     map_HW: tuple[int, int]
     engine: str
     calibration: Calibration
+    checks: Checks | None
     sha256: str
     facts: dict[str, Any]
 
@@ -70,6 +75,7 @@ def open_bundle(folder: Path) -> Bundle:
             map_HW=(facts["attention_HW"][0], facts["attention_HW"][1]),
             engine=facts["engine"],
             calibration=calibration_from_facts(facts["calibration"]),
+            checks=load_checks(folder / CHECKS_NAME, facts["checks"]) if facts["checks"] else None,
             sha256=sha256_of_facts(
                 {name: facts[name] for name in _IDENTITY} | {"rule": facts["task"]["rule"]}
             ),
@@ -84,13 +90,18 @@ def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, SEAL: sha256_of_facts(facts)}
 
 
+def sealed_files(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files of a bundle whose digests its facts hold."""
+    return (*SEALED, CHECKS_NAME) if facts["checks"] else SEALED
+
+
 def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:
     """Compare every file with its digest, and the facts with their seal.
 
     Raises:
         BundleError: a file is absent, or something differs from its digest.
     """
-    for name in SEALED:
+    for name in sealed_files(facts):
         path = folder / name
         if not path.is_file():
             raise BundleError(f"{path} is absent: export the run again")

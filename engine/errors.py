@@ -23,12 +23,16 @@
     │   ├── NoLabelError             ORY-F04
     │   ├── AlreadyScoredError       ORY-F05   becomes a scored row: the earlier one of the same bytes
     │   └── BodyPartError            ORY-F06
-    ├── AbstainedError               ORY-A00   scored, but not to be believed; becomes one abstained row
+    ├── AbstainedError               ORY-A00   scored, but withheld: an abstained row (engine.abstained)
     │   ├── AgeAboveRangeError       ORY-A01
     │   ├── BlankError               ORY-A02
     │   ├── NoStructureError         ORY-A03
     │   ├── InvertedError            ORY-A04
-    │   └── UncertainError           ORY-A05
+    │   ├── UncertainError           ORY-A05
+    │   ├── RotatedError             ORY-A06
+    │   ├── CroppedError             ORY-A07
+    │   ├── SeveralPartsError        ORY-A08
+    │   └── OutOfDistributionError   ORY-A09
     ├── TableError                   ORY-T01   a table or folder on disk is not what its manifest says
     │   └── BooksError               ORY-T02   inputs, samples, filtered and quarantined rows do not add up
     ├── TrainingError                ORY-L01   a run cannot start, continue or stay finite
@@ -36,6 +40,7 @@
     ├── ExportError                  ORY-X01
     │   └── ParityError              ORY-X02   the compiled student departs from the torch student
     ├── BundleError                  ORY-B01   a model bundle is incomplete or was changed
+    ├── ClusterError                 ORY-C01   Ray cannot be started or joined
     ├── MissingDependencyError       ORY-D01   an optional package is absent; says what to install
     ├── IsolationError               ORY-P01   the process that decodes cannot be started or kept alive
     ├── StorageError                 ORY-S01   the disk refused: full, read-only, or broken
@@ -222,6 +227,8 @@ class AlreadyScoredError(FilteredError):
 
     code = "ORY-F05"
     reason = "already_scored"
+    route: tuple[int, str] = (0, "only_fit")
+    """Place of the rule that takes the instance, and why (``engine.routing``)."""
 
 
 class BodyPartError(FilteredError):
@@ -229,48 +236,6 @@ class BodyPartError(FilteredError):
 
     code = "ORY-F06"
     reason = "body_part"
-
-
-class AbstainedError(EngineError):
-    """One instance was scored, and the score is withheld. ``reason`` is the abstained table's column."""
-
-    code = "ORY-A00"
-    reason: ClassVar[str] = "abstained"
-
-
-class AgeAboveRangeError(AbstainedError):
-    """The patient is older than those the task is for."""
-
-    code = "ORY-A01"
-    reason = "age_above_range"
-
-
-class BlankError(AbstainedError):
-    """The image is all of one grey."""
-
-    code = "ORY-A02"
-    reason = "blank"
-
-
-class NoStructureError(AbstainedError):
-    """The image is noise."""
-
-    code = "ORY-A03"
-    reason = "no_structure"
-
-
-class InvertedError(AbstainedError):
-    """Black and white seem to be exchanged."""
-
-    code = "ORY-A04"
-    reason = "inverted"
-
-
-class UncertainError(AbstainedError):
-    """The model is less sure than on nearly all images it was validated on."""
-
-    code = "ORY-A05"
-    reason = "uncertain"
 
 
 class TableError(EngineError):
@@ -313,6 +278,12 @@ class BundleError(EngineError):
     """A model bundle is incomplete or was changed after it was written."""
 
     code = "ORY-B01"
+
+
+class ClusterError(EngineError):
+    """Ray cannot be started here, or the cluster that RAY_ADDRESS names cannot be joined."""
+
+    code = "ORY-C01"
 
 
 class MissingDependencyError(EngineError):

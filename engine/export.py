@@ -22,24 +22,28 @@ from numpy.typing import NDArray
 from engine.bundle import (
     BUNDLE_NAME,
     CARD_NAME,
+    CHECKS_NAME,
     ONNX_NAME,
-    SEALED,
     WEIGHTS_NAME,
     Bundle,
     open_bundle,
     sealed,
+    sealed_files,
 )
 from engine.card import card
+from engine.checks import Checks, fit_checks
 from engine.errors import ExportError, ParityError
 from engine.manifest import code_version, now, sha256_of_file, write_json
 from engine.models import Deployed, example_inputs
 from engine.predict import OUTPUT_NAMES, Predictor, choose_engine, open_predictor
 from engine.run import load_net, read_run
+from engine.samples import TrainingSet
 from engine.tasks import task_named
 
 PARITY_MONTHS = 0.01
 """Largest absolute difference between torch and the compiled engine, in months, that the gate allows."""
 OPSET = 20
+_EMBED_BATCH = 64
 
 
 def export(
@@ -47,11 +51,11 @@ def export(
     bundle: Path,
     *,
     engine: str,
-    images_BHW: NDArray[np.uint8],
-    covariates_BQ: NDArray[np.float32],
+    real: tuple[NDArray[np.uint8], NDArray[np.float32]],
     threads: int,
+    checks: Checks | None = None,
 ) -> Bundle:
-    """Write a bundle for ``run``; ``images_BHW`` and ``covariates_BQ`` are real samples for the gate.
+    """Write a bundle for ``run``; ``real`` are images [B, H, W] and covariates [B, Q] for the gate.
 
     Raises:
         ParityError: torch and the engine differ by more than PARITY_MONTHS; nothing is written.
@@ -60,7 +64,8 @@ def export(
     if bundle.exists() and any(bundle.iterdir()):
         raise ExportError(f"{bundle} is not empty: choose another --out")
     facts, net, chosen = read_run(run), load_net(run), choose_engine(engine)
-    _require_one_pass(run, facts)
+    require_one_pass(run, facts)
+    images_BHW, covariates_BQ = real
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as name:
         staging = Path(name) / "bundle"
@@ -73,8 +78,11 @@ def export(
         write_json(staging / BUNDLE_NAME, needed)
         parity = _parity(staging, chosen, images_BHW, covariates_BQ, threads=threads)
         described = _facts(facts, graph, chosen, parity, size_HW)
+        described["checks"] = checks.facts() if checks else None
+        if checks:
+            checks.save(staging / CHECKS_NAME)
         (staging / CARD_NAME).write_text(card(described))
-        described["sha256"] = {name: sha256_of_file(staging / name) for name in SEALED}
+        described["sha256"] = {name: sha256_of_file(staging / name) for name in sealed_files(described)}
         write_json(staging / BUNDLE_NAME, sealed(described))
         if bundle.exists():
             bundle.rmdir()
@@ -107,8 +115,30 @@ def write_onnx(graph: Deployed, size_HW: tuple[int, int], path: Path) -> None:
         raise ExportError(f"the network cannot be exported to ONNX: {error}") from error
 
 
-def _require_one_pass(run: Path, facts: dict[str, Any]) -> None:
-    """Refuse what a plain instance cannot feed: several views, or a region that another net has to find."""
+def checks_of(run: Path, data: TrainingSet) -> Checks | None:
+    """Checks of the network of ``run``, by images of the data that it was trained on; None for too few."""
+    net = load_net(run)
+
+    def embed(images_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        told_Q = example_inputs(net.facts, 1, (1, 1))[1]
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images_NHW), _EMBED_BATCH):
+                batch_BHW = torch.from_numpy(images_NHW[start : start + _EMBED_BATCH])
+                outputs = net(batch_BHW[:, None].float() / 255, told_Q.expand(len(batch_BHW), -1))
+                parts.append(outputs.embedding_BC.numpy())
+        return np.concatenate(parts)
+
+    train_NHW, validation_NHW = (data.images_NVHW[data.index_of(split), 0] for split in ("train", "val"))
+    return fit_checks(embed, train_NHW, validation_NHW)
+
+
+def require_one_pass(run: Path, facts: dict[str, Any]) -> None:
+    """Refuse what a plain instance cannot feed: several views, or a region that another net has to find.
+
+    Raises:
+        ExportError: the run is such a one.
+    """
     if facts["model"]["num_views"] > 1 or facts["data"].get("crop"):
         raise ExportError(
             f"{run} sees regions that are cut out before: it is a teacher. Record it with `osteoray teach`, "

@@ -192,7 +192,7 @@ def _side_by_side(maps: Tensor, num_views: int) -> Tensor:
 
 
 class Deployed(nn.Module):
-    """The graph that is exported: image and covariates to months, sd and attention map."""
+    """The graph that is exported: image and covariates to months, sd, attention map and embedding."""
 
     def __init__(self, net: AgeNet, *, temperature: float = 1.0) -> None:
         """Wrap a trained network; ``temperature`` divides the logits for the sd, and leaves the months."""
@@ -200,13 +200,17 @@ class Deployed(nn.Module):
         self.net = net
         self.temperature = temperature
 
-    def forward(self, image: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, V, H, W] in [0, 1] and [B, Q] to months [B], their sd [B], attention [B, h, w] in [0, 1]."""
+    def forward(self, image: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[B, V, H, W] in [0, 1] and [B, Q] to months [B], their sd [B], attention [B, h, w] in [0, 1].
+
+        The last one is the embedding [B, C], before the covariates have their say.
+        """
         outputs = self.net(image, covariates)
         months_B, _ = moments(outputs.logits_BK)
         _, sd_B = moments(outputs.logits_BK / self.temperature)
         map_Bhw = attention(outputs.logits_BK, outputs.class_maps_BKhw)
-        return months_B, sd_B, map_Bhw / map_Bhw.amax((1, 2), keepdim=True).clamp_min(1e-6)
+        shown_Bhw = map_Bhw / map_Bhw.amax((1, 2), keepdim=True).clamp_min(1e-6)
+        return months_B, sd_B, shown_Bhw, outputs.embedding_BC
 
 
 def example_inputs(facts: ModelFacts, count: int, size_HW: tuple[int, int]) -> tuple[Tensor, Tensor]:

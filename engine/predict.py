@@ -1,9 +1,9 @@
-"""Predictors: prepared images to months, sd and attention map, on whichever engine the site has.
+"""Predictors: prepared images to months, sd, attention map and embedding, on whichever engine the site has.
 
 Every predictor runs one instance at a time through a compiled graph, several in flight. A result then
 never depends on its neighbours in a batch: bulk scoring and HTTP give the same bits.
 
-Legend: B instances, Q covariate columns, H, W network view, h, w attention grid.
+Legend: B instances, Q covariate columns, H, W network view, h, w attention grid, C channels.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from numpy.typing import NDArray
 from engine.bundle import ONNX_NAME, WEIGHTS_NAME, read_facts
 from engine.errors import BundleError, MissingDependencyError, UnknownNameError
 
-OUTPUT_NAMES = ("months", "sd_months", "attention")
+OUTPUT_NAMES = ("months", "sd_months", "attention", "embedding")
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Predicted months [B], their sd [B], and attention maps uint8 [B, h, w] scaled to 0..255."""
+    """Predicted months [B], their sd [B], attention maps uint8 [B, h, w] of 0..255, and embeddings [B, C]."""
 
     months_B: NDArray[np.float32]
     sd_B: NDArray[np.float32]
     attention_Bhw: NDArray[np.uint8]
+    embedding_BC: NDArray[np.float32]
 
 
 class Predictor(Protocol):
@@ -40,10 +41,11 @@ class Predictor(Protocol):
         ...
 
 
-def as_scores(months_B: Any, sd_B: Any, attention_Bhw: Any) -> Scores:
+def as_scores(months_B: Any, sd_B: Any, attention_Bhw: Any, embedding_BC: Any) -> Scores:
     """Raw graph outputs as Scores; the attention map, in [0, 1], becomes uint8."""
     attention = np.rint(np.clip(np.asarray(attention_Bhw, np.float32), 0, 1) * 255).astype(np.uint8)
-    return Scores(np.asarray(months_B, np.float32), np.asarray(sd_B, np.float32), attention)
+    months, sd, embedding = (np.asarray(part, np.float32) for part in (months_B, sd_B, embedding_BC))
+    return Scores(months, sd, attention, embedding)
 
 
 class OnnxRuntimePredictor:
@@ -187,6 +189,5 @@ def _network_input(image_HW: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _stacked(outputs: list[Any]) -> Scores:
     if not outputs:
-        return as_scores(np.zeros(0), np.zeros(0), np.zeros((0, 1, 1)))
-    months, sd, attention = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-    return as_scores(months, sd, attention)
+        return as_scores(np.zeros(0), np.zeros(0), np.zeros((0, 1, 1)), np.zeros((0, 1)))
+    return as_scores(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))

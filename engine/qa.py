@@ -12,7 +12,8 @@ Measured at 112 x 112 on 2,000 real hands (RSNA, at 100 x 100) and on faults mad
                                   parts 85 % of 60 knees, 14 % of 300 joint close-ups, 28 % of 153 skulls
 
 So no rule here tells several hands, a cropped or a turned one for certain, or another body part without a
-header that says so: ``uncertain`` finds a part of them, and the rest is scored.
+header that says so. That is the work of ``engine.checks``, by the network's embedding; what it found is asked
+between image and spread. ``benchmarks/qa.py`` measures all of it together.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import (
+from engine.abstained import (
     AbstainedError,
     AgeAboveRangeError,
     BlankError,
@@ -75,6 +76,7 @@ def verdicts(
     *,
     task: str,
     widest_sd: float | None,
+    by_embedding: Sequence[AbstainedError | None] | None = None,
 ) -> list[AbstainedError | None]:
     """Why each of B scored instances should not be believed; None where nothing speaks against it.
 
@@ -84,13 +86,16 @@ def verdicts(
         sd_B: standard deviations of the predicted ages, months.
         task: name in RANGES.
         widest_sd: the model's own limit of sd in months, from its validation split; None asks nothing.
+        by_embedding: what ``engine.checks`` found; None where the bundle has no checks.
     """
     limits = RANGES.get(task)
+    known = by_embedding if by_embedding is not None else [None] * len(columns)
     return [
         (header_fault(row, limits) if limits else None)
         or image_fault(content(image_HW, row), is_middle_bright=bool(limits and limits.is_middle_bright))
+        or finding
         or _spread_fault(float(sd), widest_sd)
-        for row, image_HW, sd in zip(columns, images_BHW, np.asarray(sd_B), strict=True)
+        for row, image_HW, sd, finding in zip(columns, images_BHW, np.asarray(sd_B), known, strict=True)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -40,17 +41,22 @@ def export(
 
 
 def run_export(run: Path, out: Path, engine: str) -> Bundle:
-    """Write the bundle of a finished run, gated on samples of the data it was trained on."""
+    """Write the bundle of a finished run, gated on samples of the data it was trained on, and its checks."""
+    from engine.export import checks_of, require_one_pass
     from engine.export import export as write_bundle
     from engine.run import read_run
-    from engine.samples import gate_samples
+    from engine.samples import choice_of, gate_samples, open_training_set, pack_images
+    from engine.tasks import task_named
 
     facts = read_run(run)
     if facts["recipe"]["hide_image"]:
         raise ExportError(f"{run} is a control that saw no image: it is not for use")
-    names = facts["model"]["covariates"]
-    images_BHW, covariates_BQ = gate_samples(Path(facts["data"]["folder"]), GATE_SAMPLES, names)
-    threads = os.cpu_count() or 1
-    return write_bundle(
-        run, out, engine=engine, images_BHW=images_BHW, covariates_BQ=covariates_BQ, threads=threads
-    )
+    require_one_pass(run, facts)
+    folder = Path(facts["data"]["folder"])
+    real = gate_samples(folder, GATE_SAMPLES, facts["model"]["covariates"])
+    task = task_named(facts["task"])
+    with tempfile.TemporaryDirectory(prefix="osteoray-export-") as cache:
+        pack_images(folder, Path(cache), task.label)
+        data = open_training_set(folder, Path(cache), task, choice_of(facts["recipe"]))
+        checks = checks_of(run, data)
+    return write_bundle(run, out, engine=engine, real=real, threads=os.cpu_count() or 1, checks=checks)

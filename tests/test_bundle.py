@@ -23,7 +23,7 @@ def bundle(tmp_path: Path) -> Path:
         (tmp_path / name).write_bytes(f"the bytes of {name}".encode())
     digests = {name: sha256_of_file(tmp_path / name) for name in SEALED}
     facts = {"task": HAND_AGE.facts(), "model": {"covariates": ["sex"]}, "attention_HW": [4, 4]}
-    facts |= {"calibration": CALIBRATION.facts()}
+    facts |= {"calibration": CALIBRATION.facts(), "checks": None}
     facts |= {"engine": "onnxruntime", "sha256": digests}
     write_json(tmp_path / BUNDLE_NAME, sealed(facts))
     return tmp_path

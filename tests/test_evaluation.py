@@ -89,7 +89,7 @@ def test_the_exported_graph_gives_the_months_and_the_tempered_sd_of_the_table(
     index = discs.index_of("test")
     graph = Deployed(net, temperature=facts["calibration"]["temperature"]).eval()
     with torch.inference_mode():
-        months_B, sd_B, _ = graph(
+        months_B, sd_B, *_ = graph(
             torch.from_numpy(discs.images_NVHW[index]).float() / 255,
             torch.from_numpy(discs.covariates_NQ[index]),
         )

@@ -36,23 +36,21 @@ def test_departing_graph_writes_nothing(
         safetensors.numpy.save_file(tensors, weights)
 
     monkeypatch.setattr(module, "write_onnx", write_then_change)
-    images, told = gate_samples(story.samples, 8, ("sex",))
+    real = gate_samples(story.samples, 8, ("sex",))
     with pytest.raises(ParityError, match="no bundle was written"):
-        export(
-            run, tmp_path / "bundle", engine="onnxruntime", images_BHW=images, covariates_BQ=told, threads=1
-        )
+        export(run, tmp_path / "bundle", engine="onnxruntime", real=real, threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_bundle_is_never_overwritten(story: Story) -> None:
-    images, told = gate_samples(story.samples, 8, ("sex",))
+    real = gate_samples(story.samples, 8, ("sex",))
     with pytest.raises(ExportError, match="not empty"):
-        export(story.student, story.bundle, engine="auto", images_BHW=images, covariates_BQ=told, threads=1)
+        export(story.student, story.bundle, engine="auto", real=real, threads=1)
 
 
 def test_graph_has_a_dynamic_batch_and_carries_its_weights(story: Story) -> None:
     graph = onnx.load(str(story.bundle / "student.onnx"), load_external_data=False).graph
     assert [value.name for value in graph.input] == ["image", "covariates"]
-    assert [value.name for value in graph.output] == ["months", "sd_months", "attention"]
+    assert [value.name for value in graph.output] == ["months", "sd_months", "attention", "embedding"]
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert not any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer)

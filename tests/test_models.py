@@ -113,7 +113,7 @@ def test_sex_changes_the_output_once_its_modulation_is_not_zero() -> None:
 def test_deployed_gives_months_sd_and_a_map_up_to_one() -> None:
     net = made(BACKBONE)
     with torch.no_grad():
-        months_B, sd_B, map_Bhw = Deployed(net)(*inputs())
+        months_B, sd_B, map_Bhw, _ = Deployed(net)(*inputs())
         mean_B, spread_B = moments(net(*inputs()).logits_BK)
     assert torch.equal(months_B, mean_B)
     assert torch.equal(sd_B, spread_B)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine import qa
-from engine.errors import AbstainedError
+from engine.abstained import AbstainedError
 from engine.phantom.hand import draw_hand
 
 HAND = qa.RANGES["hand-age"]

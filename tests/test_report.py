@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine import errors
+from engine.abstained import AbstainedError
 from engine.errors import SourceReadError
 from engine.overlay import overlay
 from engine.report import page as writing
@@ -201,7 +202,7 @@ def test_every_reason_is_explained() -> None:
     def leaves(kind: type) -> set[str]:
         return {sub.reason for sub in kind.__subclasses__()}
 
-    families = (errors.InstanceError, errors.FilteredError, errors.AbstainedError)
+    families = (errors.InstanceError, errors.FilteredError, AbstainedError)
     assert set(EXPLANATIONS) == set().union(*(leaves(family) for family in families))
 
 

@@ -111,6 +111,22 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "The model was less sure than on all but 0.5 % of the images it was validated on.",
         "Look at the film: several hands, a cut or turned one, another body part, or a rare case.",
     ),
+    "rotated": (
+        "To the model it resembles images of the task that were turned by 90 or 180 degrees.",
+        "Look at the film; turn it at the source and send it again.",
+    ),
+    "cropped": (
+        "To the model it resembles a part of the images of the task.",
+        "Look at the film: an exposure of a single finger or joint, or a cut in the copy.",
+    ),
+    "several_parts": (
+        "To the model it resembles two images of the task side by side.",
+        "Look at the film; both hands on one film must be sent as two images.",
+    ),
+    "out_of_distribution": (
+        "The model saw nothing like it: it lies further out than 99.5 % of the images it was validated on.",
+        "Look at the film: another body part, a foreign object, or another kind of scanner.",
+    ),
 }
 """Reason to (meaning, action); a test holds this against the error tree."""
 
