@@ -4,8 +4,9 @@
     DIR/.staging/<random name>/    where the holder of one claim prepares everything that it writes
 
 *Claim.* A claim is linked into place whole, under the next token; of two starters ``link`` lets one through.
-A claim is free when it was released, when its process is gone (same machine: number and start time of the
-process), or, where that cannot be seen, after ``STALE_S`` without a heartbeat, by the file system's clock.
+A claim is free when it was released, when it is empty (a full disk left no room for that word), when its
+process is gone (same machine: number and start time of the process), or, where that cannot be seen, after
+``STALE_S`` without a heartbeat, by the file system's clock.
 
 *Fence.* Every durable step of a run is one ``rename`` out of its own staging folder. Whoever takes over first
 claims, then moves every other staging folder into its own and empties it, and only then reads what is there.
@@ -114,21 +115,32 @@ def acquire(folder: Path, agreed: Terms) -> Lease:
             staging = Path(tempfile.mkdtemp(dir=folder / STAGING))
         except FileNotFoundError:  # a holder that ended cleared up in between
             continue
+        lease = None
         try:
             lease = _claimed(folder, staging, agreed)
+            if lease and _fenced_off(lease):
+                return lease
         except BaseException:
+            if lease:
+                release(lease)
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        if lease and _fenced_off(lease):
-            return lease
         shutil.rmtree(staging, ignore_errors=True)
     raise LeaseHeldError(f"many jobs start on {folder} at once: try again")
 
 
 def release(lease: Lease) -> None:
-    """Give the folder back; nothing happens where another one has it by now."""
-    with suppress(FileNotFoundError):
+    """Give the folder back; nothing happens where another one has it by now.
+
+    Never raises for a disk that refuses: why the run ended matters more.
+    """
+    try:
+        for left in lease.staging.iterdir():  # on a full disk, that gives room for the word
+            shutil.rmtree(left, ignore_errors=True)
         write_json(lease.claim, {"token": lease.token, "released": now()}, lease.staging)
+    except OSError:
+        with suppress(OSError):  # no room even so: a claim that says nothing is that of nobody
+            os.truncate(lease.claim, 0)
     shutil.rmtree(lease.staging, ignore_errors=True)
     with suppress(OSError):  # a starter may be at the door
         lease.staging.parent.rmdir()
@@ -177,8 +189,13 @@ def _claimed(folder: Path, staging: Path, agreed: Terms) -> Lease | None:
         os.link(aside, lease.claim)
     except (FileExistsError, FileNotFoundError):
         return None
-    sync(lease.claim.parent)
-    if _tokens(folder)[-1] != lease.token:  # the listing above was old
+    try:
+        sync(lease.claim.parent)
+        is_last = _tokens(folder)[-1] == lease.token  # else the listing above was old
+    except OSError:
+        lease.claim.unlink(missing_ok=True)
+        raise
+    if not is_last:
         lease.claim.unlink(missing_ok=True)
         return None
     return lease

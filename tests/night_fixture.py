@@ -27,8 +27,12 @@ from jobs.running import Run, Terms, running
 
 MANIFEST = {"kind": "score", "config_sha256": "a"}
 SHARD_SIZE = 3
-STEPS = ("rename", "replace", "link")
+Step = tuple[Any, str]
+"""A module or a class, and its function that is a step."""
+
+STEPS: tuple[Step, ...] = ((os, "rename"), (os, "replace"), (os, "link"))
 """The calls of the system that make something durable appear."""
+Read = Callable[[Path, list[dict[str, Any]]], dict[str, pa.Table]]
 
 
 def spec_of(root: Path) -> ReadSpec:
@@ -59,7 +63,7 @@ def tables_of(root: Path, planned: list[dict[str, Any]]) -> dict[str, pa.Table]:
     return {name: pa.Table.from_pylist(some, schema=schema.REJECTS) for name, some in rows.items()}
 
 
-def finish(root: Path, spec: ReadSpec, run: Run, plan: pa.Table) -> dict[str, int]:
+def finish(root: Path, spec: ReadSpec, read: Read, run: Run, plan: pa.Table) -> dict[str, int]:
     missing = books.missing_shards(spec.folder, plan)
     if missing or not books.is_complete(spec.folder):
         run.begin("score", plan, missing)
@@ -68,25 +72,39 @@ def finish(root: Path, spec: ReadSpec, run: Run, plan: pa.Table) -> dict[str, in
             if run.is_stopping() or not spec.pace.may_start():
                 break
             planned = [row for row in plan.to_pylist() if row["shard"] == shard]
-            counts = books.commit_shard(spec.folder, shard, tables_of(root, planned), spec.staging)
+            counts = books.commit_shard(spec.folder, shard, read(root, planned), spec.staging)
             run.on_shard(shard, counts)
             run.on_failed(counts["quarantine"])
     run.require_whole(plan)
     return books.close(spec.folder, plan, {}, run.staging, run.log)
 
 
-def night(root: Path, terms: Terms | None = None, *, incremental: bool = False) -> dict[str, int]:
-    """What `osteoray score` does, but for the scoring."""
+def night(
+    root: Path,
+    terms: Terms | None = None,
+    *,
+    incremental: bool = False,
+    source: str = "",
+    read: Read = tables_of,
+) -> dict[str, int]:
+    """What `osteoray score` does, but for the scoring; ``read`` turns planned rows into tables."""
     with running(root / "out", terms) as run:
         spec = replace(spec_of(root), pace=run.terms.pace(run.staging))
-        going = partial(finish, root, spec, run)
+        spec = replace(spec, source=source) if source else spec
+        going = partial(finish, root, spec, read, run)
         plan = begun_plan(
             spec, MANIFEST, SHARD_SIZE, grow=going if incremental else None, retry=run.terms.retry
         )
         return going(plan)
 
 
-def steps_of(action: Callable[[], object], *, die_at: int | None = None, after: bool = False) -> int:
+def steps_of(
+    action: Callable[[], object],
+    *,
+    die_at: int | None = None,
+    after: bool = False,
+    steps: Collection[Step] = STEPS,
+) -> int:
     """Do something in a child process that is killed before or after its n-th durable step; its exit status.
 
     Without ``die_at`` the status is the number of steps; otherwise that of an osteoray command, or -9.
@@ -94,11 +112,13 @@ def steps_of(action: Callable[[], object], *, die_at: int | None = None, after: 
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        _be_a_child(action, die_at, after=after)
+        _be_a_child(action, die_at, steps, after=after)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _be_a_child(action: Callable[[], object], die_at: int | None, *, after: bool) -> None:
+def _be_a_child(
+    action: Callable[[], object], die_at: int | None, steps: Collection[Step], *, after: bool
+) -> None:
     done = [0]
 
     def counted(step: Callable[..., Any], *words: Any, **more: Any) -> Any:
@@ -110,8 +130,8 @@ def _be_a_child(action: Callable[[], object], die_at: int | None, *, after: bool
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    for name in STEPS:
-        setattr(os, name, partial(counted, getattr(os, name)))
+    for owner, name in steps:
+        setattr(owner, name, _bindable(counted, getattr(owner, name)))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     status = 1
     try:
@@ -121,6 +141,11 @@ def _be_a_child(action: Callable[[], object], die_at: int | None, *, after: bool
         status = error.exit_code
     finally:
         os._exit(status)
+
+
+def _bindable(counted: Callable[..., Any], step: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain function: as the method of a class it is bound, a partial is not."""
+    return lambda *words, **more: counted(step, *words, **more)
 
 
 def ends(root: Path) -> list[tuple[str, int, str]]:

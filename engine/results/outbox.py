@@ -15,11 +15,11 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import TableError
+from engine.errors import StorageError, TableError
 from engine.manifest import now, sha256_of_bytes
 from engine.results.sending import SENT, TRANSIENT, Answer
 
@@ -30,6 +30,10 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 CONFLICT = "uid_conflict"
 """Two instances of different bytes share a SOP instance UID: their results would share theirs."""
 
+_PRIMARY = 0xFF  # of an extended error code of SQLite
+_REFUSED_BY_DISK = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
     uid TEXT PRIMARY KEY, kind TEXT NOT NULL, instance_index INTEGER NOT NULL, shard INTEGER NOT NULL,
@@ -164,18 +168,21 @@ def opened(folder: Path) -> Iterator[Outbox]:
 
     Raises:
         TableError: the file is no outbox, or was damaged.
+        StorageError: the disk is full, read-only or broken.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "outbox.sqlite3"
-    connection = sqlite3.connect(path)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(_SCHEMA)
-        yield Outbox(connection)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(_SCHEMA)
+            yield Outbox(connection)
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _REFUSED_BY_DISK:
+            raise StorageError(
+                f"the disk refuses {path} ({error}): mend that, then give the same command again to go on"
+            ) from error
         raise TableError(
             f"{path} is no outbox or was damaged: remove it and deliver again, no object will be doubled"
         ) from error
-    finally:
-        connection.close()

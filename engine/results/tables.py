@@ -15,11 +15,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import xlsxwriter
+from xlsxwriter.exceptions import FileCreateError
 
 from engine import books
 from engine.errors import UsageError
 from engine.manifest import MANIFEST_NAME, read_json, replacing
-from engine.results.scored import INTERVAL_COLUMNS, RESEARCH_USE, model_of
+from engine.results.scored import INTERVAL_COLUMNS, RESEARCH_USE, Models
 
 COLUMNS = (
     "study_instance_uid", "sop_instance_uid", "path", "state", "reason", "patient_key", "patient_sex",
@@ -58,18 +59,23 @@ def write_xlsx(scores: Path, target: Path, created: datetime) -> int:
     Raises:
         TableError: a table of the folder cannot be read.
         UsageError: a sheet cannot hold so many rows.
+        OSError: the disk refused it.
     """
     found = rows(scores)
     if len(found) > MAX_SHEET_ROWS:
         raise UsageError(f"a sheet holds {MAX_SHEET_ROWS} rows, there are more: give --to NAME.csv")
     as_they_are = {"strings_to_formulas": False, "strings_to_numbers": False, "strings_to_urls": False}
-    with replacing(target) as temporary, xlsxwriter.Workbook(str(temporary), as_they_are) as book:
-        book.set_properties({"comments": RESEARCH_USE, "created": created.replace(tzinfo=None)})
-        sheet = book.add_worksheet("scores")
-        sheet.freeze_panes(1, 0)
-        sheet.autofilter(0, 0, 0, len(COLUMNS) - 1)
-        for number, row in enumerate([COLUMNS, *found]):
-            _write_row(sheet, number, row)
+    try:
+        with replacing(target) as temporary, xlsxwriter.Workbook(str(temporary), as_they_are) as book:
+            book.set_properties({"comments": RESEARCH_USE, "created": created.replace(tzinfo=None)})
+            sheet = book.add_worksheet("scores")
+            sheet.freeze_panes(1, 0)
+            sheet.autofilter(0, 0, 0, len(COLUMNS) - 1)
+            for number, row in enumerate([COLUMNS, *found]):
+                _write_row(sheet, number, row)
+    except FileCreateError as error:  # it wraps what the disk said
+        (refused,) = error.args
+        raise refused from error
     return len(found)
 
 
@@ -119,7 +125,7 @@ def _write_row(sheet: Any, number: int, row: Row) -> None:
 
 def table(scores: Path, target: Path) -> dict[str, Any]:
     """Write CSV or XLSX, as the ending of ``target`` says; gives the count."""
-    model = model_of(read_json(scores / MANIFEST_NAME))
+    models = Models(read_json(scores / MANIFEST_NAME))
     if target.suffix.lower() == ".xlsx":
-        return {"rows": write_xlsx(scores, target, model.scored_at)}
+        return {"rows": write_xlsx(scores, target, models.scored_at)}
     return {"rows": write_csv(scores, target)}
