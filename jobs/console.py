@@ -8,17 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NoReturn, TextIO
 
 import typer
 
 PLAIN_INTERVAL_S = 2.0
-RATE_WINDOW_S = 180.0
 REDRAW_INTERVAL_S = 0.1
-LUMP_SHARE, LUMP_S = 0.1, 2.0
-"""Advances within this share of the time since the start, and no longer than this, are one."""
-_KEPT_POINTS = 3
+MEMORY_S, MEMORY_ADVANCES = 120.0, 4
+"""An advance counts half as much, or less, after so long; the last few always count."""
+LEAST_SPAN = 0.5
+"""Of the time up to the first advance: before that has passed again, advances say nothing of the rate."""
 _CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -62,10 +62,60 @@ def finish(verb: str, summary: Mapping[str, object], *, as_json: bool, exit_code
     raise typer.Exit(exit_code)
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
-    time_s: float
-    done: int
+@dataclass(slots=True)
+class Rate:
+    """Instances per second from advances that come in lumps, as workers that began together end together.
+
+    The slope of the least-squares line through the advances, older ones weighing less (West 1979, with
+    forgetting): the time in which workers start is in no slope, and a lump is one place on the line however
+    many advances it has. Until the advances span some time of their own, all is counted from the start: the
+    rate is then at least this.
+    """
+
+    start_s: float
+    start: int
+    first_s: float = math.nan
+    last_s: float = math.nan
+    last: int = 0
+    weight: float = 0.0
+    mean_s: float = 0.0
+    mean: float = 0.0
+    square: float = 0.0
+    product: float = 0.0
+
+    def advance(self, time_s: float, done: int) -> None:
+        """Take note that ``done`` were done at ``time_s``."""
+        if math.isnan(self.first_s):
+            self.first_s = self.last_s = time_s
+        by_time, by_count = math.exp2((self.last_s - time_s) / MEMORY_S), 1 - 1 / MEMORY_ADVANCES
+        kept = self.weight * max(by_time, by_count)
+        scale = kept / self.weight if self.weight else 0.0
+        self.weight = kept + 1
+        apart_s, apart = time_s - self.mean_s, done - self.mean
+        self.mean_s += apart_s / self.weight
+        self.mean += apart / self.weight
+        self.square = scale * self.square + apart_s**2 * kept / self.weight
+        self.product = scale * self.product + apart_s * apart * kept / self.weight
+        self.last_s, self.last = time_s, done
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the advances alone give the rate, without the time before the first one."""
+        least_s = LEAST_SPAN * (self.first_s - self.start_s)
+        return self.last_s - self.first_s >= least_s and self.product > 0
+
+    def per_s(self) -> float | None:
+        """The rate; None where nothing has advanced yet."""
+        if math.isnan(self.first_s) or self.last_s <= self.start_s:
+            return None
+        if self.is_settled:
+            return self.product / self.square
+        return (self.last - self.start) / (self.last_s - self.start_s)
+
+    def left_s(self, now_s: float, total: int) -> float | None:
+        """Seconds until all are done; None where there is no rate."""
+        rate = self.per_s()
+        return max((total - self.last) / rate - (now_s - self.last_s), 0.0) if rate else None
 
 
 @dataclass(slots=True)
@@ -77,17 +127,19 @@ class _ProgressLine:
     stream: TextIO
     clock: Callable[[], float] = time.monotonic
     total: int = 0
-    points: list[_Point] = field(default_factory=list)
-    """The first report, then those that came further; of the old ones only what the rate needs."""
-    first: _Point | None = None
+    rate: Rate | None = None
+    done: int = 0
     drawn_s: float = -math.inf
 
     def report(self, done: int, total: int) -> None:
         """Take note of ``done`` of ``total``, and draw if the last drawing is old enough."""
         now = self.clock()
         self.total = total
-        if not self.points or done != self.points[-1].done:
-            self._take(_Point(now, done))
+        if self.rate is None:
+            self.rate = Rate(now, done)
+        elif done != self.done:
+            self.rate.advance(now, done)
+        self.done = done
         interval = REDRAW_INTERVAL_S if self.stream.isatty() else PLAIN_INTERVAL_S
         if now - self.drawn_s >= interval:
             self.drawn_s = now
@@ -95,52 +147,30 @@ class _ProgressLine:
 
     def close(self, outcome: str) -> None:
         """Write the last line: how far it came, in what time, at what rate over all."""
-        if not self.points:
+        if self.rate is None:
             return
-        first, last = self.first or self.points[0], self.points[-1]
-        seconds = self.clock() - first.time_s
+        seconds = self.clock() - self.rate.start_s
         text = f"{self.label}: {outcome}, {self._count()} in {_duration(seconds)}"
-        if seconds > 0 and last.done > first.done:
-            text += f", {_rate((last.done - first.done) / seconds)}"
+        if seconds > 0 and self.done > self.rate.start:
+            text += f", {_rate((self.done - self.rate.start) / seconds)}"
         self._write(text, last=True)
 
     def _status(self, now_s: float) -> str:
-        rate = self._rate_per_s()
         text = f"{self.label}: {self._count()}"
-        if rate is None:
+        rate = self.rate.per_s() if self.rate else None
+        if self.rate is None or rate is None:
             return text
-        last = self.points[-1]
-        if not self.total:
+        left_s = self.rate.left_s(now_s, self.total)
+        if not self.total or left_s is None:
             return f"{text}, {_rate(rate)}"
-        left_s = (self.total - last.done) / rate - (now_s - last.time_s)
-        return f"{text}, {_rate(rate)}, {_duration(max(left_s, 0))} left"
+        bound = "" if self.rate.is_settled else "at most "
+        return f"{text}, {_rate(rate)}, {bound}{_duration(left_s)} left"
 
     def _count(self) -> str:
-        done = self.points[-1].done
-        if done and not self.total:
-            return f"{done} {self.unit}"
-        share = f" ({done / self.total:.0%})" if self.total else ""
-        return f"{done}/{self.total} {self.unit}{share}"
-
-    def _take(self, point: _Point) -> None:
-        """Add a point. Workers that began together end together: what follows closely joins the last one."""
-        if self.first is None:
-            self.first = point
-        since_s = point.time_s - self.first.time_s
-        is_same_lump = len(self.points) > 1 and point.time_s - self.points[-1].time_s < min(
-            LUMP_SHARE * since_s, LUMP_S
-        )
-        self.points = [*(self.points[:-1] if is_same_lump else self.points), point]
-        while len(self.points) > _KEPT_POINTS and self.points[2].time_s < point.time_s - RATE_WINDOW_S:
-            del self.points[1]
-
-    def _rate_per_s(self) -> float | None:
-        """Of the last minutes; without the time before the first advance: workers start in it."""
-        last = self.points[-1]
-        for base in (*self.points[1:-1], self.points[0]):
-            if last.done > base.done and last.time_s > base.time_s:
-                return (last.done - base.done) / (last.time_s - base.time_s)
-        return None
+        if self.done and not self.total:
+            return f"{self.done} {self.unit}"
+        share = f" ({self.done / self.total:.0%})" if self.total else ""
+        return f"{self.done}/{self.total} {self.unit}{share}"
 
     def _write(self, text: str, *, last: bool = False) -> None:
         if self.stream.isatty():
