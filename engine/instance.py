@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine.boxes import Box, Crop
 from engine.dicom import header as elements
 from engine.dicom.functional import of_frame
-from engine.dicom.guard import Limits, parse
+from engine.dicom.guard import DataSet, Limits, parse
 from engine.dicom.pixels import read_frame
 from engine.errors import BodyPartError, MultiFrameError, SopClassFilteredError
 from engine.geometry import Geometry, identity, mirrored
@@ -25,14 +25,31 @@ class InputRule:
     """Which instances a task takes, and how its network sees them.
 
     ``other_body_parts`` are values of BodyPartExamined that say it is something else: headers often state
-    nothing or another word, and such instances are taken. Films of ``mirrored_laterality`` (L or R) are shown
-    mirrored, so that a network sees one side alone.
+    nothing or another word, and such instances are taken. ``body_parts`` are values that name what the task
+    is about: among several rules that fit, one that names the part goes before (``engine.routing``). Films of
+    ``mirrored_laterality`` (L or R) are shown mirrored, so that a network sees one side alone.
     """
 
     sop_classes: tuple[str, ...]
     view: View
     other_body_parts: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
     mirrored_laterality: str = ""
+
+    def names(self, columns: Mapping[str, Any]) -> bool:
+        """Whether the header says that the instance shows what the task is about."""
+        return _body_part(columns) in self.body_parts
+
+    def require_fit(self, columns: Mapping[str, Any]) -> None:
+        """Judge the header columns of an instance.
+
+        Raises:
+            SopClassFilteredError, BodyPartError: the instance is sound but not for this task.
+        """
+        if columns["sop_class_uid"] not in self.sop_classes:
+            raise SopClassFilteredError(f"SOP class {columns['sop_class_uid']} is not one this task takes")
+        if _body_part(columns) in self.other_body_parts:
+            raise BodyPartError("the header states a body part that this task is not about")
 
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``rule_from_facts`` reads them back."""
@@ -40,6 +57,7 @@ class InputRule:
             "sop_classes": list(self.sop_classes),
             "view": self.view.facts(),
             "other_body_parts": list(self.other_body_parts),
+            "body_parts": list(self.body_parts),
             "mirrored_laterality": self.mirrored_laterality,
         }
 
@@ -50,8 +68,21 @@ def rule_from_facts(facts: Mapping[str, Any]) -> InputRule:
         sop_classes=tuple(facts["sop_classes"]),
         view=view_from_facts(facts["view"]),
         other_body_parts=tuple(facts.get("other_body_parts", ())),
+        body_parts=tuple(facts.get("body_parts", ())),
         mirrored_laterality=facts.get("mirrored_laterality", ""),
     )
+
+
+def _body_part(columns: Mapping[str, Any]) -> str:
+    return (columns["body_part_examined"] or "").upper()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An instance whose header is read and whose pixels are not: which rule takes it can be decided now."""
+
+    columns: dict[str, Any]
+    data_set: DataSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,25 +100,45 @@ def prepare(
 ) -> Instance:
     """Read, check, decode and preprocess one instance; the SOP class is checked before any pixel is touched.
 
-    With a ``crop`` the column ``crop_ok`` says whether the instance had a box; one without is seen whole.
-
     Raises:
         InstanceError: the bytes cannot be used (its ``reason`` says why).
         FilteredError: the instance is sound but not for this task.
     """
-    caps = limits or Limits()
-    data_set = parse(data, elements.TAGS, caps)
+    opened = open_instance(data, salt, limits)
+    rule.require_fit(opened.columns)
+    return viewed(opened, rule, sha256_of_bytes(data), limits, crop)
+
+
+def open_instance(data: bytes, salt: bytes, limits: Limits | None = None) -> Opened:
+    """Parse the bytes of one file and read its header.
+
+    Raises:
+        InstanceError: the bytes cannot be used.
+    """
+    data_set = parse(data, elements.TAGS, limits or Limits())
     header = of_frame(data_set.header, 0)
     columns = elements.columns(header, data_set.transfer_syntax_uid, salt)
-    if columns["sop_class_uid"] not in rule.sop_classes:
-        raise SopClassFilteredError(f"SOP class {columns['sop_class_uid']} is not one this task takes")
-    if (columns["body_part_examined"] or "").upper() in rule.other_body_parts:
-        raise BodyPartError("the header states a body part that this task is not about")
-    if elements.num_frames(header) > 1:
+    return Opened(columns=columns, data_set=data_set)
+
+
+def viewed(
+    opened: Opened, rule: InputRule, digest: str, limits: Limits | None = None, crop: Crop | None = None
+) -> Instance:
+    """Decode and preprocess an instance that fits ``rule``; ``digest`` is that of its bytes.
+
+    With a ``crop`` the column ``crop_ok`` says whether the instance had a box; one without is seen whole.
+
+    Raises:
+        InstanceError: the pixels cannot be used.
+        FilteredError: the instance has several frames or colours.
+    """
+    caps = limits or Limits()
+    columns = opened.columns
+    if elements.num_frames(opened.data_set.header) > 1:
         raise MultiFrameError("several frames: this task takes single projection images")
     original_HW = (max(columns["rows"], 1), max(columns["columns"], 1))
     box = crop.box_of(columns["sop_instance_uid"]) if crop else None
-    frame = read_frame(data_set, caps, least_HW=None if box else least_HW(rule.view, original_HW))
+    frame = read_frame(opened.data_set, caps, least_HW=None if box else least_HW(rule.view, original_HW))
     picture = Picture(frame.values_HW, frame.gain, frame.offset, frame.original_HW, frame.reduction)
     moved = identity(frame.original_HW)
     if crop and box:
@@ -100,7 +151,7 @@ def prepare(
         columns={**columns, "crop_ok": box is not None} if crop else columns,
         image_HW=image_HW,
         geometry=moved.then(geometry),
-        content_sha256=sha256_of_bytes(data),
+        content_sha256=digest,
     )
 
 

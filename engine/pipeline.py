@@ -10,14 +10,13 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from errno import EIO, ESTALE
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,12 +24,12 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from engine import books, covariates, qa, schema
-from engine.bundle import Bundle, open_bundle
-from engine.errors import AbstainedError, LeaseLostError
-from engine.manifest import code_version
-from engine.predict import Scores, open_predictor
-from engine.shard import ReadSpec, read_shard
+from engine import books
+from engine.bundle import open_bundle
+from engine.errors import LeaseLostError
+from engine.reuse import common_grid
+from engine.scoring import Scorer, result_tables
+from engine.shard import ReadSpec, read_rows, read_shard
 
 OnProgress = Callable[[int, int], None]
 
@@ -45,10 +44,13 @@ _NOT_A_SHARD = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSpec:
-    """What a predictor actor needs: the bundle, the engine, and how many actors of how many threads."""
+    """What a predictor actor needs: each bundle and its engine, and how many actors of how many threads.
 
-    bundle: Path
-    engine: str
+    The bundles are in the order of the rules of the ``ReadSpec``.
+    """
+
+    bundles: tuple[Path, ...]
+    engines: tuple[str, ...]
     actors: int = 1
     threads: int = 1
     gpus: float = 0.0
@@ -129,9 +131,9 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
     rows = _per_shard(missing, _read_rows, spec, watching).map_batches(
         _Scorer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
         num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
-        fn_constructor_kwargs={"scoring": scoring, "size_HW": spec.rule.view.size_HW},
+        fn_constructor_kwargs={"scoring": scoring},
     )  # fmt: skip
-    bundle = open_bundle(scoring.bundle)
+    map_HW = common_grid(open_bundle(bundle).map_HW for bundle in scoring.bundles)
     parts: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in _tables(rows, watching):
         if not batch.num_rows:
@@ -140,7 +142,7 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
         for shard in pc.unique(batch["shard"]).to_pylist():
             parts[shard].append(batch.filter(pc.equal(batch["shard"], shard)))
             if sum(part.num_rows for part in parts[shard]) == rows_of_shard[shard]:
-                tables = _result_tables(parts.pop(shard), bundle)
+                tables = result_tables(parts.pop(shard), map_HW)
                 watching.on_shard(shard, books.commit_shard(spec.folder, shard, tables, spec.pace.staging))
                 tally.add(rows_of_shard[shard])
     work.ended = tally.added
@@ -257,119 +259,24 @@ def _read_rows(batch: pa.Table, spec: ReadSpec) -> pa.Table:
     (shard,) = batch["shard"].to_pylist()
     planned = _planned(spec.folder, shard)
     began_s = time.perf_counter()
-    tables = read_shard(planned, spec)
-    share_s = (time.perf_counter() - began_s) / max(len(planned), 1)
-    return pa.concat_tables(
-        [
-            _with_constants(_as_transport(table), {"table": name, "read_s": share_s})
-            for name, table in tables.items()
-        ],
-        promote_options="default",
-    )
+    rows = read_rows(planned, spec)
+    return _with_share(rows, "read_s", time.perf_counter() - began_s)
 
 
-def _with_constants(table: pa.Table, constants: Mapping[str, Any]) -> pa.Table:
-    for name, value in constants.items():
-        table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))
-    return table
-
-
-def _as_transport(table: pa.Table) -> pa.Table:
-    """All columns nullable, images as bytes: tables of one shard can then travel as one block."""
-    for name in {"image", "attention_map"} & set(table.column_names):
-        images = pa.array([image.tobytes() for image in schema.tensor_values(table[name])], pa.binary())
-        table = table.set_column(table.column_names.index(name), name, images)
-    return table.cast(
-        pa.schema([field.with_nullable(nullable=True) for field in table.schema.remove_metadata()])
-    )
+def _with_share(rows: pa.Table, name: str, spent_s: float) -> pa.Table:
+    """Each row with its share of the seconds that were spent on all."""
+    return rows.append_column(name, pa.repeat(pa.scalar(spent_s / max(rows.num_rows, 1)), rows.num_rows))
 
 
 class _Scorer:
-    """Actor: opens the bundle once, then scores the sample rows of each block."""
+    """Actor: opens each bundle once, then scores the sample rows of each block."""
 
-    def __init__(self, scoring: ScoreSpec, size_HW: tuple[int, int]) -> None:
-        self._bundle = open_bundle(scoring.bundle)
-        self._predictor = open_predictor(scoring.bundle, scoring.engine, threads=scoring.threads)
-        self._size_HW = size_HW
+    def __init__(self, scoring: ScoreSpec) -> None:
+        self._scorer = Scorer(scoring.bundles, scoring.engines, threads=scoring.threads)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if not batch.num_rows:
             return batch
         began_s = time.perf_counter()
-        scored = self._scored(batch)
-        return _with_constants(scored, {"predict_s": (time.perf_counter() - began_s) / batch.num_rows})
-
-    def _scored(self, batch: pa.Table) -> pa.Table:
-        is_sample = pc.equal(batch["table"], "samples")
-        samples, rejects = batch.filter(is_sample), batch.filter(pc.invert(is_sample))
-        images = [
-            np.frombuffer(data.as_buffer(), np.uint8).reshape(self._size_HW) for data in samples["image"]
-        ]
-        names = self._bundle.covariates
-        told_BQ = covariates.columns(samples.select(covariates.sources(names)).to_pylist(), names)
-        scores = self._predictor.predict(
-            np.stack(images) if images else np.zeros((0, *self._size_HW), np.uint8), told_BQ
-        )
-        maps = pa.array([attention.tobytes() for attention in scores.attention_Bhw], pa.binary())
-        scored = samples.drop_columns(["image"])
-        for name, column in (
-            ("predicted_months", pa.array(scores.months_B, pa.float32())),
-            ("sd_months", pa.array(scores.sd_B, pa.float32())),
-            *_interval_columns(self._bundle, scores),
-            ("attention_map", maps),
-        ):
-            if name in scored.column_names:  # of reused rows in the same block
-                scored = scored.drop_columns([name])
-            scored = scored.append_column(name, column)
-        found = qa.verdicts(
-            scored.select(qa.COLUMNS).to_pylist(),
-            np.stack(images) if images else np.zeros((0, *self._size_HW), np.uint8),
-            scores.sd_B, task=self._bundle.task, widest_sd=self._bundle.calibration.widest_sd,
-        )  # fmt: skip
-        return pa.concat_tables(
-            [_withheld(scored, found), rejects.drop_columns(["image"])], promote_options="default"
-        )
-
-
-def _withheld(scored: pa.Table, verdicts: Sequence[AbstainedError | None]) -> pa.Table:
-    """The rows with a verdict as rows of the table ``abstained``, their reason beside them."""
-    told = {
-        "table": ["abstained" if verdict else "samples" for verdict in verdicts],
-        "reason": [verdict and verdict.reason for verdict in verdicts],
-        "code": [verdict and verdict.code for verdict in verdicts],
-        "message": [verdict and str(verdict) for verdict in verdicts],
-    }
-    for name, values in told.items():
-        place = scored.column_names.index(name)
-        scored = scored.set_column(place, name, pa.array(values, pa.string()))
-    return scored
-
-
-def _interval_columns(bundle: Bundle, scores: Scores) -> list[tuple[str, pa.Array]]:
-    names = ("interval_low_months", "interval_high_months")
-    interval = bundle.calibration.interval(scores.months_B, scores.sd_B)
-    ends = interval or [pa.nulls(len(scores.months_B), pa.float32())] * len(names)
-    return [(name, pa.array(end, pa.float32())) for name, end in zip(names, ends, strict=True)]
-
-
-def _result_tables(parts: list[pa.Table], bundle: Bundle) -> dict[str, pa.Table]:
-    """The tables of one scored shard in their declared schemas, rows in the order of the plan."""
-    rows = pa.concat_tables(parts, promote_options="default").sort_by("instance_index")
-    full = schema.stamped(schema.predictions(bundle.map_HW), "predictions")
-    scored = rows.filter(pc.is_in(rows["table"], pa.array(["samples", "reused"])))
-    maps = [np.frombuffer(data.as_buffer(), np.uint8) for data in scored["attention_map"]]
-    stack = (
-        np.concatenate(maps).reshape(-1, *bundle.map_HW) if maps else np.zeros((0, *bundle.map_HW), np.uint8)
-    )
-    constants = {"task": bundle.task, "model_sha256": bundle.sha256, "code_version": code_version()}
-    columns = [
-        schema.tensor_column(stack) if field.name == "attention_map"
-        else pa.array([constants[field.name]] * scored.num_rows, pa.string()) if field.name in constants
-        else scored[field.name]
-        for field in full
-    ]  # fmt: skip
-    tables = {"predictions": pa.Table.from_arrays(columns, names=full.names).cast(full)}
-    for name in books.REJECT_TABLES:
-        rejects = rows.filter(pc.equal(rows["table"], name)).select(schema.REJECTS.names)
-        tables[name] = rejects.cast(schema.stamped(schema.REJECTS, name))
-    return tables
+        scored = self._scorer.score(batch)
+        return _with_share(scored, "predict_s", time.perf_counter() - began_s)

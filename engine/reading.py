@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import deidentified, reuse, sources
+from engine import deidentified, reuse, routing, sources
 from engine.boxes import Crop, crop_from_facts
 from engine.dicom.guard import Limits
-from engine.errors import DecoderMemoryError, FilteredError, InstanceError
-from engine.instance import InputRule, prepare, rule_from_facts
+from engine.errors import AlreadyScoredError, DecoderMemoryError, FilteredError, InstanceError
+from engine.instance import InputRule, open_instance, rule_from_facts, viewed
 from engine.manifest import sha256_of_bytes
 
 Row = dict[str, Any]
 Sample = tuple[Row, NDArray[np.uint8]]
 """Header columns, ``content_sha256`` and ``original_to_network``; and the network's image [rows, columns].
 
+``rule`` is the place of the rule that took it, ``route`` the reason (``engine.routing``).
 With an export of de-identified files, the columns also hold what ``deidentified.export`` gave.
 """
 
@@ -36,6 +37,8 @@ class Reading:
     source: str
     rule: InputRule
     salt: bytes
+    further_rules: tuple[InputRule, ...] = ()
+    """Of the other bundles that a member may go to; one rule takes it, and shows it its way."""
     limits: Limits = Limits()
     deidentified: Path | None = None
     """Folder that takes a de-identified file of each sample."""
@@ -44,11 +47,16 @@ class Reading:
     crop: Crop | None = None
     """The part of each instance that is shown; None is all of it."""
 
+    @property
+    def rules(self) -> tuple[InputRule, ...]:
+        """All rules, in the order in which their bundles were named."""
+        return (self.rule, *self.further_rules)
+
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``reading_from_facts`` reads them back. They hold the salt: never log them."""
         return {
             "source": self.source,
-            "rule": self.rule.facts(),
+            "rules": [rule.facts() for rule in self.rules],
             "salt": base64.b64encode(self.salt).decode(),
             "limits": asdict(self.limits),
             "deidentified": str(self.deidentified) if self.deidentified else None,
@@ -59,9 +67,11 @@ class Reading:
 
 def reading_from_facts(facts: Mapping[str, Any]) -> Reading:
     """The Reading that ``Reading.facts`` described."""
+    rule, *further = (rule_from_facts(one) for one in facts["rules"])
     return Reading(
         source=facts["source"],
-        rule=rule_from_facts(facts["rule"]),
+        rule=rule,
+        further_rules=tuple(further),
         salt=base64.b64decode(facts["salt"]),
         limits=Limits(**facts["limits"]),
         deidentified=Path(facts["deidentified"]) if facts["deidentified"] else None,
@@ -76,10 +86,7 @@ def sample(path: str, reading: Reading) -> Sample:
     Raises:
         InstanceError, FilteredError: the member gives no sample (its ``reason`` says why).
     """
-    data = sources.read(reading.source, path, max_bytes=reading.limits.file_bytes)
-    if reading.known:
-        reuse.require_unknown(reading.known, sha256_of_bytes(data))
-    return sample_of(data, reading)
+    return sample_of(sources.read(reading.source, path, max_bytes=reading.limits.file_bytes), reading)
 
 
 def sample_of(data: bytes, reading: Reading) -> Sample:
@@ -88,15 +95,24 @@ def sample_of(data: bytes, reading: Reading) -> Sample:
     Raises:
         InstanceError, FilteredError: the bytes give no sample (its ``reason`` says why).
     """
+    digest = sha256_of_bytes(data)
     try:
-        instance = prepare(data, reading.rule, reading.salt, reading.limits, reading.crop)
+        if not reading.further_rules:  # it took these bytes before: the header need not be parsed again
+            _require_unknown(digest, routing.Route(0, routing.ONLY_FIT), reading)
+        opened = open_instance(data, reading.salt, reading.limits)
+        taken = routing.route(opened.columns, reading.rules)
+        if reading.further_rules:
+            _require_unknown(digest, taken, reading)
+        instance = viewed(opened, reading.rules[taken.rule], digest, reading.limits, reading.crop)
     except MemoryError as error:
         raise DecoderMemoryError("decoding asked for more memory than there is for one file") from error
     except (FilteredError, InstanceError) as error:
-        error.content_sha256 = sha256_of_bytes(data)
+        error.content_sha256 = digest
         raise
     row = {
         **instance.columns,
+        "rule": taken.rule,
+        "route": taken.reason,
         "content_sha256": instance.content_sha256,
         "original_to_network": instance.geometry.matrix_33.reshape(-1).tolist(),
     }
@@ -105,3 +121,15 @@ def sample_of(data: bytes, reading: Reading) -> Sample:
             reading.deidentified, data, reading.salt, reading.limits
         )
     return row, instance.image_HW
+
+
+def _require_unknown(digest: str, taken: routing.Route, reading: Reading) -> None:
+    """Return where the model of the rule that takes these bytes has not scored them before.
+
+    Raises:
+        AlreadyScoredError: it has; carries the route.
+    """
+    if reading.known and reuse.is_known(reading.known, digest, taken.rule):
+        error = AlreadyScoredError("the same bytes were scored before")
+        error.route = (taken.rule, taken.reason)
+        raise error

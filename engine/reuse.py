@@ -3,11 +3,12 @@
 An index of earlier predictions lies in a folder of its own, for as long as a run lasts:
 
     keys.npy      first 64 bits of each digest, ascending, unsigned
-    places.npy    the whole digest, and where the row is: folder, shard and row of the shard's predictions
-    folders.json  the folders
+    places.npy    the whole digest, the model, and where the row is: folder, shard, row of the predictions
+    index.json    the folders, and the grid of the attention maps that this run writes
 
 A task looks up a digest by bisection in the mapped file, so the memory of a reader does not grow with the
 archive. Only rows of the same model, engine, patients' keys and code are taken: they would come out the same.
+A run with several models takes a row for the bytes that it would give to that very model.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine import books
-from engine.errors import AlreadyScoredError, BooksError, UsageError
+from engine import books, schema
+from engine.errors import BooksError, UsageError
 from engine.manifest import MANIFEST_NAME, code_version, read_json, write_json
+from engine.overlay import enlarged
 
-_PLACE = np.dtype([("digest", "V32"), ("folder", "u2"), ("shard", "u4"), ("row", "u4")])
-_PLACED = ("instance_index", "path", "shard", "version")
+_PLACE = np.dtype([("digest", "V32"), ("model", "u2"), ("folder", "u2"), ("shard", "u4"), ("row", "u4")])
+_PLACED = ("instance_index", "path", "shard", "version", "route")
+_READ = ("content_sha256", "model_sha256", "code_version")
+Grid = tuple[int, int]
 _OPEN_TABLES = 4
 
 
@@ -35,58 +39,67 @@ def require_same(folder: Path, facts: Mapping[str, Any]) -> None:
     """Refuse a folder whose rows could differ from what a run with the manifest ``facts`` would make.
 
     Raises:
-        UsageError: it is no score folder, or of another model, engine or salt.
+        UsageError: it is no score folder, has no model in common, or is of another engine or salt.
         TableError: it has no manifest.
     """
     manifest = read_json(folder / MANIFEST_NAME)
     if manifest.get("kind") != "score":
         raise UsageError(f"{folder} is no folder of `osteoray score`: there is nothing to reuse")
-    was, now = _what_decides(manifest), _what_decides(facts)
-    differing = [name for name in now if was[name] != now[name]]
+    was, now = _engines(manifest), _engines(facts)
+    common = was.keys() & now.keys()
+    differing = [] if common else ["model"]
+    if any(was[model] != now[model] for model in common):
+        differing.append("engine")
+    if manifest.get("salt_check") != facts.get("salt_check"):
+        differing.append("salt")
     if differing:
         raise UsageError(
             f"{folder} was scored with another {' and '.join(differing)}: its rows cannot be reused"
         )
 
 
-def write_index(index: Path, folders: Sequence[Path]) -> int:
-    """Write the index of the predictions in ``folders`` to the new folder ``index``; returns its rows."""
+def write_index(index: Path, folders: Sequence[Path], maps: Mapping[str, Grid]) -> int:
+    """Write the index of the predictions in ``folders`` to the new folder ``index``; returns its rows.
+
+    ``maps`` holds the digests of this run's models, in their order, and the grid of each one's attention map.
+    """
     index.mkdir()
-    parts = [part for number, folder in enumerate(folders) for part in _places(folder, number)]
+    parts = [part for number, folder in enumerate(folders) for part in _places(folder, number, maps)]
     places_N = np.concatenate([np.zeros(0, _PLACE), *parts])
     keys_N = _keys(places_N["digest"])
     order_N = np.argsort(keys_N, kind="stable")
     np.save(index / "keys.npy", keys_N[order_N])
     np.save(index / "places.npy", places_N[order_N])
-    write_json(index / "folders.json", {"folders": [str(folder.resolve()) for folder in folders]})
+    facts = {"folders": [str(folder.resolve()) for folder in folders], "map_HW": common_grid(maps.values())}
+    write_json(index / "index.json", facts)
     return len(places_N)
 
 
-def require_unknown(index: Path, digest: str) -> None:
-    """Return where no bytes of this digest were scored before.
+def common_grid(grids: Iterable[Grid]) -> Grid:
+    """The grid that the attention maps of several models are written on: as fine as the finest."""
+    rows, columns = zip(*grids, strict=True)
+    return max(rows), max(columns)
 
-    Raises:
-        AlreadyScoredError: they were.
-    """
-    if _find(index, digest) is not None:
-        error = AlreadyScoredError("the same bytes were scored before")
-        error.content_sha256 = digest
-        raise error
+
+def is_known(index: Path, digest: str, model: int = 0) -> bool:
+    """Whether bytes of this digest were scored before by ``model``, its place in the order of this run."""
+    return _find(index, digest, model) is not None
 
 
 def rows(index: Path, wanted: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """The earlier predictions of ``wanted``: each its place in this plan, and ``content_sha256``.
+    """The earlier predictions of ``wanted``: each its place in this plan, ``content_sha256`` and its route.
 
-    The columns are those of ``schema.predictions``; place and path are the wanted ones.
+    The columns are those of ``schema.predictions`` and ``rule``; place, path and route are the wanted ones.
 
     Raises:
         BooksError: a row is not where the index says.
         TableError: a table of an earlier folder cannot be read.
     """
-    folders = read_json(index / "folders.json")["folders"]
+    facts = read_json(index / "index.json")
+    folders, map_HW = facts["folders"], (facts["map_HW"][0], facts["map_HW"][1])
     taken = []
     for one in wanted:
-        place = _find(index, one["content_sha256"])
+        place = _find(index, one["content_sha256"], one["rule"])
         table = _predictions(folders[place["folder"]], int(place["shard"])) if place is not None else None
         row = table.slice(int(place["row"]), 1) if table is not None and place is not None else None
         if row is None or row["content_sha256"].to_pylist() != [one["content_sha256"]]:
@@ -94,30 +107,43 @@ def rows(index: Path, wanted: Iterable[Mapping[str, Any]]) -> pa.Table:
         for name in _PLACED:
             field = row.schema.field(name)
             row = row.set_column(row.schema.get_field_index(name), field, [pa.array([one[name]], field.type)])
-        taken.append(row)
+        taken.append(_on_grid(row, map_HW).append_column("rule", pa.array([one["rule"]], pa.int32())))
     return pa.concat_tables(taken).combine_chunks()
 
 
-def _what_decides(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    config = manifest.get("config", {})
-    return {
-        "model": config.get("model_sha256"),
-        "engine": config.get("engine"),
-        "salt": manifest.get("salt_check"),
-    }
+def _on_grid(row: pa.Table, map_HW: Grid) -> pa.Table:
+    place = row.schema.get_field_index("attention_map")
+    maps_Nhw = schema.tensor_values(row["attention_map"])
+    if maps_Nhw.shape[1:] == map_HW:
+        return row
+    column = schema.tensor_column(np.stack([enlarged(map_hw, map_HW) for map_hw in maps_Nhw]))
+    return row.set_column(place, "attention_map", column)
 
 
-def _places(folder: Path, number: int) -> Iterator[NDArray[Any]]:
+def _engines(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Model digest -> engine, of a score folder's manifest."""
+    models = manifest.get("config", {}).get("models", [])
+    return {model["model_sha256"]: model["engine"] for model in models}
+
+
+def _places(folder: Path, number: int, maps: Mapping[str, Grid]) -> Iterator[NDArray[Any]]:
+    """Where the rows lie that this run may take: of its models and this code, on a grid that it can use."""
+    models = list(maps)
     for path in books.tables_of(folder, "predictions"):
-        table = pq.read_table(path, columns=["content_sha256", "code_version", "shard"])
+        table = pq.read_table(path, columns=list(_READ))
         if not table.num_rows:
             continue
+        written_HW = tuple(pq.read_schema(path).field("attention_map").type.shape)
+        usable = {model for model in models if written_HW in {maps[model], common_grid(maps.values())}}
         places_N = np.zeros(table.num_rows, _PLACE)
         digests = b"".join(bytes.fromhex(digest) for digest in table["content_sha256"].to_pylist())
         places_N["digest"] = np.frombuffer(digests, "V32")
+        made_by = table["model_sha256"].to_pylist()
+        places_N["model"] = [models.index(model) if model in usable else 0 for model in made_by]
         places_N["folder"], places_N["shard"] = number, int(path.parent.name)
         places_N["row"] = np.arange(table.num_rows)
-        yield places_N[np.array(table["code_version"].to_pylist()) == code_version()]
+        is_taken_N = np.array([model in usable for model in made_by])
+        yield places_N[is_taken_N & (np.array(table["code_version"].to_pylist()) == code_version())]
 
 
 def _keys(digest_N: NDArray[Any]) -> NDArray[np.uint64]:
@@ -129,14 +155,14 @@ def _keys(digest_N: NDArray[Any]) -> NDArray[np.uint64]:
     return keys_N
 
 
-def _find(index: Path, digest: str) -> Any:
-    """The place of a digest, None where it has none."""
+def _find(index: Path, digest: str, model: int) -> Any:
+    """The place of a digest that ``model`` scored, None where it has none."""
     keys_N, places_N = _mapped(index)
     raw = bytes.fromhex(digest)
     key = np.uint64(int.from_bytes(raw[:8], "big"))
     at = int(np.searchsorted(keys_N, key))
     while at < len(keys_N) and keys_N[at] == key:
-        if places_N[at]["digest"].tobytes() == raw:
+        if places_N[at]["model"] == model and places_N[at]["digest"].tobytes() == raw:
             return places_N[at]
         at += 1
     return None

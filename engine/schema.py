@@ -68,9 +68,11 @@ REJECTS = pa.schema(
         pa.field("code", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
         pa.field("content_sha256", pa.string()),
+        pa.field("task", pa.string()),
     ]
 )
-"""Filtered and quarantined inputs: one table each, the same columns; no digest where no bytes were read."""
+"""Filtered, abstained and quarantined inputs: one table each, the same columns; no digest where no bytes were
+read. ``task`` is that of the model whose score is withheld, null where none scored."""
 
 DEIDENTIFIED = pa.schema(
     [
@@ -107,12 +109,22 @@ _SAMPLE_FIELDS = (
     pa.field("original_to_network", pa.list_(pa.float64(), 9), nullable=False),
 )
 
+ROUTED = pa.schema(
+    [
+        *_SAMPLE_FIELDS,
+        pa.field("rule", pa.int32(), nullable=False),
+        pa.field("route", pa.string(), nullable=False),
+    ]
+)
+"""Samples on their way to a predictor, without their image; never written."""
+
 _PREDICTION_FIELDS = (
     *_INPUT_FIELDS,
     *HEADER_FIELDS,
     pa.field("content_sha256", pa.string(), nullable=False),
     pa.field("original_to_network", pa.list_(pa.float64(), 9), nullable=False),
     pa.field("task", pa.string(), nullable=False),
+    pa.field("route", pa.string(), nullable=False),
     pa.field("predicted_months", pa.float32(), nullable=False),
     pa.field("sd_months", pa.float32(), nullable=False),
     pa.field("interval_low_months", pa.float32()),
@@ -136,6 +148,9 @@ def samples(size_HW: tuple[int, int], label_columns: tuple[str, ...]) -> pa.Sche
 
 def predictions(map_HW: tuple[int, int]) -> pa.Schema:
     """Scored instances: header, months, sd, interval, model digest, and the attention map scaled to 0..255.
+
+    ``route`` says why this model took the instance, where a run had several (``engine.routing``): one has
+    "only_fit" throughout.
 
     The interval is conformal, at the level that the bundle's facts name; null where the model has none.
     """

@@ -1,14 +1,18 @@
-"""One shard of the plan: every planned input becomes one row of samples, filtered or quarantine."""
+"""One shard of the plan: every planned input becomes one row of samples, filtered or quarantine.
+
+For a table of samples of one task (``read_shard``), or for the predictors of several bundles (``read_rows``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from engine import deidentified, reuse, schema
 from engine.boxes import Crop
@@ -29,6 +33,8 @@ class ReadSpec:
     folder: Path
     rule: InputRule
     salt: bytes
+    further_rules: tuple[InputRule, ...] = ()
+    """Of the other bundles, where several score in one run (``engine.routing``)."""
     label_names: tuple[str, ...] = ()
     labels: Labels | None = None
     limits: Limits = Limits()
@@ -52,42 +58,90 @@ class ReadSpec:
     def reading(self) -> Reading:
         """What the process that decodes needs to know; the labels stay here."""
         return Reading(
-            source=self.source, rule=self.rule, salt=self.salt, limits=self.limits,
-            deidentified=self.deidentified, known=self.known, crop=self.crop,
+            source=self.source, rule=self.rule, salt=self.salt, further_rules=self.further_rules,
+            limits=self.limits, deidentified=self.deidentified, known=self.known, crop=self.crop,
         )  # fmt: skip
 
 
-def read_shard(planned: Iterable[Row], spec: ReadSpec) -> dict[str, pa.Table]:
-    """Tables ``samples``, ``filtered`` and ``quarantine``; their rows add up to the planned ones.
+@dataclass(slots=True)
+class _Ends:
+    """Where the planned rows of a shard ended; ``images`` go with ``samples``."""
 
-    With ``spec.known`` there is a fourth one, ``reused``: the earlier rows of bytes that were scored before.
+    samples: list[Row] = field(default_factory=list)
+    images: list[NDArray[np.uint8]] = field(default_factory=list)
+    known: list[Row] = field(default_factory=list)
+    filtered: list[Row] = field(default_factory=list)
+    quarantine: list[Row] = field(default_factory=list)
+
+    def rejects(self) -> dict[str, pa.Table]:
+        return {
+            name: pa.Table.from_pylist(rows, schema=schema.stamped(schema.REJECTS, name))
+            for name, rows in (("filtered", self.filtered), ("quarantine", self.quarantine))
+        }
+
+
+def read_shard(planned: Iterable[Row], spec: ReadSpec) -> dict[str, pa.Table]:
+    """Tables ``samples``, ``filtered`` and ``quarantine``; their rows add up to the planned ones."""
+    ends = _read_all(list(planned), spec)
+    if spec.deidentified:
+        _write_deidentified(ends.samples, spec)
+    return {"samples": _samples_table(ends.samples, ends.images, spec), **ends.rejects()}
+
+
+def read_rows(planned: Iterable[Row], spec: ReadSpec) -> pa.Table:
+    """The same as one table for predictors, all columns nullable; ``table`` is where a row stands.
+
+    Samples have their image as bytes, in the size of the rule that took them: its place is ``rule``, why it
+    took them is ``route``. Rows ``reused`` are earlier predictions of bytes that were scored before
+    (``spec.known``).
     """
-    rows = list(planned)
-    samples: list[Row] = []
-    images: list[Any] = []
-    known: list[Row] = []
-    rejects: dict[str, list[Row]] = {"filtered": [], "quarantine": []}
+    ends = _read_all(list(planned), spec)
+    samples = pa.Table.from_pylist(ends.samples, schema=schema.ROUTED)
+    images = pa.array([image_HW.tobytes() for image_HW in ends.images], pa.binary())
+    tables = {"samples": samples.append_column("image", images), **ends.rejects()}
+    if spec.known and ends.known:
+        tables["reused"] = _maps_as_bytes(reuse.rows(spec.known, ends.known))
+    return pa.concat_tables(
+        [_nullable(table).append_column("table", _repeated(name, table)) for name, table in tables.items()],
+        promote_options="default",
+    )
+
+
+def _nullable(table: pa.Table) -> pa.Table:
+    return table.cast(
+        pa.schema([field.with_nullable(nullable=True) for field in table.schema.remove_metadata()])
+    )
+
+
+def _repeated(word: str, table: pa.Table) -> pa.Array:
+    return pa.repeat(pa.scalar(word), table.num_rows)
+
+
+def _maps_as_bytes(table: pa.Table) -> pa.Table:
+    maps = pa.array(
+        [map_hw.tobytes() for map_hw in schema.tensor_values(table["attention_map"])], pa.binary()
+    )
+    return table.set_column(table.column_names.index("attention_map"), "attention_map", maps)
+
+
+def _read_all(rows: list[Row], spec: ReadSpec) -> _Ends:
+    ends = _Ends()
     for row, outcome in zip(rows, _outcomes([row["path"] for row in rows], spec), strict=True):
         place = {name: row[name] for name in ("instance_index", "path", "shard", "version")}
         labelled = _labelled(outcome, spec)
         if isinstance(labelled, AlreadyScoredError):
-            known.append({**place, "content_sha256": labelled.content_sha256})
+            rule, route = labelled.route
+            digest = labelled.content_sha256
+            ends.known.append({**place, "content_sha256": digest, "rule": rule, "route": route})
         elif isinstance(labelled, FilteredError):
-            rejects["filtered"].append({**place, **_reason(labelled)})
+            ends.filtered.append({**place, **_reason(labelled)})
         elif isinstance(labelled, InstanceError):
-            rejects["quarantine"].append({**place, **_reason(labelled)})
+            ends.quarantine.append({**place, **_reason(labelled)})
         else:
             columns, image_HW = labelled
-            samples.append({**place, **columns})
-            images.append(image_HW)
-    if spec.deidentified:
-        _write_deidentified(samples, spec)
-    tables = {"samples": _samples_table(samples, images, spec)}
-    for name, rejected in rejects.items():
-        tables[name] = pa.Table.from_pylist(rejected, schema=schema.stamped(schema.REJECTS, name))
-    if spec.known and known:
-        tables["reused"] = reuse.rows(spec.known, known)
-    return tables
+            ends.samples.append({**place, **columns})
+            ends.images.append(image_HW)
+    return ends
 
 
 def _outcomes(paths: list[str], spec: ReadSpec) -> list[Outcome]:

@@ -9,23 +9,18 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from engine import sources
+from engine import routing, sources
 from engine.dicom import header as elements
 from engine.dicom.functional import of_frame
 from engine.dicom.guard import Limits, parse
-from engine.errors import (
-    FilteredError,
-    InstanceError,
-    MultiFrameError,
-    SopClassFilteredError,
-)
+from engine.errors import FilteredError, InstanceError, MultiFrameError
 from engine.instance import InputRule
 from engine.isolation import Isolation, reader
 from engine.reading import Reading, Sample
@@ -39,6 +34,15 @@ _SHARD_SIZE = 512  # of no consequence: a survey has no shards
 OnProgress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Where an instance goes (``engine.routing``), and BodyPartExamined, empty where it is not stated."""
+
+    rule: int
+    route: str
+    body_part: str
+
+
 @dataclass(slots=True, kw_only=True)
 class Survey:
     """Counts over all members of a source."""
@@ -47,8 +51,8 @@ class Survey:
     size_bytes: int = 0
     """Of the members whose size the source says."""
     unsized: int = 0
-    fits: int = 0
-    """Instances that the task takes, as far as their header says."""
+    taken: Counter[Taken] = field(default_factory=Counter)
+    """Instances that a task takes, as far as their header says: by its rule, the reason and the body part."""
     sop_classes: Counter[str] = field(default_factory=Counter)
     transfer_syntaxes: Counter[str] = field(default_factory=Counter)
     body_parts: Counter[str] = field(default_factory=Counter)
@@ -63,12 +67,21 @@ class Survey:
     eta_s: float | None = None
     """Time that an ingest on all cores of this machine takes, after its start."""
 
+    @property
+    def fits(self) -> int:
+        """Instances that some task takes, as far as their header says."""
+        return self.taken.total()
+
+    def by(self, rule: int) -> Counter[Taken]:
+        """What the rule at this place takes."""
+        return Counter({taken: count for taken, count in self.taken.items() if taken.rule == rule})
+
 
 def survey(
-    source: str, rule: InputRule, *, on_plan: Callable[[int], None] | None = None,
+    source: str, rules: Sequence[InputRule], *, on_plan: Callable[[int], None] | None = None,
     on_progress: OnProgress | None = None, limits: Limits | None = None,
 ) -> Survey:  # fmt: skip
-    """Count what lies in ``source`` and what of it the ``rule`` takes.
+    """Count what lies in ``source`` and what of it each of the ``rules``, one or several, takes.
 
     What only decoding finds out (damaged pixels) is not counted.
 
@@ -77,25 +90,32 @@ def survey(
     """
     caps = limits or Limits()
     plan = sources.plan(source, _SHARD_SIZE, on_plan)
-    found, probe = Survey(planned=plan.num_rows), _Probe()
+    found = Survey(planned=plan.num_rows)
+    reading = Reading(
+        source=source, rule=rules[0], further_rules=tuple(rules[1:]), salt=b"survey", limits=caps
+    )
+    probes = [_Probe(most=max(_PROBED // len(rules), 1)) for _ in rules]
     began = time.perf_counter()
     for done, (path, size, data) in enumerate(_heads(source, plan), start=1):
         found.unsized += size < 0
         found.size_bytes += max(size, 0)
-        if _count(source, path, data, rule, caps, found):
-            probe.offer(path)
+        taken_by = _count(path, data, reading, found)
+        if taken_by is not None:
+            probes[taken_by].offer(path)
         if on_progress:
             on_progress(done, plan.num_rows)
     found.headers_per_second = found.planned / max(time.perf_counter() - began, 1e-9)
-    if probe.paths:
-        _decode(probe.paths, Reading(source=source, rule=rule, salt=b"survey", limits=caps), found)
+    paths = [path for probe in probes for path in probe.paths]
+    if paths:
+        _decode(paths, reading, found)
     return found
 
 
 @dataclass(slots=True)
 class _Probe:
-    """A few paths, spread evenly over all that were offered."""
+    """At most so many paths, spread evenly over all that were offered."""
 
+    most: int
     paths: list[str] = field(default_factory=list)
     stride: int = 1
     offered: int = 0
@@ -104,7 +124,7 @@ class _Probe:
         if self.offered % self.stride == 0:
             self.paths.append(path)
         self.offered += 1
-        if len(self.paths) > _PROBED:
+        if len(self.paths) > self.most:
             self.paths, self.stride = self.paths[::2], 2 * self.stride
 
 
@@ -139,17 +159,17 @@ def _head(source: str, path: str) -> Head:
         return error
 
 
-def _count(source: str, path: str, data: Head, rule: InputRule, limits: Limits, found: Survey) -> bool:
-    """Put one member into the counts; whether the task takes it."""
+def _count(path: str, data: Head, reading: Reading, found: Survey) -> int | None:
+    """Put one member into the counts; the place of the rule that takes it."""
     try:
         if isinstance(data, InstanceError):
             raise data
-        columns, frames = _columns(source, path, data, limits)
+        columns, frames = _columns(reading.source, path, data, reading.limits)
         found.sop_classes[columns["sop_class_uid"]] += 1
         found.transfer_syntaxes[columns["transfer_syntax_uid"]] += 1
-        found.body_parts[columns["body_part_examined"] or ""] += 1
-        if columns["sop_class_uid"] not in rule.sop_classes:
-            raise SopClassFilteredError("not one this task takes")
+        body_part = columns["body_part_examined"] or ""
+        found.body_parts[body_part] += 1
+        route = routing.route(columns, reading.rules)
         if frames > 1:
             raise MultiFrameError("several frames")
     except FilteredError as error:
@@ -157,9 +177,9 @@ def _count(source: str, path: str, data: Head, rule: InputRule, limits: Limits, 
     except InstanceError as error:
         found.quarantined[error.reason] += 1
     else:
-        found.fits += 1
-        return True
-    return False
+        found.taken[Taken(route.rule, route.reason, body_part)] += 1
+        return route.rule
+    return None
 
 
 def _columns(source: str, path: str, data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from socket import socket
 from typing import Any
 
-from engine.errors import EngineError, FilteredError, InstanceError
+from engine.errors import AlreadyScoredError, EngineError, FilteredError, InstanceError
 
 Facts = dict[str, Any]
 
@@ -73,13 +73,17 @@ class Frames:
 
 def error_facts(error: InstanceError | FilteredError) -> Facts:
     """A typed error as facts."""
-    return {"code": error.code, "message": str(error), "content_sha256": error.content_sha256}
+    facts = {"code": error.code, "message": str(error), "content_sha256": error.content_sha256}
+    return {**facts, "route": error.route} if isinstance(error, AlreadyScoredError) else facts
 
 
 def error_from_facts(facts: Facts) -> InstanceError | FilteredError:
     """The typed error that ``error_facts`` described."""
     error = _ERRORS[facts["code"]](facts["message"])
     error.content_sha256 = facts["content_sha256"]
+    if isinstance(error, AlreadyScoredError):
+        rule, reason = facts["route"]
+        error.route = (rule, reason)
     return error
 
 

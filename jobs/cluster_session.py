@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import os
 
+from engine.errors import ClusterError
+
 
 def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> None:
     """Join the cluster that RAY_ADDRESS names, else start a local one; nothing where Ray runs already.
 
     ``num_cpus`` is for a local cluster (default: all cores). ``log_to_driver`` shows what workers print.
+
+    Raises:
+        ClusterError: Ray did not come up in its own time, or the cluster is not there.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray  # after the variable above
@@ -18,10 +23,25 @@ def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> No
         return
     address = os.environ.get("RAY_ADDRESS")
     # Ray's notices at its start are in its own log folder; a verb's stderr has progress and errors only.
-    ray.init(
-        address=address or "local",
-        num_cpus=None if address else num_cpus,
-        include_dashboard=None if address else False,
-        log_to_driver=log_to_driver,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else num_cpus,
+            include_dashboard=None if address else False,
+            log_to_driver=log_to_driver,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # Ray raises this very class where a node does not start in time
+        where = f"joined at RAY_ADDRESS={address}" if address else "started on this machine"
+        raise ClusterError(
+            f"Ray could not be {where}: {error} Is the machine overloaded or short of memory, or the address "
+            "wrong? The same command may simply be given again"
+        ) from error
+
+
+def cluster_cores() -> int:
+    """Cores of all nodes of the cluster that runs or was joined; at least 1."""
+    import ray
+
+    held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(int(held.get("CPU", 1)), 1)

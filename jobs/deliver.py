@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from engine.errors import SinkError
 from jobs.console import finish, progress
 
 SOME_FAILED = 3
@@ -37,8 +39,45 @@ def deliver(
     under a result's UID there is never a second object. Exit code 3 says that some objects failed.
     """
     counts = delivered(scores, to, maps=maps, retry=tuple(retry or ()), threads=threads)
-    is_partial = bool(counts.get("failed") or counts.get("uid_conflict"))
-    finish("deliver", {"to": to, **counts}, as_json=json, exit_code=SOME_FAILED if is_partial else 0)
+    finish("deliver", {"to": to, **counts}, as_json=json, exit_code=SOME_FAILED if is_partial(counts) else 0)
+
+
+def is_partial(counts: Mapping[str, Any]) -> bool:
+    """Whether the counts of a delivery say that some objects did not arrive."""
+    return bool(counts.get("failed") or counts.get("uid_conflict"))
+
+
+def require_sinks(sinks: Sequence[str]) -> None:
+    """Refuse what names no sink, before hours are spent on what is to go there; nothing is reached yet.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    from engine.results import files
+    from engine.results.deliver import kind_of
+
+    for to in sinks:
+        if files.writer_for(to) is None:
+            kind = kind_of(to)
+            if "://" in to:  # opening a folder would make it
+                kind.open(to).close()
+
+
+def delivered_to_all(scores: Path, sinks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Deliver ``scores`` to each sink; gives the counts by sink.
+
+    Raises:
+        SinkError: one takes nothing. The others have got their share before.
+    """
+    counts, down = {}, []
+    for to in sinks:
+        try:
+            counts[to] = delivered(scores, to)
+        except SinkError as error:
+            down.append(error)
+    if down:
+        raise down[0]
+    return counts
 
 
 def delivered(

@@ -114,9 +114,9 @@ def _export(out: Path) -> Bundle:
 
 def _score(archive: Path, bundle: Bundle, out: Path) -> dict[str, Any]:
     spec = ReadSpec(source=str(archive), folder=out, rule=bundle.rule, salt=read_salt())
-    manifest = score_manifest(str(archive), bundle, bundle.engine, SHARD_SIZE)
+    manifest = score_manifest(str(archive), [bundle], SHARD_SIZE)
     with running(out) as run:
-        counts, speed = run_score(spec, manifest, bundle, run, Request(shard_size=SHARD_SIZE))
+        counts, speed = run_score(spec, manifest, (bundle,), run, Request(shard_size=SHARD_SIZE))
     return {**counts, "archive_images_per_second": speed["images_per_second"]}
 
 

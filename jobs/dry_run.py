@@ -6,8 +6,8 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 from rich.console import Console
@@ -27,36 +27,55 @@ def dry_run(source: str, rule: InputRule, *, as_json: bool) -> NoReturn:
         UsageError, StorageError: the source cannot be listed.
     """
     with planning() as on_plan, progress("headers") as on_progress:
-        found = survey(source, rule, on_plan=on_plan, on_progress=on_progress)
+        found = survey(source, [rule], on_plan=on_plan, on_progress=on_progress)
     _show(found)
     finish("ingest", {"dry_run": True, **_summary(found)}, as_json=as_json)
 
 
-def score_dry_run(source: str, bundle: Bundle, engine: str, shard_size: int, *, as_json: bool) -> NoReturn:
-    """Survey ``source`` for a bundle, read and score a few instances, and end the verb. Writes nothing.
+def score_dry_run(source: str, bundles: Sequence[Bundle], shard_size: int, *, as_json: bool) -> NoReturn:
+    """Survey ``source`` for some bundles, read and score a few instances, and end the verb. Writes nothing.
 
     Raises:
         UsageError, StorageError: the source cannot be listed.
     """
     with planning() as on_plan, progress("headers") as on_progress:
-        found = survey(source, bundle.rule, on_plan=on_plan, on_progress=on_progress)
-    _show(found)
+        rules = [bundle.rule for bundle in bundles]
+        found = survey(source, rules, on_plan=on_plan, on_progress=on_progress)
+    _show(found, [bundle.task for bundle in bundles])
     cores = os.cpu_count() or 1
-    scored_per_second = predictions_per_second(found.probe, bundle, engine)
+    models = [_model(found, place, bundle) for place, bundle in enumerate(bundles)]
     summary = {
-        "task": bundle.task,
-        "engine": engine,
         "cpus": cores,
         "gpus": 0,
         "shards": math.ceil(found.planned / shard_size),
         **_summary(found),
-        "scored_per_second_and_core": scored_per_second,
-        "eta_s": _eta_s(found, scored_per_second, cores),
+        "models": models,
+        "eta_s": _eta_s(found, models, cores),
     }
     finish("score", {"dry_run": True, **summary}, as_json=as_json)
 
 
-def predictions_per_second(samples: Sequence[Sample], bundle: Bundle, engine: str) -> float | None:
+def _model(found: Survey, place: int, bundle: Bundle) -> dict[str, Any]:
+    """What one bundle would get, why it and not another one, and how fast it is."""
+    taken = found.by(place)
+    routes: Counter[str] = Counter()
+    body_parts: Counter[str] = Counter()
+    for one, count in taken.items():
+        routes[one.route] += count
+        body_parts[one.body_part] += count
+    samples = [sample for sample in found.probe if sample[0]["rule"] == place]
+    return {
+        "task": bundle.task,
+        "model_sha256": bundle.sha256,
+        "engine": bundle.engine,
+        "fits": taken.total(),
+        "routes": dict(routes.most_common()),
+        "body_parts": dict(body_parts.most_common()),
+        "scored_per_second_and_core": predictions_per_second(samples, bundle),
+    }
+
+
+def predictions_per_second(samples: Sequence[Sample], bundle: Bundle) -> float | None:
     """Samples that one thread scores in a second; None without samples."""
     from engine import covariates
     from engine.predict import open_predictor
@@ -65,21 +84,23 @@ def predictions_per_second(samples: Sequence[Sample], bundle: Bundle, engine: st
         return None
     told_BQ = covariates.columns([row for row, _ in samples], bundle.covariates)
     images_BHW = np.stack([image_HW for _, image_HW in samples])
-    predictor = open_predictor(bundle.folder, engine, threads=1)
+    predictor = open_predictor(bundle.folder, bundle.engine, threads=1)
     predictor.predict(images_BHW[:1], told_BQ[:1])
     began_s = time.perf_counter()
     predictor.predict(images_BHW, told_BQ)
     return len(samples) / max(time.perf_counter() - began_s, 1e-9)
 
 
-def _eta_s(found: Survey, scored_per_second: float | None, cores: int) -> int | None:
+def _eta_s(found: Survey, models: Sequence[Mapping[str, Any]], cores: int) -> int | None:
     """Seconds after the start: all cores first read, then score, one instance after the other."""
-    if not found.decoded_per_second or not scored_per_second:
+    needed = [(model["fits"], model["scored_per_second_and_core"]) for model in models if model["fits"]]
+    if not found.decoded_per_second or not all(speed for _, speed in needed):
         return None
-    return math.ceil(found.fits * (1 / found.decoded_per_second + 1 / scored_per_second) / cores)
+    predict_s = float(sum(count / speed for count, speed in needed))
+    return math.ceil((found.fits / found.decoded_per_second + predict_s) / cores)
 
 
-def _show(found: Survey) -> None:
+def _show(found: Survey, tasks: Sequence[str] = ()) -> None:
     table = Table("what", "value", "instances", box=None, pad_edge=False)
     groups: tuple[tuple[str, Counter[str]], ...] = (
         ("SOP class", found.sop_classes),
@@ -91,6 +112,8 @@ def _show(found: Survey) -> None:
     for name, counts in groups:
         for value, count in counts.most_common():
             table.add_row(name, value, str(count))
+    for taken, count in found.taken.most_common() if tasks else ():
+        table.add_row(f"to {tasks[taken.rule]}, {taken.route}", taken.body_part, str(count))
     Console(highlight=False, soft_wrap=True).print(table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -82,15 +82,17 @@ def _named_runs(words: Sequence[str]) -> dict[str, Path]:
 def image_reader(folder: Path) -> LoadImage | None:
     """Path in the archive -> the image the network saw; None where the folder does not say how it was made.
 
-    The header that comes with an image is dropped, so the site's salt is not needed.
+    Among several models it goes to the same one again. The header that comes with an image is dropped, so
+    the site's salt is not needed.
     """
     from engine import sources
-    from engine.instance import prepare, rule_from_facts
+    from engine.instance import rule_from_facts
+    from engine.reading import Reading, sample_of
 
     manifest = read_json(folder / MANIFEST_NAME)
-    facts: Mapping[str, Any] = (manifest.get("model") or {}).get("task") or {}
-    if "rule" not in facts or not manifest.get("source"):
+    rules = [rule_from_facts(model["task"]["rule"]) for model in manifest.get("models", [])]
+    if not rules or not manifest.get("source"):
         return None
-    source, rule = str(manifest["source"]), rule_from_facts(facts["rule"])
-    no_salt = bytes(32)
-    return lambda path: prepare(sources.read(source, path), rule, no_salt).image_HW
+    source = str(manifest["source"])
+    reading = Reading(source=source, rule=rules[0], further_rules=tuple(rules[1:]), salt=bytes(32))
+    return lambda path: sample_of(sources.read(source, path), reading)[1]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +19,9 @@ from engine.errors import UsageError
 from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_facts
 from engine.predict import choose_engine
 from engine.shard import ReadSpec
-from jobs.cluster_session import start_ray
+from jobs.cluster_session import cluster_cores, start_ray
 from jobs.console import finish, progress
+from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
 from jobs.ingest import QUARANTINED, require_apart
 from jobs.plan import begun_plan
@@ -43,7 +45,12 @@ CORES_PER_PREDICTOR = 8
 
 def score(
     source: Annotated[str, typer.Argument(help=sources.FORMS)],
-    model: Annotated[Path, typer.Option(help="Bundle that `osteoray export` wrote.")],
+    model: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="BUNDLE", help="Of `osteoray export`; repeated, an instance goes to one that fits."
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for results; the same command again resumes it.")
     ] = None,
@@ -71,6 +78,13 @@ def score(
     max_failures: Annotated[str | None, typer.Option(metavar="N|P%", help=MAX_FAILURES_HELP)] = None,
     window: Annotated[str | None, typer.Option(metavar="FROM-TO", help=WINDOW_HELP)] = None,
     throttle: Annotated[float | None, typer.Option(min=0.01, help=THROTTLE_HELP)] = None,
+    deliver: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SINK",
+            help="Deliver there when all is scored, as `osteoray deliver --to` does; may be repeated.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what SOURCE holds and how long it takes; write nothing."),
@@ -79,40 +93,66 @@ def score(
 ) -> None:
     """Score an archive. Every file ends as scored, filtered or quarantined, with a reason code.
 
+    With several bundles of different tasks, an instance goes to the one that its header fits; fit several, to
+    one that names its body part, else to the first named. The column `route` says which of these it was.
+
     Kill it at any time and give the same command again: finished shards are kept, no row is lost or doubled.
-    Exit code 3 says that some files were quarantined, 4 that they were more than --max-failures, 75 that
-    another run holds the folder, 143 that SIGTERM ended it in order; in each case the same command goes on.
+    Exit code 3 says that some files were quarantined or some results not delivered, 4 that more failed than
+    --max-failures allows, 75 that another run holds the folder, 143 that SIGTERM ended it in order; in each
+    case the same command goes on.
     """
-    bundle = open_bundle(model)
-    chosen = choose_engine(engine or bundle.engine)
+    bundles = opened_bundles(model, engine)
     if dry_run:
-        score_dry_run(source, bundle, chosen, shard_size, as_json=json)
+        score_dry_run(source, bundles, shard_size, as_json=json)
     if out is None:
         raise UsageError("name a folder for the results: --out DIR (or look first, with --dry-run)")
     require_apart(source, out)
+    require_sinks(deliver or ())
     terms = read_terms(max_failures, window, throttle, retry)
-    spec = ReadSpec(source=source, folder=out, rule=bundle.rule, salt=read_salt())
-    manifest = score_manifest(source, bundle, chosen, shard_size)
+    rules = tuple(bundle.rule for bundle in bundles)
+    spec = ReadSpec(source=source, folder=out, rule=rules[0], further_rules=rules[1:], salt=read_salt())
+    manifest = score_manifest(source, bundles, shard_size)
     request = Request(
         shard_size=shard_size, resume=resume, incremental=incremental, reuse=tuple(reuse_from or ())
     )
     with running(out, terms) as run:
-        counts, speed = run_score(spec, manifest, bundle, run, request)
-    code = QUARANTINED if counts["quarantined"] else 0
-    seal = {"audit_sha256": read_json(out / MANIFEST_NAME).get(books.AUDIT_HEAD)}
-    finish("score", {"out": str(out), **counts, **speed, **seal}, as_json=json, exit_code=code)
+        counts, speed = run_score(spec, manifest, bundles, run, request)
+    ended: dict[str, Any] = {"audit_sha256": read_json(out / MANIFEST_NAME).get(books.AUDIT_HEAD)}
+    sent = delivered_to_all(out, deliver or ())
+    ended |= {"delivered": sent} if sent else {}
+    code = QUARANTINED if counts["quarantined"] or any(map(is_partial, sent.values())) else 0
+    finish("score", {"out": str(out), **counts, **speed, **ended}, as_json=json, exit_code=code)
 
 
-def score_manifest(source: str, bundle: Bundle, engine: str, shard_size: int) -> dict[str, Any]:
+def opened_bundles(folders: Sequence[Path], engine: str | None) -> tuple[Bundle, ...]:
+    """The bundles in the order given, each with the engine that is to run it.
+
+    Raises:
+        UsageError: two are of one task: the second would get nothing.
+        BundleError, TableError: one is incomplete or was changed.
+        MissingDependencyError: the engine is not installed.
+    """
+    opened = [open_bundle(folder) for folder in folders]
+    bundles = tuple(replace(bundle, engine=choose_engine(engine or bundle.engine)) for bundle in opened)
+    task, count = Counter(bundle.task for bundle in bundles).most_common(1)[0]
+    if count > 1:
+        raise UsageError(
+            f"{count} bundles are of task {task}, and each instance goes to one bundle: "
+            "score with one after the other, and hold the folders against each other with `osteoray compare`"
+        )
+    return bundles
+
+
+def score_manifest(source: str, bundles: Sequence[Bundle], shard_size: int) -> dict[str, Any]:
     """What a score folder says of how it is made; a resumed job must say the same."""
-    config = {"model_sha256": bundle.sha256, "engine": engine, "shard_size": shard_size}
+    models = [{"model_sha256": bundle.sha256, "engine": bundle.engine} for bundle in bundles]
+    config = {"models": models, "shard_size": shard_size}
     return {
         "kind": "score",
-        "task": bundle.task,
         "source": sources.identity(source),
         "config_sha256": sha256_of_facts(config),
         "config": config,
-        "model": {**bundle.facts, "model_sha256": bundle.sha256},
+        "models": [{**bundle.facts, "model_sha256": bundle.sha256} for bundle in bundles],
         "code_version": code_version(),
     }
 
@@ -128,7 +168,7 @@ class Request:
 
 
 def run_score(
-    spec: ReadSpec, manifest: dict[str, Any], bundle: Bundle, run: Run, request: Request
+    spec: ReadSpec, manifest: dict[str, Any], bundles: tuple[Bundle, ...], run: Run, request: Request
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Plan, begin or resume, score and close the folder that ``run`` holds; gives counts and speed.
 
@@ -140,7 +180,7 @@ def run_score(
     for folder in request.reuse:
         reuse.require_same(folder, {**manifest, "salt_check": check_of(spec.salt)})
     paced = replace(spec, pace=run.terms.pace(run.staging))
-    scoring = _Scoring(paced, bundle, manifest["config"]["engine"], run, request.reuse)
+    scoring = _Scoring(paced, bundles, run, request.reuse)
     plan = begun_plan(
         paced, manifest, request.shard_size, grow=scoring.finish if request.incremental else None,
         retry=run.terms.retry,
@@ -153,8 +193,7 @@ class _Scoring:
     """All that scoring the missing shards of a plan needs to know."""
 
     spec: ReadSpec
-    bundle: Bundle
-    engine: str
+    bundles: tuple[Bundle, ...]
     run: Run
     reuse: tuple[Path, ...]
 
@@ -180,9 +219,13 @@ class _Scoring:
         from engine.pipeline import score as score_shards
 
         start_ray()
-        cpus = os.cpu_count() or 1
-        actors = max(cpus // CORES_PER_PREDICTOR, 1)
-        scoring = ScoreSpec(bundle=self.bundle.folder.resolve(), engine=self.engine, actors=actors)
+        cores = cluster_cores()
+        actors = max(cores // CORES_PER_PREDICTOR, 1)
+        scoring = ScoreSpec(
+            bundles=tuple(bundle.folder.resolve() for bundle in self.bundles),
+            engines=tuple(bundle.engine for bundle in self.bundles),
+            actors=actors,
+        )
         spec = replace(self.spec, known=self._index())
         run = self.run
         started = time.perf_counter()
@@ -198,13 +241,14 @@ class _Scoring:
             "images_per_second": round(work.ended / wall_s, 1),
             "scored_this_run": work.ended,
             "reused": work.reused,
-            **stages(work, wall_s, readers=run.terms.readers or cpus, actors=actors),
+            **stages(work, wall_s, readers=run.terms.readers or cores, actors=actors),
         }
 
     def _index(self) -> Path | None:
         """Where the rows of this folder and of the lenders are found by their bytes; None without rows."""
         index = self.run.staging / f"known-{uuid4().hex}"
-        return index if reuse.write_index(index, [self.spec.folder, *self.reuse]) else None
+        maps = {bundle.sha256: bundle.map_HW for bundle in self.bundles}
+        return index if reuse.write_index(index, [self.spec.folder, *self.reuse], maps) else None
 
 
 def stages(work: Work, wall_s: float, *, readers: int, actors: int) -> dict[str, Any]:

@@ -93,16 +93,16 @@ WAYS: dict[str, Callable[[str], None]] = {
 }
 
 
-def _breakable(prepare: Callable[..., Any]) -> Callable[..., Any]:
+def _breakable(open_instance: Callable[..., Any]) -> Callable[..., Any]:
     def instead(data: bytes, *rest: Any) -> Any:
         way, _, argument = data[:PREAMBLE_BYTES].decode("latin-1").rstrip("\0").partition("|")
         if way in WAYS:
             WAYS[way](argument.rstrip("|"))
-        return prepare(data, *rest)
+        return open_instance(data, *rest)
 
     return instead
 
 
 if __name__ == "__main__":
-    engine.reading.prepare = _breakable(engine.reading.prepare)  # type: ignore[attr-defined]
+    engine.reading.open_instance = _breakable(engine.reading.open_instance)  # type: ignore[attr-defined]
     reader_child.main()

@@ -92,27 +92,33 @@ def write_score(
     return folder
 
 
+def model_facts(task: str, model_sha256: str) -> dict[str, Any]:
+    """What a manifest says of one model."""
+    return {
+        "task": {"name": task, "label": "bone_age_months", "rule": _RULE},
+        "role": "student",
+        "backbone": "mobilenetv3_small_100",
+        "parameters": 1_550_000,
+        "distill": {"kd": 1.0, "attention": 0.5},
+        "engine": "openvino",
+        "parity": {"instances": 64, "max_abs_months": 0.021},
+        "evaluation": {"split": "test", "instances": 200, "mae_months": 7.25, "mean_predictor_mae": 34.1},
+        "data": {"counts": {"samples": 800}},
+        "written": "2026-11-20T18:00:00+00:00",
+        "code_version": "0.1.0+0123456789ab",
+        "model_sha256": model_sha256,
+    }
+
+
 def _manifest(counts: Mapping[str, int], changes: Mapping[str, Any]) -> dict[str, Any]:
     total = sum(counts.values())
+    changes = dict(changes)
+    task = changes.pop("task", "hand-age")
     return {
         "kind": "score",
-        "task": "hand-age",
         "source": "/archives/hands",
         "config": {"shard_size": 1000},
-        "model": {
-            "task": {"name": "hand-age", "label": "bone_age_months", "rule": _RULE},
-            "role": "student",
-            "backbone": "mobilenetv3_small_100",
-            "parameters": 1_550_000,
-            "distill": {"kd": 1.0, "attention": 0.5},
-            "engine": "openvino",
-            "parity": {"instances": 64, "max_abs_months": 0.021},
-            "evaluation": {"split": "test", "instances": 200, "mae_months": 7.25, "mean_predictor_mae": 34.1},
-            "data": {"counts": {"samples": 800}},
-            "written": "2026-11-20T18:00:00+00:00",
-            "code_version": "0.1.0+0123456789ab",
-            "model_sha256": MODEL_SHA256,
-        },
+        "models": [model_facts(task, MODEL_SHA256)],
         "counts": {"planned": total, **counts},
         "speed": {
             "wall_s": 12.5,
@@ -143,6 +149,7 @@ def _write_predictions(path: Path, rows: Sequence[tuple[dict[str, Any], Any]]) -
             "content_sha256": "0" * 64,
             "original_to_network": [1.0, 0, 0, 0, 1, 0, 0, 0, 1],
             "task": "hand-age",
+            "route": "only_fit",
             "predicted_months": one.predicted,
             "sd_months": one.sd,
             "model_sha256": one.model_sha256,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # layers only: those of one layer do not know each other, a job composes them.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"schema", "warp"}),
+    frozenset({"abstained", "schema", "warp"}),
     frozenset(
         {
             "age_distribution",
@@ -39,13 +39,14 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"agreement", "card", "folds", "grad_cam", "held_out", "pseudo_labels"}),
     frozenset({"accuracy"}),
     frozenset({"calibration", "comparison", "controls"}),
-    frozenset({"lease"}),
+    frozenset({"checks", "lease"}),
     frozenset({"audit"}),
     frozenset({"archive", "books", "deidentified", "models", "preprocess", "regions", "sources"}),
     frozenset({"knee_table"}),
     frozenset(
         {"class_map", "convert", "instance", "phantom", "proof", "reuse", "run", "teacher_cache", "terms"}
     ),
+    frozenset({"routing"}),
     frozenset(
         {
             "bundle",
@@ -63,7 +64,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"isolation", "task", "reader_child"}),
     frozenset({"results", "shard", "survey"}),
     frozenset({"checkpoint", "predict", "tasks"}),
-    frozenset({"samples"}),
+    frozenset({"samples", "scoring"}),
     frozenset({"fit", "views"}),
     frozenset({"evaluation", "export"}),
     frozenset({"bulk_teaching", "pipeline", "report", "serve", "train"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +25,10 @@ from engine.results import outbox, uids
 from engine.results.deliver import SINKS, Options, deliver
 from engine.results.outbox import Parcel
 from engine.results.sending import BUSY, REFUSED, SENT, UNREACHABLE, Answer
+from jobs.deliver import delivered_to_all, require_sinks
 from tests.results_fixture import NAME, PATIENT, archive, scored_archive, storescp
 from tests.source_fixture import free_port, orthanc, post
-from tests.story import osteoray
+from tests.story import SHARD_SIZE, Story, osteoray
 
 BOTH = Options(kinds=uids.KINDS)
 
@@ -308,3 +310,33 @@ def uid_of(body: bytes) -> str:
 
     part = body.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
     return str(pydicom.dcmread(BytesIO(part), specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+
+
+def test_a_sink_that_takes_nothing_keeps_no_other_from_its_share(tmp_path: Path) -> None:
+    scores, to = scored_archive(tmp_path, count=2), tmp_path / "results"
+    with answering(lambda _: (401, b"")) as (address, _), pytest.raises(SinkError):
+        delivered_to_all(scores, (address, str(to)))
+    assert len(list(to.iterdir())) == 2
+
+
+def test_what_is_no_sink_is_refused_before_anything_is_reached(tmp_path: Path) -> None:
+    require_sinks((str(tmp_path / "new"), "out.csv", "dimse://127.0.0.1:9/PACS"))
+    assert not (tmp_path / "new").exists()
+    for to in ("ftp://host/x", "dimse://host/AET", "dicomweb+https://user:word@host/x"):
+        with pytest.raises(UsageError):
+            require_sinks((to,))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_score_delivers_when_all_is_scored(story: Story, tmp_path: Path) -> None:
+    out, to, table = tmp_path / "scores", tmp_path / "results", tmp_path / "results.csv"
+    shutil.copytree(story.scores, out)
+    shutil.rmtree(out / "outbox", ignore_errors=True)
+    words = ("score", story.archive, "--model", story.bundle, "--out", out, "--shard-size", SHARD_SIZE)
+    ended = osteoray(*words, "--deliver", to, "--deliver", table)
+    told = ended.facts["delivered"]
+    assert ended.code == 3  # of the quarantined files
+    assert told[str(to)]["sent"] == ended.facts["scored"] == len(list(to.iterdir()))
+    assert table.is_file()
+    assert osteoray(*words, "--deliver", to).facts["delivered"][str(to)]["sent_this_run"] == 0

@@ -60,7 +60,7 @@ def test_withheld_scores_are_listed_with_their_reason(tmp_path: Path) -> None:
     withheld = [Rejected(path="odd.dcm", reason="inverted", code="ORY-A04")]
     scores = write_score(tmp_path / "s", [Scored(uid="a", predicted=90)], abstained=withheld)
     manifest = json.loads((scores / "manifest.json").read_text())
-    manifest["model"]["calibration"] = {"validation_months": DECILES, "validation_sd": DECILES}
+    manifest["models"][0]["calibration"] = {"validation_months": DECILES, "validation_sd": DECILES}
     (scores / "manifest.json").write_text(json.dumps(manifest))
     page = Page(score_report(scores, labels=None, compare={}, load_image=None))
     assert page.row("Tables")[1:] == ["2", "1", "0", "1", "0", "0"]

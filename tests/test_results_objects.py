@@ -26,7 +26,7 @@ MODEL = Model(
 )  # fmt: skip
 SCORED = Scored(
     instance_index=0, path="1.dcm", shard=0, sop_instance_uid="1.2.1.1.1", content_sha256="00",
-    months=121.456, sd_months=8.25, interval=(101.0, 141.5),
+    model_sha256="ab" * 32, months=121.456, sd_months=8.25, interval=(101.0, 141.5),
 )  # fmt: skip
 IMAGE_HW = np.tile(np.arange(96, dtype=np.uint8), (96, 1))
 MAP_HW = np.full((4, 4), 255, np.uint8)

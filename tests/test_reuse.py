@@ -6,25 +6,35 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine import books, reuse
-from engine.errors import AlreadyScoredError, BooksError, UsageError
+from engine import books, reuse, schema
+from engine.errors import BooksError, UsageError
 from engine.manifest import code_version, write_json
 
 MANIFEST = {
     "kind": "score", "salt_check": "s",
-    "config": {"model_sha256": "m", "engine": "onnxruntime", "shard_size": 9},
+    "config": {"models": [{"model_sha256": "m", "engine": "onnxruntime"}], "shard_size": 9},
 }  # fmt: skip
+
+MAPS = {"m": (2, 2)}
 
 
 def digest(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
-def scored(folder: Path, numbers: list[int], *, version: str | None = None) -> Path:
+def scored(
+    folder: Path,
+    numbers: list[int],
+    *,
+    version: str | None = None,
+    model: str = "m",
+    map_HW: reuse.Grid = (2, 2),
+) -> Path:
     """A score folder as far as reuse looks: two rows a shard."""
     for shard in range(0, len(numbers), 2):
         some = numbers[shard : shard + 2]
@@ -37,6 +47,9 @@ def scored(folder: Path, numbers: list[int], *, version: str | None = None) -> P
                 "content_sha256": [digest(number) for number in some],
                 "predicted_months": pa.array([float(number) for number in some], pa.float32()),
                 "code_version": [version or code_version()] * len(some),
+                "model_sha256": [model] * len(some),
+                "route": ["only_fit"] * len(some),
+                "attention_map": schema.tensor_column(np.full((len(some), *map_HW), 9, np.uint8)),
             }
         )
         place = books.shard_folder(folder, shard // 2)
@@ -46,28 +59,26 @@ def scored(folder: Path, numbers: list[int], *, version: str | None = None) -> P
     return folder
 
 
-def wanted(number: int, place: int) -> dict[str, Any]:
+def wanted(number: int, place: int, rule: int = 0) -> dict[str, Any]:
     return {
         "instance_index": place, "path": f"new{number}", "shard": 7, "version": 2,
-        "content_sha256": digest(number),
+        "content_sha256": digest(number), "rule": rule, "route": "first_named",
     }  # fmt: skip
 
 
 def test_known_bytes_are_found_in_any_of_the_folders(tmp_path: Path) -> None:
     first, second = scored(tmp_path / "a", list(range(300))), scored(tmp_path / "b", [900, 901, 902])
     index = tmp_path / "index"
-    assert reuse.write_index(index, [first, second]) == 303
+    assert reuse.write_index(index, [first, second], MAPS) == 303
     for number in (0, 151, 299, 900, 902):
-        with pytest.raises(AlreadyScoredError) as known:
-            reuse.require_unknown(index, digest(number))
-        assert known.value.content_sha256 == digest(number)
+        assert reuse.is_known(index, digest(number))
     for number in (300, 899, 10**6):
-        reuse.require_unknown(index, digest(number))
+        assert not reuse.is_known(index, digest(number))
 
 
 def test_the_earlier_row_comes_with_its_new_place(tmp_path: Path) -> None:
     index = tmp_path / "index"
-    reuse.write_index(index, [scored(tmp_path / "a", list(range(9)))])
+    reuse.write_index(index, [scored(tmp_path / "a", list(range(9)))], MAPS)
     rows = reuse.rows(index, [wanted(5, 40), wanted(0, 41)]).to_pylist()
     assert [(row["instance_index"], row["path"], row["shard"], row["version"]) for row in rows] == [
         (40, "new5", 7, 2),
@@ -76,16 +87,41 @@ def test_the_earlier_row_comes_with_its_new_place(tmp_path: Path) -> None:
     assert [row["predicted_months"] for row in rows] == [5.0, 0.0]
 
 
+def test_a_row_is_that_of_the_model_that_is_asked(tmp_path: Path) -> None:
+    both = [scored(tmp_path / "a", [1, 2]), scored(tmp_path / "b", [1], model="n", map_HW=(4, 4))]
+    other = scored(tmp_path / "c", [3], model="x")
+    index = tmp_path / "index"
+    assert reuse.write_index(index, [*both, other], {"n": (4, 4), "m": (2, 2)}) == 3
+    assert [reuse.is_known(index, digest(number), 0) for number in (1, 2, 3)] == [True, False, False]
+    assert [reuse.is_known(index, digest(number), 1) for number in (1, 2, 3)] == [True, True, False]
+    found = reuse.rows(index, [wanted(1, 0, rule=0), wanted(1, 1, rule=1)])
+    assert found["model_sha256"].to_pylist() == ["n", "m"]
+    assert found["rule"].to_pylist() == [0, 1]
+    assert found["route"].to_pylist() == ["first_named"] * 2
+    assert schema.tensor_values(found["attention_map"]).shape == (2, 4, 4)  # on the grid of both
+
+
+def test_maps_that_are_too_fine_are_made_anew(tmp_path: Path) -> None:
+    fine = scored(tmp_path / "a", [1], map_HW=(4, 4))
+    assert reuse.write_index(tmp_path / "index", [fine], MAPS) == 0
+
+
+def test_one_model_in_common_is_enough(tmp_path: Path) -> None:
+    folder = scored(tmp_path / "a", [1])
+    more = [*MANIFEST["config"]["models"], {"model_sha256": "n", "engine": "torch"}]
+    reuse.require_same(folder, {**MANIFEST, "config": {"models": more}})
+
+
 def test_rows_of_other_code_are_not_taken(tmp_path: Path) -> None:
-    assert reuse.write_index(tmp_path / "index", [scored(tmp_path / "a", [1, 2], version="0.0.1")]) == 0
-    reuse.require_unknown(tmp_path / "index", digest(1))
+    assert reuse.write_index(tmp_path / "index", [scored(tmp_path / "a", [1, 2], version="0.0.1")], MAPS) == 0
+    assert not reuse.is_known(tmp_path / "index", digest(1))
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"config": {**MANIFEST["config"], "model_sha256": "n"}}, "model"),
-        ({"config": {**MANIFEST["config"], "engine": "torch"}}, "engine"),
+        ({"config": {"models": [{"model_sha256": "n", "engine": "onnxruntime"}]}}, "model"),
+        ({"config": {"models": [{"model_sha256": "m", "engine": "torch"}]}}, "engine"),
         ({"salt_check": "t"}, "salt"),
         ({"kind": "ingest"}, "osteoray score"),
     ],
@@ -100,7 +136,7 @@ def test_a_folder_that_was_scored_otherwise_is_refused(tmp_path: Path, change: A
 
 def test_a_row_that_is_no_longer_there_is_an_error(tmp_path: Path) -> None:
     folder, index = scored(tmp_path / "a", [1, 2]), tmp_path / "index"
-    reuse.write_index(index, [folder])
+    reuse.write_index(index, [folder], MAPS)
     path = books.shard_folder(folder, 0) / "predictions.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(BooksError):

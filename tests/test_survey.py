@@ -34,7 +34,7 @@ def archive(root: Path) -> Path:
 def test_everything_is_counted_once(tmp_path: Path) -> None:
     told: list[int] = []
     found = survey(
-        str(archive(tmp_path / "in")), HAND_AGE.rule, on_progress=lambda done, total: told.append(done)
+        str(archive(tmp_path / "in")), [HAND_AGE.rule], on_progress=lambda done, total: told.append(done)
     )
     assert found.planned == told[-1] == 9
     assert dict(found.filtered) == {"sop_class": 1, "multi_frame": 1}

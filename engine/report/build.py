@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from engine.agreement import BlandAltman, bland_altman
 from engine.report import plots, tables
-from engine.report.drift import drift
+from engine.report.drift import Drift, drift
 from engine.report.facts import distillation, flat_facts, main_facts
 from engine.report.folders import RunFolder, ScoreFolder, read_run, read_score_folder, read_truth
 from engine.report.page import render
@@ -39,6 +39,28 @@ class Accuracy:
     truth_plot: Markup
     agreement_plot: Markup
     coverage_plot: Markup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPart:
+    """What one model did, of one or several in a folder; ``facts`` are its bundle's, empty where unknown.
+
+    ``mark`` ends the ids of its sections, ``suffix`` their headings; both are empty for a model alone.
+    """
+
+    title: str
+    mark: str
+    suffix: str
+    facts: Mapping[str, Any]
+    digest: str
+    scored: int
+    who: Evaluated | None
+    accuracy: Accuracy | None
+    ages: Markup | None
+    drift: Drift | None
+    looks: Looks
+    main_facts: list[tuple[str, Any]]
+    all_facts: list[tuple[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +128,7 @@ class Looks:
 def score_report(
     folder: Path, *, labels: Path | None, compare: Mapping[str, Path], load_image: LoadImage | None
 ) -> str:
-    """The page of a score folder.
+    """The page of a score folder; each of its models has sections of its own.
 
     Args:
         folder: what ``osteoray score`` wrote.
@@ -119,28 +141,19 @@ def score_report(
         TableError: a manifest or table is damaged.
     """
     score = read_score_folder(folder)
-    model = dict(flat_facts(score.manifest["model"]))
-    truth = read_truth(labels, str(model.get("task.label", _LABEL))) if labels else None
-    who = tables.evaluated(score.predictions, truth) if truth else None
+    parts = [_part(score, place, labels, load_image) for place in range(max(len(score.models), 1))]
     return render(
         "score.html.j2",
-        title=_title(score.manifest["task"]),
+        title=" · ".join(dict.fromkeys(part.title for part in parts)),
         manifest=score.manifest,
-        digest=_digest(score),
+        parts=parts,
         models_seen=score.predictions["model_sha256"].n_unique(),
         patients=score.predictions["patient"].n_unique(),
         books=_books(score),
-        who=who,
-        accuracy=_accuracy(who) if who and len(who.frame) else None,
-        ages=plots.age_plot(score.predictions) if len(score.predictions) else None,
-        looks=_looks(score, who, load_image),
         comparison=_comparison([read_run(path, name) for name, path in compare.items()]),
         abstained=_rejects(score.abstained),
         quarantined=_rejects(score.quarantined),
-        drift=drift(score.predictions, score.manifest["model"].get("calibration")),
         filtered=_rejects(score.filtered),
-        main_facts=main_facts(score.manifest["model"]),
-        all_facts=list(model.items()),
         few=tables.FEW,
     )
 
@@ -178,10 +191,40 @@ def _title(task: str | None) -> str:
     return TITLES.get(task or "", task or "Unnamed task")
 
 
-def _digest(score: ScoreFolder) -> str:
-    """The model's digest, from the manifest or else from the predictions themselves."""
-    seen = score.predictions["model_sha256"].unique(maintain_order=True).to_list()
-    return str(score.manifest["model"].get("model_sha256") or (seen[0] if seen else ""))
+def _part(score: ScoreFolder, place: int, labels: Path | None, load_image: LoadImage | None) -> ModelPart:
+    """The sections of one model; where the manifest names one or none, of all that was scored."""
+    facts = score.models[place] if score.models else {}
+    flat = dict(flat_facts(facts))
+    title = _title(flat.get("task.name"))
+    is_alone = len(score.models) <= 1
+    frame = score.predictions if is_alone else score.predictions.filter(model_sha256=facts["model_sha256"])
+    who = None
+    if labels:
+        truth = read_truth(labels, str(flat.get("task.label", _LABEL)))
+        elsewhere = score.predictions.join(frame, on="sop_instance_uid", how="anti")
+        of_this = truth.frame.join(elsewhere, on="sop_instance_uid", how="anti", maintain_order="left")
+        who = tables.evaluated(frame, replace(truth, frame=of_this))
+    return ModelPart(
+        title=title,
+        mark="" if place == 0 else f"-{place + 1}",
+        suffix="" if is_alone else f": {title}",
+        facts=facts,
+        digest=_digest(facts, frame),
+        scored=len(frame),
+        who=who,
+        accuracy=_accuracy(who) if who and len(who.frame) else None,
+        ages=plots.age_plot(frame) if len(frame) else None,
+        drift=drift(frame, facts.get("calibration")),
+        looks=_looks(score.root, frame, who, load_image),
+        main_facts=main_facts(facts),
+        all_facts=list(flat.items()),
+    )
+
+
+def _digest(facts: Mapping[str, Any], predictions: pl.DataFrame) -> str:
+    """The model's digest, from its facts or else from the predictions themselves."""
+    seen = predictions["model_sha256"].unique(maintain_order=True).to_list()
+    return str(facts.get("model_sha256") or (seen[0] if seen else ""))
 
 
 def _books(score: ScoreFolder) -> Books:
@@ -220,17 +263,19 @@ def _accuracy(who: Evaluated) -> Accuracy:
     )
 
 
-def _looks(score: ScoreFolder, who: Evaluated | None, load_image: LoadImage | None) -> Looks:
+def _looks(
+    root: Path, predictions: pl.DataFrame, who: Evaluated | None, load_image: LoadImage | None
+) -> Looks:
     """The worst held-out cases where truth is known, and the least sure of all."""
-    least_sure = tables.least_sure(score.predictions, NUM_LEAST_SURE)
-    worst = score.predictions.head(0)
+    least_sure = tables.least_sure(predictions, NUM_LEAST_SURE)
+    worst = predictions.head(0)
     if who is not None:
         worst = tables.worst(who.frame, NUM_WORST)
         truth = who.frame.select("instance_index", "truth")
         least_sure = least_sure.join(truth, on="instance_index", how="left", maintain_order="left")
     return Looks(
-        worst=cases(score.root, worst, load_image),
-        least_sure=cases(score.root, least_sure, load_image),
+        worst=cases(root, worst, load_image),
+        least_sure=cases(root, least_sure, load_image),
         has_images=load_image is not None,
     )
 

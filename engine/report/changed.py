@@ -66,10 +66,11 @@ def changes(a: ScoreFolder, b: ScoreFolder) -> Changes:
     """What B says otherwise than A of the instances that both planned.
 
     Raises:
-        UsageError: the folders are of two tasks, or no instance was scored by both.
+        UsageError: the folders are of two tasks or one is of several, or no instance was scored by both.
     """
-    if a.manifest["task"] != b.manifest["task"]:
-        raise UsageError(f"the folders are of two tasks: {a.manifest['task']} and {b.manifest['task']}")
+    of_a, of_b = _task(a), _task(b)
+    if of_a != of_b:
+        raise UsageError(f"the folders are of two tasks: {of_a} and {of_b}")
     both = _joined(a.predictions, b.predictions)
     if both.is_empty():
         raise UsageError("no instance was scored in both folders: compare scores of the same archive")
@@ -100,6 +101,21 @@ def changed_page(folder_a: Path, folder_b: Path, load_image: LoadImage | None = 
         code_version=b.manifest["code_version"],
     )
     return page, found
+
+
+def _task(score: ScoreFolder) -> str | None:
+    """The task that was scored; None where the manifest does not say it.
+
+    Raises:
+        UsageError: several were.
+    """
+    names = [facts["task"]["name"] for facts in score.models]
+    if len(names) > 1:
+        raise UsageError(
+            f"{score.root} was scored with several bundles ({', '.join(names)}): months of two tasks cannot "
+            "be compared, score with one bundle each and compare those folders"
+        )
+    return names[0] if names else None
 
 
 def _joined(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
@@ -173,7 +189,7 @@ def _moved(a: ScoreFolder, b: ScoreFolder) -> list[tuple[str, str, int]]:
 
 
 def _model(folder: Path, score: ScoreFolder) -> dict[str, Any]:
-    facts = score.manifest["model"]
+    facts = score.models[0] if score.models else {}
     return {
         "folder": folder.resolve().name,
         "backbone": facts.get("backbone", "unnamed"),

@@ -31,7 +31,7 @@ HELD_OUT = "test"
 _EVALUATION_COLUMNS = ("sop_instance_uid", "patient_key", "patient_sex", "predicted_months", "sd_months")
 _SCORE_COLUMNS = ("instance_index", "path", "shard", *_EVALUATION_COLUMNS, "model_sha256")
 _UNFINISHED: dict[str, Any] = {
-    "complete": False, "counts": {}, "speed": {}, "model": {}, "task": None, "source": None,
+    "complete": False, "counts": {}, "speed": {}, "models": [], "source": None,
     "code_version": None, "started": None, "finished": None,
 }  # fmt: skip
 """What the manifest of a score that was killed does not say yet."""
@@ -55,6 +55,11 @@ class ScoreFolder:
     filtered: pl.DataFrame
     abstained: pl.DataFrame
     quarantined: pl.DataFrame
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """Facts of the bundles, in the order in which they were named."""
+        return list(self.manifest["models"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

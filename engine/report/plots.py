@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, StrMe
 
 from engine import metrics
 from engine.agreement import BlandAltman
+from engine.manifest import sha256_of_bytes
 from engine.metrics import Interval
 from engine.report import tables
 from engine.report.folders import SEXES
@@ -259,7 +260,10 @@ def _years(axes: Axes, *, both: bool = True) -> None:
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:
-    """The figure as an SVG element for HTML: ids get ``name`` in front, name spaces and style sheet go."""
+    """The figure as an SVG element for HTML: name spaces and style sheet go.
+
+    Ids get ``name`` and a digest of the figure in front: several of one kind may stand on a page.
+    """
     stream = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "osteoray"}):
         figure.savefig(
@@ -269,6 +273,7 @@ def _svg(figure: Figure, name: str, title: str) -> Markup:
     text = text[text.index("<svg") :]
     for unwanted in (r"<metadata>.*?</metadata>\s*", r"<style[^>]*>.*?</style>\s*", r"<!--.*?-->\s*"):
         text = re.sub(unwanted, "", text, flags=re.DOTALL)
+    name = f"{name}-{sha256_of_bytes(text.encode())[:8]}"
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', text)

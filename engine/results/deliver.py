@@ -29,7 +29,7 @@ from engine.results import outbox, secondary_capture, sr, uids
 from engine.results.dimse import Dimse, is_dimse
 from engine.results.folder import Folder
 from engine.results.outbox import Outbox, Parcel
-from engine.results.scored import Model, Scored, model_of, scored_of
+from engine.results.scored import Models, Scored, scored_of
 from engine.results.sending import REFUSED, SENT, UNREACHABLE, Answer, Sink
 from engine.results.stow import Stow, is_stow
 
@@ -83,9 +83,7 @@ def deliver(scores: Path, to: str, options: Options, on_progress: OnProgress | N
         LeaseHeldError: another delivery to this sink is under way.
         TableError: a table or the outbox is damaged.
     """
-    kind = next((kind for kind in SINKS if kind.fits(to)), None)
-    if kind is None:
-        raise UsageError(f"--to takes: {FORMS}")
+    kind = kind_of(to)
     maker = Maker(scores)
     known_as = to if "://" in to else str(Path(to).resolve())
     folder = outbox.place(scores, known_as)
@@ -101,6 +99,18 @@ def deliver(scores: Path, to: str, options: Options, on_progress: OnProgress | N
         return {**box.counts(), "sent_this_run": sent, "failures": box.failures()}
 
 
+def kind_of(to: str) -> Kind:
+    """The kind of sink that ``to`` names.
+
+    Raises:
+        UsageError: none.
+    """
+    kind = next((kind for kind in SINKS if kind.fits(to)), None)
+    if kind is None:
+        raise UsageError(f"--to takes: {FORMS}")
+    return kind
+
+
 class Maker:
     """Builds the object of a parcel from a score folder and its source."""
 
@@ -114,8 +124,9 @@ class Maker:
         manifest = read_json(scores / MANIFEST_NAME)
         if manifest.get("kind") != "score":
             raise UsageError(f"{scores} is no folder of `osteoray score`: there is nothing to deliver")
-        self._scores, self._manifest = scores, manifest
-        self.model: Model = model_of(manifest)
+        self._scores = scores
+        self._models = Models(manifest)
+        self._rules = {model["model_sha256"]: model["task"]["rule"] for model in manifest["models"]}
         self._source = str(manifest["source"])
         self._shard: tuple[int, dict[int, dict[str, Any]]] = (-1, {})
         self._reader: Reader | None = None
@@ -125,7 +136,8 @@ class Maker:
         """One parcel for each scored instance that counts (no superseded version) and each kind."""
         for row in scored_rows(self._scores):
             for kind in kinds:
-                uid = uids.result_uid(row.sop_instance_uid, self.model.sha256, self.model.task, kind)
+                model = self._models.of(row)
+                uid = uids.result_uid(row.sop_instance_uid, model.sha256, model.task, kind)
                 yield Parcel(uid, kind, row.instance_index, row.shard, row.content_sha256)
 
     def make(self, parcel: Parcel) -> bytes | Answer:
@@ -140,7 +152,7 @@ class Maker:
                 return Answer(REFUSED, "source_changed")
             if parcel.kind == uids.MAP:
                 return self._capture(scored, row, source)
-            return sr.report(scored, self.model, source)
+            return sr.report(scored, self._models.of(scored), source)
         except (InstanceError, FilteredError) as error:
             return Answer(REFUSED, error.reason)
 
@@ -171,7 +183,7 @@ class Maker:
 
     def _capture(self, scored: Scored, row: Mapping[str, Any], source: Identity) -> bytes | Answer:
         """The picture is decoded in a process of its own, as in scoring, only larger."""
-        rule = rule_from_facts(self._manifest["model"]["task"]["rule"])
+        rule = rule_from_facts(self._rules[scored.model_sha256])
         height, width = rule.view.size_HW
         scale = secondary_capture.SIDE_PX / max(height, width)
         view = dataclasses.replace(rule.view, size_HW=(round(height * scale), round(width * scale)))
@@ -180,7 +192,8 @@ class Maker:
         (outcome,) = self._reader.read(reading, [scored.path])
         if isinstance(outcome, InstanceError | FilteredError):
             return Answer(REFUSED, outcome.reason)
-        return secondary_capture.capture(scored, self.model, source, outcome[1], np.asarray(row["map"]))
+        model = self._models.of(scored)
+        return secondary_capture.capture(scored, model, source, outcome[1], np.asarray(row["map"]))
 
 
 def scored_rows(scores: Path) -> Iterator[Scored]:

@@ -15,7 +15,7 @@ from typing import Any
 from engine import books
 from engine.manifest import MANIFEST_NAME, read_json, replacing
 from engine.results import sr, uids
-from engine.results.scored import MANUFACTURER, RESEARCH_USE, Model, Scored, model_of, scored_of
+from engine.results.scored import MANUFACTURER, RESEARCH_USE, Model, Models, Scored, scored_of
 
 PATIENT_KEY_SYSTEM = "urn:osteoray:patient-key"
 MODEL_SYSTEM = "urn:osteoray:model-sha256"
@@ -38,7 +38,7 @@ def folder(scores: Path, target: Path) -> Json:
     Raises:
         TableError: a table of the folder cannot be read.
     """
-    model = model_of(read_json(scores / MANIFEST_NAME))
+    models = Models(read_json(scores / MANIFEST_NAME))
     gone = set(books.superseded(scores).to_pylist())
     target.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -48,6 +48,7 @@ def folder(scores: Path, target: Path) -> Json:
             if row["instance_index"] in gone:
                 continue
             scored = scored_of(row)
+            model = models.of(scored)
             with replacing(target / f"{sr.report_uid(scored, model)}.json") as temporary:
                 text = json.dumps(bundle(scored, row, model), indent=1, allow_nan=False, ensure_ascii=False)
                 temporary.write_text(text + "\n", encoding="utf-8")

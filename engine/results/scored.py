@@ -28,6 +28,7 @@ QUANTITIES: dict[str, Quantity] = {
     "knee-age": Quantity(code=BONE_AGE, body_part="KNEE"),
 }
 """Task -> what it measures, in months."""
+_NO_MODEL = "the manifest does not say which model scored: score into a new folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,38 +49,64 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """One row of predictions; ``interval`` is (low, high) in months where the model is calibrated."""
+    """One row of predictions, and the digest of the model that made it.
+
+    ``interval`` is (low, high) in months where that model is calibrated.
+    """
 
     instance_index: int
     path: str
     shard: int
     sop_instance_uid: str
     content_sha256: str
+    model_sha256: str
     months: float
     sd_months: float
     interval: tuple[float, float] | None = None
 
 
-def model_of(manifest: Mapping[str, Any]) -> Model:
-    """The model that a score folder's manifest names.
+class Models:
+    """The models that a score folder's manifest names, one or several."""
 
-    Raises:
-        TableError: the manifest lacks a fact, or its task gives no result that can be delivered.
-    """
-    try:
-        facts = manifest["model"]
-        model = Model(
-            sha256=facts["model_sha256"],
-            task=manifest["task"],
-            name=f"osteoray {manifest['task']} {facts.get('backbone', 'model')}",
-            version=str(facts.get("code_version", manifest["code_version"])),
-            scored_at=datetime.fromisoformat(manifest["started"]),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise TableError("the manifest does not say which model scored: score into a new folder") from error
-    if model.task not in QUANTITIES:
-        raise TableError(f"task '{model.task}' has no result that can be delivered yet")
-    return model
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        """Read their facts.
+
+        Raises:
+            TableError: the manifest lacks a fact, or a task gives no result that can be delivered.
+        """
+        try:
+            self._by_digest = {
+                facts["model_sha256"]: Model(
+                    sha256=facts["model_sha256"],
+                    task=facts["task"]["name"],
+                    name=f"osteoray {facts['task']['name']} {facts.get('backbone', 'model')}",
+                    version=str(facts.get("code_version", manifest["code_version"])),
+                    scored_at=datetime.fromisoformat(manifest["started"]),
+                )
+                for facts in manifest["models"]
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise TableError(_NO_MODEL) from error
+        if not self._by_digest:
+            raise TableError(_NO_MODEL)
+        for model in self._by_digest.values():
+            if model.task not in QUANTITIES:
+                raise TableError(f"task '{model.task}' has no result that can be delivered yet")
+
+    @property
+    def scored_at(self) -> datetime:
+        """When the scoring was begun."""
+        return next(iter(self._by_digest.values())).scored_at
+
+    def of(self, scored: Scored) -> Model:
+        """The model that made this row.
+
+        Raises:
+            TableError: the manifest does not name it.
+        """
+        if scored.model_sha256 not in self._by_digest:
+            raise TableError(_NO_MODEL)
+        return self._by_digest[scored.model_sha256]
 
 
 def scored_of(row: Mapping[str, Any]) -> Scored:
@@ -91,6 +118,7 @@ def scored_of(row: Mapping[str, Any]) -> Scored:
         shard=row["shard"],
         sop_instance_uid=row["sop_instance_uid"],
         content_sha256=row["content_sha256"],
+        model_sha256=row["model_sha256"],
         months=float(row["predicted_months"]),
         sd_months=float(row["sd_months"]),
         interval=None if low is None or high is None else (float(low), float(high)),

@@ -23,6 +23,7 @@ HAND_AGE = Task(
         sop_classes=PROJECTION_SOP_CLASSES,
         view=View(size_HW=(112, 112)),
         other_body_parts=("ANKLE", "ELBOW", "FOOT", "HIP", "KNEE"),
+        body_parts=("HAND", "METACARPUS", "WRIST"),
     ),
     covariates=("sex",),
     origin="Age-distribution learning after Chen et al., arXiv 2006.00202, and distillation to a small "

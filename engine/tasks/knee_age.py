@@ -21,6 +21,7 @@ KNEE_AGE = Task(
         sop_classes=PROJECTION_SOP_CLASSES,
         view=View(size_HW=(112, 112)),
         other_body_parts=("ANKLE", "ELBOW", "FOOT", "HAND", "HIP", "WRIST"),
+        body_parts=("KNEE", "PATELLA"),
         mirrored_laterality="L",
     ),
     covariates=("sex", "chronological_age"),
