@@ -26,25 +26,26 @@ from pathlib import Path
 import polars as pl
 
 from engine import books, proof
+from engine.errors import EngineError
 
 _TABLES = tuple(books.COUNT_NAMES)
-_GOOD_EXITS = (0, 3)  # 3: some inputs were quarantined
+GOOD_EXITS = (0, 3)  # 3: some inputs were quarantined
 
 
 def start(words: list[str], out: Path) -> subprocess.Popen[bytes]:
-    """The verb with its ``--out``, leader of a process group of its own."""
+    """The verb with its ``--out``, leader of a process group of its own; what it says goes to ``OUT.log``."""
     command = [sys.executable, "-m", "jobs", *words, "--out", str(out)]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
 
 
 def finish(words: list[str], out: Path) -> float:
     """Run to the end; seconds."""
     started = time.perf_counter()
     code = start(words, out).wait()
-    if code not in _GOOD_EXITS:
-        sys.exit(f"{' '.join(words)} ended with {code}")
+    if code not in GOOD_EXITS:
+        sys.exit(f"{' '.join(words)} ended with {code}: see {out.with_suffix('.log')}")
     return time.perf_counter() - started
 
 
@@ -97,29 +98,33 @@ def main() -> None:
             shutil.rmtree(broken)
     finish(words, broken)
     ends.append(compared(broken, expected))
+    wrong = {name: sum(end[name] for end in ends) for name in ("double", "lost", "different", "unreadable")}
     result = {
         "verb": words[0],
         "kills": kills,
         "seconds_unbroken": round(unbroken_s, 1),
         "rows": expected.height,
         "ended_runs": len(ends),
-        "double": sum(end["double"] for end in ends),
-        "lost": sum(end["lost"] for end in ends),
-        "different": sum(end["different"] for end in ends),
+        **wrong,
     }
     print(json.dumps(result))
-    sys.exit(1 if result["double"] or result["lost"] or result["different"] else 0)
+    sys.exit(1 if any(wrong.values()) else 0)
 
 
 def compared(folder: Path, expected: pl.DataFrame) -> dict[str, int]:
-    """How many rows are double or lost, and whether anything else differs; the books must balance."""
-    proof.verify(folder)
-    found = rows(folder)
+    """How many rows are double or lost, whether anything else differs, and whether the books fail."""
+    try:
+        proof.verify(folder)
+        found = rows(folder)
+    except (EngineError, OSError, pl.exceptions.PolarsError) as error:
+        print(f"{folder}: {error}", file=sys.stderr, flush=True)
+        return {"double": 0, "lost": 0, "different": 0, "unreadable": 1}
     known = found["instance_index"].n_unique()
     return {
         "double": found.height - known,
         "lost": expected.height - known,
         "different": int(not expected.equals(found)),
+        "unreadable": 0,
     }
 
 

@@ -1,0 +1,247 @@
+"""`score` against its parts, its memory against the archive's size, planning, and a rerun; last line JSON.
+
+    python -m benchmarks.score throughput ARCHIVE --model BUNDLE [--rounds 3]
+    python -m benchmarks.score memory ARCHIVE --model BUNDLE [--counts 1000 10000 100000]
+    python -m benchmarks.score planning ARCHIVE [--count 1000000]
+    python -m benchmarks.score rerun ARCHIVE --model BUNDLE
+
+``throughput``: images per second of a process pool that only reads and decodes, of one that only predicts,
+and of the pipeline that does all and commits, in turns on the same cores with what each needs to start
+already started; beside them the bare verb, with its start. Where both parts need the same cores, no pipeline
+can be faster than ``parts`` = 1 / (1 / decode + 1 / predict).
+``memory``: largest proportional set size of the verb and all its processes over so many links to the files.
+``planning``: seconds and memory of listing so many links and writing the plan.
+``rerun``: the same command again over a finished folder, and into another folder with ``--reuse``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.process_tree import peak_mib
+from engine import books, covariates, schema, sources
+from engine.bundle import Bundle, open_bundle
+from engine.pipeline import ScoreSpec
+from engine.pipeline import score as score_shards
+from engine.predict import open_predictor
+from engine.shard import ReadSpec, read_shard
+from jobs.cluster_session import start_ray
+
+CORES = os.cpu_count() or 1
+SHARD_SIZE = 256
+FILES_PER_FOLDER = 500
+BATCHES = 8
+"""Batches that each process of the predicting pool scores in a turn."""
+
+
+def decode(rows: list[dict[str, object]], spec: ReadSpec) -> int:
+    """What a worker of the decoding pool does with one shard; the number of its instances."""
+    return sum(table.num_rows for table in read_shard(rows, spec).values())
+
+
+def predict(folder: Path, images_BHW: np.ndarray, told_BQ: np.ndarray, times: int) -> float:
+    """Images per second of one predictor of one thread, from its first call on."""
+    predictor = open_predictor(folder, open_bundle(folder).engine, threads=1)
+    predictor.predict(images_BHW[:2], told_BQ[:2])
+    started = time.perf_counter()
+    for _ in range(times):
+        predictor.predict(images_BHW, told_BQ)
+    return times * len(images_BHW) / (time.perf_counter() - started)
+
+
+def shards_of(plan: pa.Table) -> list[list[dict[str, object]]]:
+    """The rows of each shard."""
+    rows = defaultdict(list)
+    for row in plan.to_pylist():
+        rows[row["shard"]].append(row)
+    return list(rows.values())
+
+
+def shown(plan: pa.Table, spec: ReadSpec, bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+    """Images and covariates of the first shard."""
+    samples = read_shard(shards_of(plan)[0], spec)["samples"]
+    names = bundle.covariates
+    told_BQ = covariates.columns(samples.select(covariates.sources(names)).to_pylist(), names)
+    return schema.tensor_values(samples["image"]), told_BQ
+
+
+def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Images per second of the parts, the pipeline and the verb."""
+    bundle, archive = open_bundle(options.model), str(options.archive)
+    plan = sources.plan(archive, SHARD_SIZE)
+    spec = ReadSpec(source=archive, folder=scratch, rule=bundle.rule, salt=b"benchmark")
+    images_BHW, told_BQ = shown(plan, spec, bundle)
+    scoring = ScoreSpec(bundles=(options.model.resolve(),), engines=(bundle.engine,))
+    start_ray()
+    speeds: dict[str, list[float]] = defaultdict(list)
+    with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:
+        for turn in range(options.rounds + 1):
+            used = plan if turn else plan.slice(0, 2 * SHARD_SIZE)
+            started = time.perf_counter()
+            shards = shards_of(used)
+            assert sum(pool.map(decode, shards, [spec] * len(shards))) == used.num_rows
+            decoded = used.num_rows / (time.perf_counter() - started)
+            tasks = [
+                pool.submit(predict, options.model, images_BHW, told_BQ, BATCHES if turn else 1)
+                for _ in range(CORES)
+            ]
+            predicted = sum(task.result() for task in tasks)
+            placed = replace(spec, folder=scratch / f"pipeline-{turn}")
+            placed.folder.mkdir()
+            books.write_plan(placed.folder, used)
+            started = time.perf_counter()
+            assert score_shards(used, placed, scoring).ended == used.num_rows
+            scored = used.num_rows / (time.perf_counter() - started)
+            if turn:
+                for name, value in (("decode", decoded), ("predict", predicted), ("pipeline", scored)):
+                    speeds[name].append(value)
+                _, wall_s = verb(options, scratch / f"verb-{turn}")
+                speeds["verb"].append(used.num_rows / wall_s)
+            print(f"turn {turn}/{options.rounds}", file=sys.stderr, flush=True)
+    medians = {name: round(statistics.median(values), 1) for name, values in speeds.items()}
+    parts = 1 / (1 / medians["decode"] + 1 / medians["predict"])
+    slower = min(medians["decode"], medians["predict"])
+    return {
+        "cores": CORES,
+        "instances": plan.num_rows,
+        "images_per_second": {**medians, "parts": round(parts, 1)},
+        "pipeline_over_slower_part": round(medians["pipeline"] / slower, 3),
+        "pipeline_over_parts": round(medians["pipeline"] / parts, 3),
+        "verb_over_slower_part": round(medians["verb"] / slower, 3),
+    }
+
+
+def start(options: argparse.Namespace, archive: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+    """The verb; its report goes to ``out``.json."""
+    words = ["score", str(archive), "--model", str(options.model), "--out", str(out), "--json", *more]
+    with Path(f"{out}.json").open("wb") as report:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs", *words], stdout=report, stderr=subprocess.DEVNULL
+        )
+
+
+def told(out: Path) -> dict[str, Any]:
+    """The last line of the verb that wrote ``out``."""
+    result: dict[str, Any] = json.loads(Path(f"{out}.json").read_text().splitlines()[-1])
+    return result
+
+
+def verb(options: argparse.Namespace, out: Path, *more: str) -> tuple[dict[str, Any], float]:
+    """Run `osteoray score` as a user does; its last line and the seconds of the whole process."""
+    started = time.perf_counter()
+    code = start(options, options.archive, out, *more).wait()
+    if code not in (0, 3):
+        sys.exit(f"score ended with {code}")
+    return told(out), time.perf_counter() - started
+
+
+def linked(archive: Path, folder: Path, count: int) -> Path:
+    """A folder of ``count`` hard links to the files of ``archive``, taken in turn."""
+    files = sorted(path for path in archive.rglob("*") if path.is_file() and path.suffix != ".csv")
+    for place, path in enumerate(islice(cycle(files), count)):
+        if place % FILES_PER_FOLDER == 0:
+            inside = folder / f"{place // FILES_PER_FOLDER:06d}"
+            inside.mkdir(parents=True)
+        os.link(path, inside / f"{place:08d}")
+    return folder
+
+
+def memory(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Peak memory of the verb by the number of instances."""
+    result = {}
+    for count in options.counts:
+        archive = linked(options.archive, scratch / f"archive-{count}", count)
+        process = start(options, archive, scratch / f"out-{count}")
+        tree, driver = peak_mib(process)
+        report = told(scratch / f"out-{count}")
+        assert sum(report[name] for name in ("scored", "filtered", "abstained", "quarantined")) == count
+        result[count] = {
+            "tree_mib": tree,
+            "driver_mib": driver,
+            "images_per_second": report["images_per_second"],
+        }
+        print(f"{count}: {result[count]}", file=sys.stderr, flush=True)
+        shutil.rmtree(archive)
+    return {"cores": CORES, "peak": result}
+
+
+def _planned(archive: Path, out: Path) -> tuple[int, float, float]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    out.mkdir()
+    plan = books.write_plan(out, sources.plan(str(archive), SHARD_SIZE))
+    seconds = time.perf_counter() - started
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return plan.num_rows, seconds, max(grown, before) / 1024
+
+
+def planning(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Seconds and memory of the plan of many links, in a process of its own."""
+    archive = linked(options.archive, scratch / "archive", options.count)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        rows, seconds, mib = pool.submit(_planned, archive, scratch / "out").result()
+    assert rows == options.count
+    return {"instances": rows, "seconds": round(seconds, 1), "process_peak_mib": round(mib, 1)}
+
+
+def rerun(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Seconds of the first run, of the same command again, and of another folder that takes its rows."""
+    out = scratch / "out"
+    first, first_s = verb(options, out)
+    again, again_s = verb(options, out)
+    reused, reused_s = verb(options, scratch / "other", "--reuse", str(out))
+    assert again["scored_this_run"] == 0
+    return {
+        "instances": first["scored_this_run"],
+        "first_s": round(first_s, 1),
+        "again_s": round(again_s, 1),
+        "reused_s": round(reused_s, 1),
+        "reused": reused["reused"],
+        "again_over_first": round(again_s / first_s, 3),
+        "reused_over_first": round(reused_s / first_s, 3),
+    }
+
+
+MEASURES = {"throughput": throughput, "memory": memory, "planning": planning, "rerun": rerun}
+
+
+def main() -> None:
+    """Measure one of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=MEASURES)
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--model", type=Path, help="bundle")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--count", type=int, default=1_000_000)
+    options = parser.parse_args()
+    if options.model is None and options.what != "planning":
+        parser.error("--model is needed")
+    # Beside the archive: hard links do not cross file systems.
+    with tempfile.TemporaryDirectory(dir=options.archive.resolve().parent) as scratch:
+        print(json.dumps({options.what: MEASURES[options.what](options, Path(scratch))}))
+
+
+if __name__ == "__main__":
+    main()
