@@ -8,12 +8,14 @@ Legend: B samples of one bundle, H, W of its view.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from engine import books, covariates, qa, schema
 from engine.abstained import AbstainedError
@@ -82,17 +84,26 @@ class _Member:
             **_interval_columns(self._bundle, scores),
             "attention_map": pa.array(maps, pa.binary()),
         }
-        checks = self._bundle.checks
-        found = qa.verdicts(
-            samples.select(qa.COLUMNS).to_pylist(), images_BHW, scores.sd_B,
-            task=self._bundle.task, widest_sd=self._bundle.calibration.widest_sd,
-            by_embedding=checks.findings(scores.embedding_BC) if checks else None,
-        )  # fmt: skip
+        found = verdicts(self._bundle, samples.select(qa.COLUMNS).to_pylist(), images_BHW, scores)
         kept = [name for name in samples.column_names if name not in {"image", *columns}]
         scored = samples.select(kept)
         for name, column in columns.items():
             scored = scored.append_column(name, column)
         return _withheld(scored, found)
+
+
+def verdicts(
+    bundle: Bundle, columns: Sequence[Mapping[str, Any]], images_BHW: NDArray[np.uint8], scores: Scores
+) -> list[AbstainedError | None]:
+    """Why each scored instance should be withheld, by all that the bundle knows; None where nothing says so.
+
+    ``columns`` are header columns and ``original_to_network`` of each instance.
+    """
+    return qa.verdicts(
+        columns, images_BHW, scores.sd_B,
+        task=bundle.task, widest_sd=bundle.calibration.widest_sd,
+        by_embedding=bundle.checks.findings(scores.embedding_BC) if bundle.checks else None,
+    )  # fmt: skip
 
 
 def result_tables(parts: Sequence[pa.Table], map_HW: Grid) -> dict[str, pa.Table]:

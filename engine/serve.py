@@ -23,6 +23,7 @@ from ray import serve
 from starlette.datastructures import UploadFile
 
 from engine import __version__, covariates
+from engine.abstained import AbstainedError
 from engine.bundle import Bundle, open_bundle
 from engine.calibration import LEVEL
 from engine.errors import (
@@ -37,6 +38,7 @@ from engine.isolation import Isolation, reader
 from engine.manifest import code_version
 from engine.predict import Predictor, open_predictor
 from engine.reading import Reading
+from engine.scoring import verdicts
 
 MAX_BODY_BYTES = 128 << 20
 NOTICE = "Research use only. Not a medical device."
@@ -78,7 +80,7 @@ class Model(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request gave no result; ``code`` and ``reason`` are those of the quarantine table."""
+    """Why a request gave no result; ``code`` and ``reason`` are those of the tables that `score` writes."""
 
     code: str
     reason: str
@@ -107,6 +109,7 @@ class Served:
 
         Raises:
             InstanceError, FilteredError: the file cannot be used, or ended the process that decodes.
+            AbstainedError: it was scored, and bulk scoring would withhold the score, too.
             IsolationError: that process cannot be started.
         """
         reading = Reading(source="", rule=self.bundle.rule, salt=_NO_SALT)
@@ -116,6 +119,9 @@ class Served:
         columns, image_HW = outcome
         told_BQ = covariates.columns([columns], self.bundle.covariates)
         scores = self.predictor.predict(image_HW[None], told_BQ)
+        (verdict,) = verdicts(self.bundle, [columns], image_HW[None], scores)
+        if verdict is not None:
+            raise verdict
         interval = self.bundle.calibration.interval(scores.months_B, scores.sd_B)
         return Score(
             sop_instance_uid=columns["sop_instance_uid"],
@@ -259,8 +265,8 @@ async def _body(request: Request) -> bytes:
 
 
 async def _engine_error(request: Request, error: Exception) -> JSONResponse:
-    """The error tree as HTTP: 413 too large, 415 no decoder, 422 unusable or not for this task."""
-    if not isinstance(error, InstanceError | FilteredError):
+    """The error tree as HTTP: 413 too large, 415 no decoder, 422 unusable, not for this task, or withheld."""
+    if not isinstance(error, InstanceError | FilteredError | AbstainedError):
         raise error
     status = (
         413

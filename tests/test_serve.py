@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pydicom
 import pytest
 from starlette.testclient import TestClient
 
+from engine.abstained import AgeAboveRangeError
 from engine.errors import UsageError
 from engine.serve import build_app, deploy
 from tests.breaking_child import broken, isolation
@@ -95,6 +98,16 @@ def test_faulty_files_get_the_code_of_the_quarantine_table(local: TestClient, st
             answer = local.post("/v1/hand-age", content=(story.archive / row["path"]).read_bytes())
             assert answer.status_code == STATUS.get(row["reason"], 422)
             assert (answer.json()["code"], answer.json()["reason"]) == (row["code"], row["reason"])
+
+
+def test_a_score_that_bulk_scoring_withholds_is_not_given_either(local: TestClient, story: Story) -> None:
+    path = story.archive / column(story.scores, "predictions", ["path"])[0]["path"]
+    grown_up, file = pydicom.dcmread(path), io.BytesIO()
+    grown_up.PatientAge = "045Y"
+    grown_up.save_as(file)
+    answer = local.post("/v1/hand-age", content=file.getvalue())
+    assert (answer.status_code, answer.json()["code"]) == (422, AgeAboveRangeError.code)
+    assert answer.json()["reason"] == AgeAboveRangeError.reason
 
 
 def test_claimed_size_above_the_cap_is_refused_unread(local: TestClient) -> None:
