@@ -136,8 +136,13 @@ def release(lease: Lease) -> None:
     """
     try:
         for left in lease.staging.iterdir():  # on a full disk, that gives room for the word
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         write_json(lease.claim, {"token": lease.token, "released": now()}, lease.staging)
+    except FileNotFoundError:  # it was moved away by the one who has the folder now
+        pass
     except OSError:
         with suppress(OSError):  # no room even so: a claim that says nothing is that of nobody
             os.truncate(lease.claim, 0)
