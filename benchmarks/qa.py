@@ -6,7 +6,7 @@
 which no limit was fitted on. Faults are made of them here, in other ways than those which the checks of a
 bundle were fitted on. ``FOLDER`` holds images of another part of the body, shown as they are, and squeezed
 onto the grid of the hands, so that black bars give nothing away. "before" is without the checks of the
-embedding, Last line JSON.
+embedding. Last line JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine import covariates, qa
+from engine import covariates
 from engine.abstained import AbstainedError
 from engine.bundle import Bundle, open_bundle
 from engine.predict import Predictor, open_predictor
 from engine.preprocess import apply
+from engine.scoring import verdicts
 
 Grey = NDArray[np.uint8]
 Make = Callable[[Grey, Grey, np.random.Generator], Grey]
@@ -102,15 +103,10 @@ class Judge:
             rows, views = zip(*seen, strict=True)
             told_BQ = covariates.columns(rows, self.bundle.covariates)
             scores = self.predictor.predict(np.stack(views), told_BQ)
-            checks = self.bundle.checks
-            found = checks.findings(scores.embedding_BC) if checks else None
             before, now = (
-                qa.verdicts(
-                    rows, np.stack(views), scores.sd_B, task=self.bundle.task,
-                    widest_sd=self.bundle.calibration.widest_sd, by_embedding=findings,
-                )
-                for findings in (None, found)
-            )  # fmt: skip
+                verdicts(bundle, rows, np.stack(views), scores)
+                for bundle in (replace(self.bundle, checks=None), self.bundle)
+            )
             yield from ((_reason(old), _reason(new)) for old, new in zip(before, now, strict=True))
 
     def _seen(self, image_HW: Grey) -> tuple[dict[str, Any], Grey]:
