@@ -21,7 +21,7 @@ from torch.nn.functional import conv2d
 
 from engine.age_distribution import NUM_BINS, moments, regression_slopes
 from engine.covariates import require_covariates, unknown
-from engine.errors import BundleError, MissingDependencyError, TrainingError, UnknownNameError
+from engine.errors import BundleError, MissingDependencyError, TrainingError, UnknownNameError, UsageError
 from engine.grad_cam import attention
 
 Fusion = Literal["channel_stack", "late"]
@@ -39,6 +39,7 @@ class ModelFacts:
     ``covariates`` are names in COVARIATES. The ``num_views`` images of a sample are either the input channels
     of one pass (``channel_stack``, as in arXiv 2006.00202), or go through one trunk each on its own, and a
     gate weighs what it finds (``late``). ``head`` is a distribution over the bins, or plain ``regression``.
+    Only the first ``stages`` of the trunk are kept, one a halving of the grid; 0 keeps all.
     """
 
     backbone: str
@@ -46,6 +47,7 @@ class ModelFacts:
     num_views: int = 1
     fusion: Fusion = "late"
     head: Head = "distribution"
+    stages: int = 0
     num_bins: int = NUM_BINS
     mean: float = 0.5
     sd: float = 0.5
@@ -102,6 +104,24 @@ def require_backbone(name: str) -> None:
         raise UnknownNameError("backbone", name, timm.list_models())
 
 
+def _taps(facts: ModelFacts) -> tuple[int, int]:
+    """The places of the two deepest maps among those that timm's trunk can give."""
+    if not facts.stages:
+        return -2, -1
+    deepest = len(timm.create_model(facts.backbone, features_only=True).feature_info) - 1
+    if not 2 <= facts.stages <= deepest + 1:  # noqa: PLR2004
+        raise UsageError(f"stages is 0 or 2 to {deepest + 1} with {facts.backbone}, not {facts.stages}")
+    return facts.stages - 2, facts.stages - 1
+
+
+def _cut(trunk: nn.Module) -> None:
+    """Drop the blocks after the deepest map: timm does, but for its networks of numbered blocks."""
+    *_, deepest = trunk.feature_info.module_name()  # type: ignore[union-attr]
+    name, _, place = deepest.partition(".")
+    if isinstance(blocks := getattr(trunk, name, None), nn.Sequential) and place.isdigit():
+        setattr(trunk, name, blocks[: int(place) + 1])
+
+
 class Gate(nn.Module):
     """Gated attention over views: softmax over V of w (tanh(A e) * sigmoid(B e)) (Ilse, arXiv 1802.04712)."""
 
@@ -143,8 +163,9 @@ class AgeNet(nn.Module):
             pretrained=False,
             in_chans=1 if facts.fusion == "late" else facts.num_views,
             features_only=True,
-            out_indices=(-2, -1),
+            out_indices=_taps(facts),
         )
+        _cut(self.trunk)
         feature_info: Any = self.trunk.feature_info
         self.channels: tuple[int, ...] = tuple(feature_info.channels())
         self.norm = nn.BatchNorm2d(self.channels[-1])

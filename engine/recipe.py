@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args, get_type_hints
 from engine.augment import Augmentation
 from engine.covariates import COVARIATES
 from engine.errors import UnknownNameError, UsageError
-from engine.models import Fusion, Head, require_backbone
+from engine.models import Fusion, Head, ModelFacts, require_backbone
 from engine.pseudo_labels import Labels
+from engine.task import Task
 from engine.terms import TERMS
 
 Role = Literal["teacher", "student"]
@@ -30,6 +31,7 @@ _RANGES = {
     "ema_decay": (0.0, 1.0),
     "kl_weight": (0.0, math.inf),
     "delta_months": (0.5, math.inf),
+    "stages": (0, math.inf),
     "seed": (0, math.inf),
     "folds": (0, math.inf),
     "fold": (0, math.inf),
@@ -47,6 +49,8 @@ class Recipe:
     task: str
     role: Role
     backbone: str
+    stages: int = 0
+    """Of the backbone, the first so many that are kept, one a halving of the grid; 0 keeps all."""
     weights: str = ""
     """safetensors file to start from: a run's own weights, or a trunk in timm's names; empty is random."""
     epochs: int
@@ -138,6 +142,13 @@ class Recipe:
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``recipe_from_facts`` reads them back."""
         return dataclasses.asdict(self)
+
+
+def model_of(recipe: Recipe, task: Task, num_views: int) -> ModelFacts:
+    """Facts of the recipe's network for a task whose samples have ``num_views`` images."""
+    return task.model_facts(
+        recipe.backbone, num_views=num_views, fusion=recipe.fusion, head=recipe.head, stages=recipe.stages
+    )
 
 
 def recipe_from_facts(facts: dict[str, Any]) -> Recipe:

@@ -56,11 +56,22 @@ class Task:
         return replace(self, covariates=names) if names else self
 
     def model_facts(
-        self, backbone: str, *, num_views: int = 1, fusion: Fusion = "late", head: Head = "distribution"
+        self,
+        backbone: str,
+        *,
+        num_views: int = 1,
+        fusion: Fusion = "late",
+        head: Head = "distribution",
+        stages: int = 0,
     ) -> ModelFacts:
         """Facts of a network for this question."""
         return ModelFacts(
-            backbone=backbone, covariates=self.covariates, num_views=num_views, fusion=fusion, head=head
+            backbone=backbone,
+            covariates=self.covariates,
+            num_views=num_views,
+            fusion=fusion,
+            head=head,
+            stages=stages,
         )
 
     def facts(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from engine.checkpoint import load_state, new_state, save_state
 from engine.errors import EngineError, TrainingError
 from engine.fit import Teacher, World, epochs, recorded_for
 from engine.models import ModelFacts, frozen, save_weights
-from engine.recipe import Recipe, recipe_from_facts
+from engine.recipe import Recipe, model_of, recipe_from_facts
 from engine.recorded import RecordedTeacher
 from engine.run import WEIGHTS_NAME, append_metrics, forget_after, load_net
 from engine.samples import TrainingSet, choice_of, open_training_set
@@ -102,7 +102,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     )
     samples = open_training_set(data, run / "cache", task, choice_of(config["recipe"]))
     views = samples.images_NVHW.shape[1]
-    model = task.model_facts(recipe.backbone, num_views=views, fusion=recipe.fusion, head=recipe.head)
+    model = model_of(recipe, task, views)
     teacher = _teacher(config["teacher"], recipe, model, samples, device)
     state = new_state(recipe, model, teacher.channels if teacher else (), device)
     checkpoint = ray.train.get_checkpoint()

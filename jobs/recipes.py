@@ -53,6 +53,22 @@ def hand_student() -> Recipe:
     )
 
 
+def hand_cut_student() -> Recipe:
+    """The first four stages of the teacher's own trunk, 0.7 million parameters, distilled.
+
+    It starts from the teacher's weights: ``--set weights=TEACHER/model.safetensors``. The student without a
+    teacher starts as the teacher did, from ImageNet: ``--set distill=none --set weights=PATH``.
+    """
+    return replace(
+        hand_teacher_pretrained(),
+        name="hand-cut-student",
+        role="student",
+        stages=4,
+        epochs=16,
+        distill={"age_kl": 20.0, "reg": 1.0, "hint": 10.0, "gradcam": 2.0},
+    )
+
+
 def hand_region() -> Recipe:
     """One view of a hand, or several joined ones: the teacher side of `osteoray study hand-age`.
 
@@ -144,6 +160,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         hand_teacher,
         hand_teacher_pretrained,
         hand_student,
+        hand_cut_student,
         hand_region,
         hand_regression,
         hand_region_student,

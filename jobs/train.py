@@ -17,7 +17,7 @@ from engine import lease
 from engine.errors import TeacherCacheError, TrainingError, UsageError
 from engine.held_out import HeldOut
 from engine.manifest import code_version, read_json, sha256_of_file, write_json
-from engine.recipe import Recipe, recipe_from_facts, with_changes
+from engine.recipe import Recipe, model_of, recipe_from_facts, with_changes
 from engine.run import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME, epochs_logged, read_metrics, read_run
 from engine.samples import TrainingSet, choice_of, data_facts, open_training_set, pack_images, refuse_twins
 from engine.tasks import task_named
@@ -188,7 +188,7 @@ def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> 
     task = task_named(facts["task"]).told(recipe.told)
     samples = open_training_set(data, out / "cache", task, choice_of(facts["recipe"]))
     views = samples.images_NVHW.shape[1]
-    model = task.model_facts(recipe.backbone, num_views=views, fusion=recipe.fusion, head=recipe.head).facts()
+    model = model_of(recipe, task, views).facts()
     net = load_model(model, out / WEIGHTS_NAME)
     size_HW = (samples.images_NVHW.shape[2], samples.images_NVHW.shape[3])
     return {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.age_distribution import NUM_BINS, moments
-from engine.errors import BundleError, UnknownNameError
+from engine.errors import BundleError, UnknownNameError, UsageError
 from engine.grad_cam import attention, attention_target, by_autograd, closed_form, expectation_slopes
 from engine.models import (
     AgeNet,
@@ -59,6 +59,30 @@ def test_outputs_have_the_promised_shapes(backbone: str) -> None:
     assert [tuple(f.shape[:2]) for f in outputs.features] == [(2, count) for count in net.channels]
     assert [f.shape[2] for f in outputs.features] == [2 * grid, grid]
     assert outputs.adapted == ()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_network_cut_after_its_third_stage_starts_from_the_whole_one(backbone: str, tmp_path: Path) -> None:
+    whole, cut = made(backbone), AgeNet(ModelFacts(backbone=backbone, stages=3)).eval()
+    save_weights(whole, tmp_path / "whole.safetensors")
+    load_start(cut, tmp_path / "whole.safetensors")
+    with torch.no_grad():
+        outputs = cut(*inputs())
+        taps = timm.create_model(backbone, features_only=True, in_chans=1, out_indices=(1, 2)).eval()
+        taps.load_state_dict(
+            {name: value for name, value in whole.trunk.state_dict().items() if name in taps.state_dict()}
+        )
+        expected = taps((inputs()[0] - 0.5) / 0.5)
+    for own, other in zip(outputs.features, expected, strict=True):
+        torch.testing.assert_close(own, other)
+    assert outputs.class_maps_BKhw.shape[2:] == (SIZE // 8, SIZE // 8)
+    assert num_parameters(cut.trunk) < 0.5 * num_parameters(whole.trunk)
+
+
+@pytest.mark.parametrize("stages", [1, 6])
+def test_a_network_cut_where_there_is_nothing_to_keep_is_refused(stages: int) -> None:
+    with pytest.raises(UsageError, match="stages is 0 or 2 to 5 with resnet10t"):
+        AgeNet(ModelFacts(backbone="resnet10t", stages=stages))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
