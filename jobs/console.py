@@ -45,6 +45,10 @@ def planning() -> Iterator[Callable[[int], None]]:
         yield lambda listed: report(listed, 0)
 
 
+QUARANTINED = 3
+"""Exit code: done, and some files were quarantined or some results not delivered."""
+
+
 def finish(verb: str, summary: Mapping[str, object], *, as_json: bool, exit_code: int = 0) -> NoReturn:
     """Print ``summary`` on stdout and end the verb with ``exit_code``.
 

@@ -20,9 +20,9 @@ from engine.manifest import code_version, sha256_of_facts, sha256_of_file
 from engine.shard import ReadSpec
 from engine.tasks import task_named
 from jobs.cluster_session import start_ray
-from jobs.console import finish, progress
+from jobs.console import QUARANTINED, finish, progress
 from jobs.dry_run import dry_run as survey_only
-from jobs.plan import begun_plan
+from jobs.plan import begun_plan, require_apart
 from jobs.running import (
     MAX_FAILURES_HELP,
     RETRY_HELP,
@@ -34,7 +34,6 @@ from jobs.running import (
 )
 from jobs.salt import read_salt
 
-QUARANTINED = 3
 LABELS_HELP = (
     "CSV with sop_instance_uid, the task's label column and, if wanted, split (train|test); for knee-age "
     "also pseudo_mean_months and pseudo_sd_months, made by `osteoray pseudo-label`."
@@ -140,17 +139,6 @@ def chosen_crop(boxes: Path | None, region: str, *, erase: bool) -> Crop | None:
         return None
     read_boxes(boxes, region)  # what cannot be read ends here, not in the process that decodes
     return Crop(path=boxes.resolve(), region=region, erase=erase)
-
-
-def require_apart(source: str, out: Path) -> None:
-    """Refuse to write into the archive: a resumed job would find its own files there.
-
-    Raises:
-        UsageError: ``out`` lies in ``source``, or is it.
-    """
-    root = sources.local_root(source)
-    if root is not None and out.resolve().is_relative_to(root):
-        raise UsageError(f"{out} lies in the archive {source}: choose an --out beside it")
 
 
 def require_shareable(source: str, out: Path, deidentified_to: Path) -> None:

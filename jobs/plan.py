@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import books, schema, sources, versions
-from engine.errors import InstanceError
+from engine.errors import InstanceError, UsageError
 from engine.manifest import sha256_of_bytes
 from engine.pace import Meter
 from engine.shard import ReadSpec
@@ -21,6 +21,17 @@ from jobs.salt import check_of
 _READERS_PER_CORE = 4  # digests wait for disk or network more than for a core
 
 Finish = Callable[[pa.Table], object]
+
+
+def require_apart(source: str, out: Path) -> None:
+    """Refuse to write into the archive: a resumed job would find its own files there.
+
+    Raises:
+        UsageError: ``out`` lies in ``source``, or is it.
+    """
+    root = sources.local_root(source)
+    if root is not None and out.resolve().is_relative_to(root):
+        raise UsageError(f"{out} lies in the archive {source}: choose an --out beside it")
 
 
 def begun_plan(

@@ -20,11 +20,10 @@ from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_fa
 from engine.predict import choose_engine
 from engine.shard import ReadSpec
 from jobs.cluster_session import cluster_cores, start_ray
-from jobs.console import finish, progress
+from jobs.console import QUARANTINED, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
-from jobs.ingest import QUARANTINED, require_apart
-from jobs.plan import begun_plan
+from jobs.plan import begun_plan, require_apart
 from jobs.running import (
     MAX_FAILURES_HELP,
     RETRY_HELP,

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import UsageError
 from jobs.__main__ import main
-from jobs.ingest import require_apart
+from jobs.plan import require_apart
 from tests.story import osteoray
 
 
