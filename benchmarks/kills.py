@@ -3,9 +3,10 @@
     python -m benchmarks.kills --kills 20 --out FOLDER -- ingest ARCHIVE --task hand-age
     python -m benchmarks.kills --kills 20 --out FOLDER -- score ARCHIVE --model BUNDLE
 
-Each time the verb's whole process group dies, Ray with it, at a moment of its own between its start and the
-time that an unbroken run takes. When a run comes to its end, all its rows are compared with those of the
-unbroken one (nothing lost, double or unreadable, the same content), and the next kills meet a new folder.
+Each time the verb's whole process group dies, at a moment of its own between its start and the time that an
+unbroken run takes; Ray dies with it, or with ``--joined`` stays up, its workers perhaps still at work. When a
+run comes to its end, all its rows are compared with those of the unbroken one (nothing lost, double or
+unreadable, the same content), and the next kills meet a new folder.
 Last line JSON; exit status 1 where anything differs.
 """
 
@@ -19,34 +20,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from benchmarks.verb import finish, joined_ray, start
 from engine import books, proof
 from engine.errors import EngineError
 
 _TABLES = tuple(books.COUNT_NAMES)
-GOOD_EXITS = (0, 3)  # 3: some inputs were quarantined
-
-
-def start(words: list[str], out: Path) -> subprocess.Popen[bytes]:
-    """The verb with its ``--out``, leader of a process group of its own; what it says goes to ``OUT.log``."""
-    command = [sys.executable, "-m", "jobs", *words, "--out", str(out)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.with_suffix(".log").open("wb") as log:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
-
-
-def finish(words: list[str], out: Path) -> float:
-    """Run to the end; seconds."""
-    started = time.perf_counter()
-    code = start(words, out).wait()
-    if code not in GOOD_EXITS:
-        sys.exit(f"{' '.join(words)} ended with {code}: see {out.with_suffix('.log')}")
-    return time.perf_counter() - started
+WRONG = ("double", "lost", "different", "unreadable")
 
 
 def kill_once(words: list[str], out: Path, after_s: float) -> bool:
@@ -73,15 +58,24 @@ def rows(folder: Path) -> pl.DataFrame:
 
 
 def main() -> None:
-    """Run, kill, run, compare."""
+    """Try, count, and say what was wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--joined", action="store_true", help="each run joins a Ray that outlives it")
     parser.add_argument("words", nargs=argparse.REMAINDER, help="-- VERB and its arguments, without --out")
     options = parser.parse_args()
+    with joined_ray(options.joined):
+        result = killed(options)
+    print(json.dumps(result))
+    sys.exit(1 if any(result[name] for name in WRONG) else 0)
+
+
+def killed(options: argparse.Namespace) -> dict[str, Any]:
+    """Run, kill, run, compare; gives counts of what came of it."""
     words = [word for word in options.words if word != "--"]
     dice = random.Random(options.seed)
     whole, broken = options.out / "unbroken", options.out / "broken"
@@ -98,17 +92,14 @@ def main() -> None:
             shutil.rmtree(broken)
     finish(words, broken)
     ends.append(compared(broken, expected))
-    wrong = {name: sum(end[name] for end in ends) for name in ("double", "lost", "different", "unreadable")}
-    result = {
+    return {
         "verb": words[0],
         "kills": kills,
         "seconds_unbroken": round(unbroken_s, 1),
         "rows": expected.height,
         "ended_runs": len(ends),
-        **wrong,
+        **{name: sum(end[name] for end in ends) for name in WRONG},
     }
-    print(json.dumps(result))
-    sys.exit(1 if any(wrong.values()) else 0)
 
 
 def compared(folder: Path, expected: pl.DataFrame) -> dict[str, int]:

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
+
+from benchmarks.verb import finish, told
 
 NODES = (1, 2)
 
@@ -33,21 +32,11 @@ def scored_on(nodes: int, options: argparse.Namespace, out: Path) -> tuple[float
         for _ in range(nodes - 1):
             cluster.add_node(**node)
         cluster.wait_for_nodes()
-        words = [
-            "score", str(options.archive), "--model", str(options.model), "--out", str(out),
-            "--shard-size", "64", "--json",
-        ]  # fmt: skip
-        started = time.perf_counter()
-        ended = subprocess.run(
-            [sys.executable, "-m", "jobs", *words], env={**os.environ, "RAY_ADDRESS": cluster.address},
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-        wall_s = time.perf_counter() - started
+        words = ["score", str(options.archive), "--model", str(options.model), "--shard-size", "64"]
+        wall_s = finish(words, out, {"RAY_ADDRESS": cluster.address})
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
-    if ended.returncode not in (0, 3):
-        sys.exit(f"score ended with {ended.returncode}")
-    report = json.loads(ended.stdout.splitlines()[-1])
+    report = told(out)
     return report["images_per_second"], report["scored_this_run"] / wall_s
 
 

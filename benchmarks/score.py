@@ -23,7 +23,6 @@ import os
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +37,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.process_tree import peak_mib
+from benchmarks.verb import finish, start, told
 from engine import books, covariates, schema, sources
 from engine.bundle import Bundle, open_bundle
 from engine.pipeline import ScoreSpec
@@ -114,7 +114,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             if turn:
                 for name, value in (("decode", decoded), ("predict", predicted), ("pipeline", scored)):
                     speeds[name].append(value)
-                _, wall_s = verb(options, scratch / f"verb-{turn}")
+                wall_s = finish(words(options, options.archive), scratch / f"verb-{turn}")
                 speeds["verb"].append(used.num_rows / wall_s)
             print(f"turn {turn}/{options.rounds}", file=sys.stderr, flush=True)
     medians = {name: round(statistics.median(values), 1) for name, values in speeds.items()}
@@ -130,28 +130,9 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def start(options: argparse.Namespace, archive: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
-    """The verb; its report goes to ``out``.json."""
-    words = ["score", str(archive), "--model", str(options.model), "--out", str(out), "--json", *more]
-    with Path(f"{out}.json").open("wb") as report:
-        return subprocess.Popen(
-            [sys.executable, "-m", "jobs", *words], stdout=report, stderr=subprocess.DEVNULL
-        )
-
-
-def told(out: Path) -> dict[str, Any]:
-    """The last line of the verb that wrote ``out``."""
-    result: dict[str, Any] = json.loads(Path(f"{out}.json").read_text().splitlines()[-1])
-    return result
-
-
-def verb(options: argparse.Namespace, out: Path, *more: str) -> tuple[dict[str, Any], float]:
-    """Run `osteoray score` as a user does; its last line and the seconds of the whole process."""
-    started = time.perf_counter()
-    code = start(options, options.archive, out, *more).wait()
-    if code not in (0, 3):
-        sys.exit(f"score ended with {code}")
-    return told(out), time.perf_counter() - started
+def words(options: argparse.Namespace, archive: Path, *more: str) -> list[str]:
+    """The verb and its arguments."""
+    return ["score", str(archive), "--model", str(options.model), *more]
 
 
 def linked(archive: Path, folder: Path, count: int) -> Path:
@@ -170,7 +151,7 @@ def memory(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     result = {}
     for count in options.counts:
         archive = linked(options.archive, scratch / f"archive-{count}", count)
-        process = start(options, archive, scratch / f"out-{count}")
+        process = start(words(options, archive), scratch / f"out-{count}")
         tree, driver = peak_mib(process)
         report = told(scratch / f"out-{count}")
         assert sum(report[name] for name in ("scored", "filtered", "abstained", "quarantined")) == count
@@ -205,17 +186,19 @@ def planning(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def rerun(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Seconds of the first run, of the same command again, and of another folder that takes its rows."""
-    out = scratch / "out"
-    first, first_s = verb(options, out)
-    again, again_s = verb(options, out)
-    reused, reused_s = verb(options, scratch / "other", "--reuse", str(out))
-    assert again["scored_this_run"] == 0
+    out, other = scratch / "out", scratch / "other"
+    command = words(options, options.archive)
+    first_s = finish(command, out)
+    scored = told(out)["scored_this_run"]
+    again_s = finish(command, out)
+    assert told(out)["scored_this_run"] == 0
+    reused_s = finish([*command, "--reuse", str(out)], other)
     return {
-        "instances": first["scored_this_run"],
+        "instances": scored,
         "first_s": round(first_s, 1),
         "again_s": round(again_s, 1),
         "reused_s": round(reused_s, 1),
-        "reused": reused["reused"],
+        "reused": told(other)["reused"],
         "again_over_first": round(again_s / first_s, 3),
         "reused_over_first": round(reused_s / first_s, 3),
     }

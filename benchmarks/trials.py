@@ -36,8 +36,9 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.kills import GOOD_EXITS, compared, finish, rows, start
+from benchmarks.kills import WRONG, compared, rows
 from benchmarks.process_tree import tree_of
+from benchmarks.verb import GOOD_EXITS, finish, joined_ray, start
 from engine import audit, books, lease, sources
 
 HELD = 75
@@ -90,7 +91,7 @@ def worker_kills(words: list[str], options: argparse.Namespace) -> dict[str, Any
         while process.poll() is None:
             time.sleep(options.every)
             if time.monotonic() < until_s:
-                victims.update(_kill_a_worker(process.pid, dice))
+                victims.update(_kill_a_worker(dice))
         ends["ended_runs"] += 1
         if process.returncode in GOOD_EXITS:
             ends.update(compared(folder, expected))
@@ -168,9 +169,11 @@ def _both(words: list[str], out: Path, delay_s: float) -> list[int]:
     return [starter.returncode for starter in starters]
 
 
-def _kill_a_worker(driver: int, dice: random.Random) -> list[str]:
+def _kill_a_worker(dice: random.Random) -> list[str]:
     """The stage whose process was killed; nothing where none was at work."""
-    found = [(process, stage) for process in tree_of(driver) for stage in _WORKS if stage in _title(process)]
+    found = [
+        (process, stage) for process in tree_of(os.getpid()) for stage in _WORKS if stage in _title(process)
+    ]
     if not found:
         return []
     process, stage = dice.choice(found)
@@ -210,7 +213,7 @@ _TRIALS: dict[str, Callable[[list[str], argparse.Namespace], dict[str, Any]]] = 
 }
 _WRONG = (
     "other_exits", "other_starts", "left_behind", "failed_runs", "failed_deliveries", "other_tables",
-    "new_objects", "double", "lost", "different", "unreadable",
+    "new_objects", *WRONG,
 )  # fmt: skip
 
 
@@ -226,13 +229,15 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=15)
     parser.add_argument("--to", action="append", default=[])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--joined", action="store_true", help="each run joins a Ray that outlives it")
     parser.add_argument("--out", type=Path, required=True)
     given, mark, words = sys.argv[1:], "--", []
     if mark in given:  # behind it stand the verb and its arguments, without --out
         place = given.index(mark)
         given, words = given[:place], given[place + 1 :]
     options = parser.parse_args(given)
-    found = _TRIALS[options.trial](words, options)
+    with joined_ray(options.joined):
+        found = _TRIALS[options.trial](words, options)
     wrong = sum(found.get(name, 0) for name in _WRONG)
     print(json.dumps({"trial": options.trial, "wrong": wrong, **found}))
     sys.exit(1 if wrong else 0)
