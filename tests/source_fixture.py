@@ -9,12 +9,16 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import threading
 import time
+import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pydicom
@@ -24,6 +28,8 @@ from pydicom.fileset import FileSet
 from tests.dicom_fixture import image, picture
 
 PLUGINS = Path("/usr/share/orthanc/plugins")
+Failure = Callable[[int, dict[str, str], bytes], tuple[int, dict[str, str], bytes]]
+"""What becomes of an answer: status, headers, body."""
 SERVER = shutil.which("Orthanc", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
@@ -108,6 +114,54 @@ def s3_bucket(content: dict[str, bytes], patch: pytest.MonkeyPatch) -> Iterator[
         yield "s3://bucket/archive"
     finally:
         server.stop()
+
+
+KEPT = frozenset({"Content-Length", "Content-Type", "Last-Modified", "ETag", "Content-Range"})
+
+
+@contextmanager
+def between(address: str, failing: Callable[[str], Failure | None]) -> Iterator[str]:
+    """A server that hands requests on to the one at ``address``; ``failing`` may have its own for a path."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            request = urllib.request.Request(address + self.path, method=self.command)
+            for name in set(self.headers) - {"Host"}:
+                request.add_header(name, self.headers[name])
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    status, headers, body = response.status, dict(response.headers), response.read()
+            except urllib.error.HTTPError as error:
+                status, headers, body = error.code, dict(error.headers), error.read()
+            failure = failing(urlsplit(self.path).path)
+            if failure:
+                status, headers, body = failure(status, headers, body)
+            self.send_response(status)
+            for name in headers.keys() & KEPT:
+                self.send_header(name, headers[name])
+            if "Content-Length" not in headers:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with suppress(OSError):  # the other side may have lost its patience
+                self.wfile.write(body)
+            self.close_connection = True
+
+        do_HEAD = do_GET
+
+        def log_message(self, *words: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def free_port() -> int:

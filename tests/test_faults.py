@@ -33,10 +33,10 @@ from engine.results.folder import Folder
 from engine.results.outbox import Outbox
 from engine.results.stow import Stow
 from engine.shard import ReadSpec, read_shard
-from engine.sources import release, web
+from engine.sources import release, store_s3, web
 from tests.night_fixture import STEPS, Step, ends, named, night, retry, spec_of, steps_of, write
 from tests.results_fixture import scored_archive, storescp
-from tests.source_fixture import instance, orthanc
+from tests.source_fixture import Failure, between, instance, orthanc, s3_bucket
 from tests.story import osteoray
 from tests.test_sources_web import KIND, Reply, found, page, serving
 
@@ -341,6 +341,53 @@ def test_a_server_that_fails_costs_rows_that_a_retry_gets_back(
         assert (counts["planned"], counts["quarantined"]) == (COUNT, len(SICK))
         assert set(books.quarantined(tmp_path / "out")["reason"].to_pylist()) == {"source_read"}
         is_sick[0] = False
+        counts = night(tmp_path, retry("source_read"), source=source, read=read)
+    assert (counts["planned"], counts["samples"]) == (COUNT + len(SICK), COUNT)
+    assert not books.quarantined(tmp_path / "out").num_rows
+    assert proof.verify(tmp_path / "out") == counts
+
+
+def refusing(status: int, code: str) -> Failure:
+    return lambda *answer: (status, {}, f"<Error><Code>{code}</Code></Error>".encode())
+
+
+def cut_short(status: int, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+    return status, headers, body[: len(body) // 2]
+
+
+def late(status: int, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+    time.sleep(3.0)
+    return status, headers, body
+
+
+STORE_SICKNESSES: dict[str, Failure] = {
+    "500": refusing(500, "InternalError"),
+    "503": refusing(503, "SlowDown"),
+    "403": refusing(403, "AccessDenied"),
+    "slow": late,
+    "cut": cut_short,
+}
+
+
+@pytest.mark.parametrize("sickness", STORE_SICKNESSES)
+def test_an_object_store_that_fails_costs_rows_that_a_retry_gets_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sickness: str
+) -> None:
+    monkeypatch.setattr(store_s3, "_TIMEOUT_S", 1)
+    monkeypatch.setattr(store_s3, "_ATTEMPTS", 2)
+    failing, sick = {}, {f"/bucket/archive/f{number}" for number in SICK}
+    failing |= dict.fromkeys(sick, STORE_SICKNESSES[sickness])
+    content = {f"f{number}": instance(number) for number in range(1, COUNT + 1)}
+    with ExitStack() as stack:
+        source = stack.enter_context(s3_bucket(content, monkeypatch))
+        ill = stack.enter_context(between(os.environ["AWS_ENDPOINT_URL"], failing.get))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", ill)
+        stack.callback(release)
+        read = partial(read_from, source)
+        counts = night(tmp_path, source=source, read=read)
+        assert (counts["planned"], counts["quarantined"]) == (COUNT, len(SICK))
+        assert set(books.quarantined(tmp_path / "out")["reason"].to_pylist()) == {"source_read"}
+        failing.clear()
         counts = night(tmp_path, retry("source_read"), source=source, read=read)
     assert (counts["planned"], counts["samples"]) == (COUNT + len(SICK), COUNT)
     assert not books.quarantined(tmp_path / "out").num_rows
