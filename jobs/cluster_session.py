@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 
 from engine.errors import ClusterError
+
+_ANSWERS_WITHIN_S = 10.0
 
 
 def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> None:
@@ -24,6 +27,7 @@ def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> No
     address = os.environ.get("RAY_ADDRESS")
     # Ray's notices at its start are in its own log folder; a verb's stderr has progress and errors only.
     try:
+        _require_answer(address or "")
         ray.init(
             address=address or "local",
             num_cpus=None if address else num_cpus,
@@ -33,10 +37,22 @@ def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> No
         )
     except Exception as error:  # Ray raises this very class where a node does not start in time
         where = f"joined at RAY_ADDRESS={address}" if address else "started on this machine"
+        reason = " ".join(str(error).split()).rstrip(".")
         raise ClusterError(
-            f"Ray could not be {where}: {error} Is the machine overloaded or short of memory, or the address "
-            "wrong? The same command may simply be given again"
+            f"Ray could not be {where}: {reason}. Is the machine overloaded or short of memory, or the "
+            "address wrong? The same command may simply be given again"
         ) from error
+
+
+def _require_answer(address: str) -> None:
+    """Knock at ``host:port``: Ray itself would wait there for minutes.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
 
 
 def cluster_cores() -> int:
