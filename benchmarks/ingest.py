@@ -32,10 +32,11 @@ from engine.dicom.guard import Limits, parse
 from engine.dicom.header import TAGS
 from engine.dicom.pixels import read_frame
 from engine.dicom.write import ENCODERS, Facts, uid_from, write_instance
-from engine.instance import InputRule, prepare
+from engine.freed_memory import FRAMES, keep_freed_memory
+from engine.instance import InputRule
 from engine.phantom.hand import expose
 from engine.preprocess import Picture, View, apply_to_picture, least_HW
-from engine.reader_child import keep_freed_memory
+from engine.reading import Reading, sample_of
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
 
 SYNTAXES = ("explicit", "jpeg-ls", "jpeg-lossless", "jpeg-2000")
@@ -75,7 +76,8 @@ def _facts(syntax: str, place: int) -> Facts:
 
 
 def _all_of_ingest(data: bytes, view: View) -> None:
-    prepare(data, InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=view), b"benchmark")
+    rule = InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=view)
+    sample_of(data, Reading(source="", rule=rule, salt=b"benchmark"))
 
 
 def _image_alone(data: bytes, view: View) -> None:
@@ -92,7 +94,7 @@ OURS: dict[str, Callable[[bytes, View], None]] = {"ours": _all_of_ingest, "image
 
 def read_ours(name: str, size: int) -> None:
     """The child process of a reader of ours: paths in, seconds out; memory is kept as ``ingest`` keeps it."""
-    keep_freed_memory()
+    keep_freed_memory(FRAMES)
     view = View(size_HW=(size, size))
     for line in sys.stdin:
         started = time.perf_counter()

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine import sources
+from engine.freed_memory import FRAMES, keep_freed_memory
 from engine.instance import InputRule
 from engine.preprocess import View
-from engine.reader_child import keep_freed_memory
 from engine.shard import ReadSpec, read_shard
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
-    keep_freed_memory()  # as the child does
+    keep_freed_memory(FRAMES)  # as the child does
     rule = InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=View(size_HW=(options.size, options.size)))
     plan = sources.plan(str(options.archive), options.count)
     step = max(plan.num_rows // options.count, 1)

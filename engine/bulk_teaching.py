@@ -17,6 +17,7 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext
 
 from engine.errors import EngineError, TrainingError
+from engine.freed_memory import ACTIVATIONS, HUGE_PAGES, keep_freed_memory
 from engine.teacher_cache import missing_shards
 from engine.teaching import TeachSpec, open_teachers, teach_shard
 
@@ -47,6 +48,7 @@ def teach(shards: list[tuple[Path, int]], spec: TeachSpec, actors: int, on_progr
         _Teachers, batch_size=1, batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(actors, len(items))),
         num_cpus=spec.threads, num_gpus=1 if is_gpu else 0, fn_constructor_kwargs={"spec": spec},
+        runtime_env={"env_vars": HUGE_PAGES},
     )  # fmt: skip
     rows = 0
     for block in written.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -63,6 +65,7 @@ class _Teachers:
     """Actor: opens the runs once, then writes shard after shard."""
 
     def __init__(self, spec: TeachSpec) -> None:
+        keep_freed_memory(ACTIVATIONS)
         torch.set_num_threads(spec.threads)
         self._spec = spec
         self._nets = open_teachers(spec.runs, torch.device(spec.device))

@@ -95,20 +95,6 @@ class Instance:
     content_sha256: str
 
 
-def prepare(
-    data: bytes, rule: InputRule, salt: bytes, limits: Limits | None = None, crop: Crop | None = None
-) -> Instance:
-    """Read, check, decode and preprocess one instance; the SOP class is checked before any pixel is touched.
-
-    Raises:
-        InstanceError: the bytes cannot be used (its ``reason`` says why).
-        FilteredError: the instance is sound but not for this task.
-    """
-    opened = open_instance(data, salt, limits)
-    rule.require_fit(opened.columns)
-    return viewed(opened, rule, sha256_of_bytes(data), limits, crop)
-
-
 def open_instance(data: bytes, salt: bytes, limits: Limits | None = None) -> Opened:
     """Parse the bytes of one file and read its header.
 

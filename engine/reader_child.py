@@ -23,10 +23,10 @@ from types import TracebackType
 
 from engine import wire
 from engine.errors import FilteredError, InstanceError
+from engine.freed_memory import FRAMES, keep_freed_memory
 from engine.reading import Sample, reading_from_facts, sample, sample_of
 
 _PR_SET_PDEATHSIG = 1
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _STANDARD_ERROR = 2
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     _depend_on(parent)
     channel = socket.socket(fileno=sys.stdin.fileno())
     _bound(memory_bytes)
-    keep_freed_memory()
+    keep_freed_memory(FRAMES)  # fresh pages cost a third of a plain file's time
     sys.excepthook = _reporting(channel)
     wire.send(channel, {"ready": os.getpid()})
     _silence()
@@ -44,21 +44,6 @@ def main() -> None:
     with suppress(EOFError, ConnectionError):
         while True:
             _answer(channel, *orders.receive())
-
-
-def keep_freed_memory() -> None:
-    """Let malloc keep what a frame needed for the next one: fresh pages cost a third of a plain file's time.
-
-    At most 256 MiB stay; a C library without ``mallopt`` goes on as it is.
-    """
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in (
-            (_M_MMAP_THRESHOLD, 32 << 20),
-            (_M_TRIM_THRESHOLD, 256 << 20),
-            (_M_TOP_PAD, 64 << 20),
-        ):
-            mallopt(option, value)
 
 
 def _answer(channel: socket.socket, order: wire.Facts, data: bytearray) -> None:

@@ -22,6 +22,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from engine.checkpoint import load_state, new_state, save_state
 from engine.errors import EngineError, TrainingError
 from engine.fit import Teacher, World, epochs, recorded_for
+from engine.freed_memory import ACTIVATIONS, HUGE_PAGES, keep_freed_memory
 from engine.models import ModelFacts, frozen, save_weights
 from engine.recipe import Recipe, model_of, recipe_from_facts
 from engine.recorded import RecordedTeacher
@@ -83,6 +84,7 @@ def _trainer(config: dict[str, Any], workers: Workers) -> TorchTrainer:
         ),
         run_config=RunConfig(
             name="checkpoints",
+            worker_runtime_env={"env_vars": HUGE_PAGES},
             storage_path=f"{config['run']}/ray",  # an absolute path: Ray takes no other
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=0),
@@ -92,6 +94,7 @@ def _trainer(config: dict[str, Any], workers: Workers) -> TorchTrainer:
 
 def _train_worker(config: dict[str, Any]) -> None:
     """One worker: every rank trains, rank 0 writes."""
+    keep_freed_memory(ACTIVATIONS)
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     recipe = recipe_from_facts(config["recipe"])

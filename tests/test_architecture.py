@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "budget",
             "covariates",
             "dicom",
+            "freed_memory",
             "geometry",
             "labels",
             "manifest",

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.boxes import Box, Crop, whole_image, write_boxes
-from engine.instance import prepare
 from engine.isolation import Isolation
 from engine.preprocess import Picture, View, apply_to_picture, cropped, erased
 from engine.reading import Reading, reading_from_facts
@@ -18,6 +17,7 @@ from engine.shard import ReadSpec, read_shard
 from engine.tasks.hand_age import HAND_AGE
 from jobs.ingest import chosen_crop
 from tests import dicom_fixture
+from tests.prepared import prepare
 from tests.story import osteoray
 
 SALT = b"0123456789abcdef"

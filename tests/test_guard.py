@@ -26,7 +26,7 @@ from engine.errors import (
     OverLimitError,
     SopClassFilteredError,
 )
-from engine.instance import InputRule, prepare
+from engine.instance import InputRule
 from engine.preprocess import View
 from tests.dicom_fixture import (
     BIG_ENDIAN,
@@ -44,6 +44,7 @@ from tests.dicom_fixture import (
     picture,
     rle_frame,
 )
+from tests.prepared import prepare
 
 SALT = b"s" * 32
 RULE = InputRule(sop_classes=(DX_FOR_PRESENTATION,), view=View(size_HW=(112, 112)))

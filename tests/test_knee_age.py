@@ -14,7 +14,7 @@ from engine import books, sources
 from engine.covariates import columns
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.errors import BodyPartError, TrainingError
-from engine.instance import Instance, prepare
+from engine.instance import Instance
 from engine.labels import read_labels
 from engine.manifest import sha256_of_facts, write_json
 from engine.models import AgeNet, ModelFacts, load_start, save_weights
@@ -25,6 +25,7 @@ from engine.shard import ReadSpec, read_shard
 from engine.tasks import TASKS, task_named
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
+from tests.prepared import prepare
 from tests.training_fixture import BACKBONE, SIZE, disc, small_view
 
 torch.set_num_threads(1)

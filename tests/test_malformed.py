@@ -14,8 +14,9 @@ from engine.dicom import header as elements
 from engine.dicom.guard import DataSet, Limits, parse
 from engine.dicom.pixels import stored_values
 from engine.errors import FilteredError, InstanceError
-from engine.instance import InputRule, Instance, prepare
+from engine.instance import InputRule, Instance
 from engine.preprocess import View
+from tests.prepared import prepare
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 VIEW = View(size_HW=(112, 112))

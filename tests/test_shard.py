@@ -16,11 +16,12 @@ import pytest
 from engine import books, schema, sources
 from engine.dicom.guard import Limits
 from engine.dicom.write import Facts, uid_from, write_instance
-from engine.instance import InputRule, prepare
+from engine.instance import InputRule
 from engine.labels import Labels
 from engine.preprocess import View
 from engine.shard import ReadSpec, read_shard
 from engine.tasks.hand_age import HAND_AGE
+from tests.prepared import prepare
 
 CANARIES = {
     "PatientName": "Canary^Name",
