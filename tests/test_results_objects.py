@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import highdicom.sr as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.sr._concepts_dict import concepts
 
 from engine.dicom.identity import identity
 from engine.errors import HeaderError
@@ -175,3 +177,28 @@ def test_each_task_with_a_quantity_has_a_report(task: str, tmp_path: Path) -> No
     model = Model(sha256="cd" * 32, task=task, name=task, version="1", scored_at=MODEL.scored_at)
     data = sr.report(SCORED, model, identity(source()))
     assert complaints(["dciodvfy"], data, tmp_path / "object.dcm") == []
+
+
+def coded(data_set: pydicom.Dataset) -> set[tuple[str, str, str]]:
+    """Every coded concept of an object: scheme, value, meaning."""
+    found: set[tuple[str, str, str]] = set()
+    data_set.walk(
+        lambda at, element: (
+            found.add((at.CodingSchemeDesignator, at.CodeValue, at.CodeMeaning))
+            if element.keyword == "CodeValue"
+            else None
+        )
+    )
+    return found
+
+
+@pytest.mark.parametrize("task", QUANTITIES)
+def test_codes_of_the_standard_mean_what_the_standard_says(task: str) -> None:
+    model = dataclasses.replace(MODEL, task=task)
+    said = coded(read(sr.report(SCORED, model, identity(source()))))
+    assert {scheme for scheme, _, _ in said} == {"DCM", "LN", "RFC5646", "SCT", "UCUM", sr.SCHEME}
+    for scheme, value, meaning in said:
+        if scheme in {"DCM", "SCT"}:
+            assert meaning in {entry[value][0] for entry in concepts[scheme].values() if value in entry}
+    # Of LOINC, pydicom has an extract only; these two are as loinc.org has them.
+    assert {("LN", "85151-9", "XR Bone age"), ("LN", "24724-7", "XR Bones Views for bone age")} <= said
