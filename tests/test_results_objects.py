@@ -200,5 +200,5 @@ def test_codes_of_the_standard_mean_what_the_standard_says(task: str) -> None:
     for scheme, value, meaning in said:
         if scheme in {"DCM", "SCT"}:
             assert meaning in {entry[value][0] for entry in concepts[scheme].values() if value in entry}
-    # Of LOINC, pydicom has an extract only; these two are as loinc.org has them.
+    # Of LOINC, pydicom has an extract only, without these two.
     assert {("LN", "85151-9", "XR Bone age"), ("LN", "24724-7", "XR Bones Views for bone age")} <= said
