@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from engine import books, sources
 from engine.instance import InputRule
-from engine.pipeline import ingest
+from engine.pipeline import Watch, ingest
 from engine.preprocess import View
 from engine.shard import ReadSpec, read_shard
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
@@ -47,10 +47,10 @@ def by_pool(pool: ProcessPoolExecutor, plan: pa.Table, spec: ReadSpec) -> float:
     return time.perf_counter() - started
 
 
-def by_ray(plan: pa.Table, spec: ReadSpec) -> float:
+def by_ray(plan: pa.Table, spec: ReadSpec, readers: int) -> float:
     """Seconds of Ray Data."""
     started = time.perf_counter()
-    ingest(plan, spec)
+    ingest(plan, spec, Watch(readers=readers))
     assert not books.missing_shards(spec.folder, plan)
     return time.perf_counter() - started
 
@@ -88,7 +88,9 @@ def main() -> None:
                 placed = replace(spec, folder=folder)
                 folder.mkdir()
                 books.write_plan(folder, used)
-                passed = by_pool(pool, used, placed) if name == "pool" else by_ray(used, placed)
+                passed = (
+                    by_pool(pool, used, placed) if name == "pool" else by_ray(used, placed, options.workers)
+                )
                 shutil.rmtree(folder)
                 if turn:
                     spent.append(passed)

@@ -40,7 +40,7 @@ from benchmarks.process_tree import peak_mib
 from benchmarks.verb import finish, start, told
 from engine import books, covariates, schema, sources
 from engine.bundle import Bundle, open_bundle
-from engine.pipeline import ScoreSpec
+from engine.pipeline import ScoreSpec, Watch
 from engine.pipeline import score as score_shards
 from engine.predict import open_predictor
 from engine.shard import ReadSpec, read_shard
@@ -109,7 +109,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             placed.folder.mkdir()
             books.write_plan(placed.folder, used)
             started = time.perf_counter()
-            assert score_shards(used, placed, scoring).ended == used.num_rows
+            assert score_shards(used, placed, scoring, Watch(readers=CORES)).ended == used.num_rows
             scored = used.num_rows / (time.perf_counter() - started)
             if turn:
                 for name, value in (("decode", decoded), ("predict", predicted), ("pipeline", scored)):

@@ -46,7 +46,7 @@ NEARLY_S = 0.05
 """In half of the trials the second starter is let go up to so much later."""
 _SHARD = 1_000_000
 _STARTS = frozenset({"started", "taken_over"})
-_WORKS = ("read_rows", "ingest_shard", "Scorer")
+_WORKS = ("Reader", "Scorer")
 """In the titles of Ray's processes: what the stages of a pipeline are called."""
 
 _STARTER = """

@@ -1,7 +1,7 @@
 """Ray Data: archive -> samples, and archive -> predictions. The only door to ``ray.data``.
 
 The unit of work and of resumption is a shard of the plan. Ray streams shards through a fixed number of
-tasks and actors, so memory does not grow with the archive; only Arrow travels between them.
+actors, so memory does not grow with the archive; only Arrow travels between them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext
 
 from engine import books
 from engine.bundle import open_bundle
@@ -32,6 +32,7 @@ from engine.scoring import Scorer, result_tables
 from engine.shard import ReadSpec, read_rows, read_shard
 
 OnProgress = Callable[[int, int], None]
+Read = Callable[[pa.Table, ReadSpec], pa.Table]
 
 # A reader takes nearly a core; what is left of each core is the predictor's share, since on a CPU site the
 # compiled student is many times faster than decoding.
@@ -58,7 +59,7 @@ class ScoreSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """Who is told what a run does, and may end it: tasks in hand then have ``grace_s`` to come to their end.
+    """Who is told what a run does, and may end it: shards in hand then have ``grace_s`` to come to their end.
 
     ``on_shard`` hears the number of a committed shard and its rows by table; ``on_failed`` the number of
     quarantined rows as soon as they come in.
@@ -69,8 +70,8 @@ class Watch:
     on_failed: Callable[[int], None] = lambda count: None
     is_stopping: Callable[[], bool] = lambda: False
     grace_s: float = 20.0
-    readers: int | None = None
-    """At most so many tasks at once; None is as many as there are cores."""
+    readers: int = 1
+    """Actors that read and decode, each nearly a core."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +99,7 @@ def ingest(plan: pa.Table, spec: ReadSpec, watch: Watch | None = None) -> int:
     tally = _Tally(plan, missing, watching.on_progress)
     if not missing:
         return 0
-    for batch in _tables(_per_shard(missing, _ingest_shard, spec, watching), watching):
+    for batch in _tables(_per_shard(missing, _ingest_shard, spec, watching.readers), watching):
         for row in batch.to_pylist():
             if row["errno"] == ESTALE:
                 raise LeaseLostError(f"another run took {spec.folder} over: this one ends, that one goes on")
@@ -128,7 +129,7 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
     if not missing:
         return work
     rows_of_shard = {row["values"]: row["counts"] for row in plan["shard"].value_counts().to_pylist()}
-    rows = _per_shard(missing, _read_rows, spec, watching).map_batches(
+    rows = _per_shard(missing, _read_rows, spec, watching.readers).map_batches(
         _Scorer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
         num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
         fn_constructor_kwargs={"scoring": scoring},
@@ -186,14 +187,16 @@ def _shards(missing: list[int]) -> ray.data.Dataset:
     return ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
 
 
-def _per_shard(
-    missing: list[int], read: Callable[[pa.Table, ReadSpec], pa.Table], spec: ReadSpec, watch: Watch
-) -> ray.data.Dataset:
-    """A task for each missing shard that runs ``read`` on its number."""
-    function: Any = read  # Ray's own annotation knows only functions of one argument
+def _per_shard(missing: list[int], read: Read, spec: ReadSpec, readers: int) -> ray.data.Dataset:
+    """A row for each missing shard, through actors that run ``read`` on its number.
+
+    Actors stay, where Ray ends the idle processes of tasks once a node has more of them than cores. Each gets
+    its next shard when it has done one: none waits behind another while a reader is idle.
+    """
     return _shards(missing).map_batches(
-        function, batch_size=1, batch_format="pyarrow", num_cpus=_READER_CPUS, fn_kwargs={"spec": spec},
-        compute=TaskPoolStrategy(size=watch.readers),
+        _Reader, batch_size=1, batch_format="pyarrow", num_cpus=_READER_CPUS,
+        compute=ActorPoolStrategy(size=min(readers, len(missing)), max_tasks_in_flight_per_actor=1),
+        fn_constructor_kwargs={"read": read, "spec": spec},
     )  # fmt: skip
 
 
@@ -232,7 +235,7 @@ _INGESTED = ("samples", "filtered", "quarantine")
 
 
 def _ingest_shard(batch: pa.Table, spec: ReadSpec) -> pa.Table:
-    """Task: read, decode, preprocess and commit one shard; gives its number and rows by table.
+    """Read, decode, preprocess and commit one shard; gives its number and rows by table.
 
     What the disk refuses travels as ``errno``: an exception would reach the driver wrapped and cut by Ray.
     """
@@ -250,7 +253,7 @@ def _ingest_shard(batch: pa.Table, spec: ReadSpec) -> pa.Table:
 
 
 def _read_rows(batch: pa.Table, spec: ReadSpec) -> pa.Table:
-    """Task: read, decode and preprocess one shard; images travel as bytes, ``table`` is where a row ends.
+    """Read, decode and preprocess one shard; images travel as bytes, ``table`` is where a row ends.
 
     No rows at all where the run has been asked to stop.
     """
@@ -266,6 +269,16 @@ def _read_rows(batch: pa.Table, spec: ReadSpec) -> pa.Table:
 def _with_share(rows: pa.Table, name: str, spent_s: float) -> pa.Table:
     """Each row with its share of the seconds that were spent on all."""
     return rows.append_column(name, pa.repeat(pa.scalar(spent_s / max(rows.num_rows, 1)), rows.num_rows))
+
+
+class _Reader:
+    """Actor: runs ``read`` on the number of each shard that it is given."""
+
+    def __init__(self, read: Read, spec: ReadSpec) -> None:
+        self._read, self._spec = read, spec
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return self._read(batch, self._spec)
 
 
 class _Scorer:

@@ -19,7 +19,7 @@ from engine.labels import read_labels
 from engine.manifest import code_version, sha256_of_facts, sha256_of_file
 from engine.shard import ReadSpec
 from engine.tasks import task_named
-from jobs.cluster_session import start_ray
+from jobs.cluster_session import cluster_cores, start_ray
 from jobs.console import QUARANTINED, finish, progress
 from jobs.dry_run import dry_run as survey_only
 from jobs.plan import begun_plan, require_apart
@@ -217,7 +217,7 @@ def _ingest(spec: ReadSpec, run: Run, plan: pa.Table) -> dict[str, int]:
         with progress("ingest") as report, run.draining():
             watch = Watch(
                 on_progress=report, on_shard=run.on_shard, on_failed=run.on_failed,
-                is_stopping=run.is_stopping, readers=run.terms.readers,
+                is_stopping=run.is_stopping, readers=run.terms.readers or cluster_cores(),
             )  # fmt: skip
             ingest_shards(plan, spec, watch)
     run.require_whole(plan)

@@ -220,6 +220,7 @@ class _Scoring:
         start_ray()
         cores = cluster_cores()
         actors = max(cores // CORES_PER_PREDICTOR, 1)
+        readers = self.run.terms.readers or cores
         scoring = ScoreSpec(
             bundles=tuple(bundle.folder.resolve() for bundle in self.bundles),
             engines=tuple(bundle.engine for bundle in self.bundles),
@@ -231,7 +232,7 @@ class _Scoring:
         with progress("score") as report, run.draining():
             watch = Watch(
                 on_progress=report, on_shard=run.on_shard, on_failed=run.on_failed,
-                is_stopping=run.is_stopping, readers=run.terms.readers,
+                is_stopping=run.is_stopping, readers=readers,
             )  # fmt: skip
             work = score_shards(plan, spec, scoring, watch)
         wall_s = time.perf_counter() - started
@@ -240,7 +241,7 @@ class _Scoring:
             "images_per_second": round(work.ended / wall_s, 1),
             "scored_this_run": work.ended,
             "reused": work.reused,
-            **stages(work, wall_s, readers=run.terms.readers or cores, actors=actors),
+            **stages(work, wall_s, readers=readers, actors=actors),
         }
 
     def _index(self) -> Path | None:
