@@ -108,16 +108,17 @@ def _taps(facts: ModelFacts) -> tuple[int, int]:
     """The places of the two deepest maps among those that timm's trunk can give."""
     if not facts.stages:
         return -2, -1
-    deepest = len(timm.create_model(facts.backbone, features_only=True).feature_info) - 1
-    if not 2 <= facts.stages <= deepest + 1:  # noqa: PLR2004
-        raise UsageError(f"stages is 0 or 2 to {deepest + 1} with {facts.backbone}, not {facts.stages}")
+    whole: Any = timm.create_model(facts.backbone, features_only=True)
+    most = len(whole.feature_info)
+    if not 2 <= facts.stages <= most:  # noqa: PLR2004
+        raise UsageError(f"stages is 0 or 2 to {most} with {facts.backbone}, not {facts.stages}")
     return facts.stages - 2, facts.stages - 1
 
 
 def _cut(trunk: nn.Module) -> None:
     """Drop the blocks after the deepest map: timm does, but for its networks of numbered blocks."""
-    *_, deepest = trunk.feature_info.module_name()  # type: ignore[union-attr]
-    name, _, place = deepest.partition(".")
+    feature_info: Any = trunk.feature_info
+    name, _, place = feature_info.module_name()[-1].partition(".")
     if isinstance(blocks := getattr(trunk, name, None), nn.Sequential) and place.isdigit():
         setattr(trunk, name, blocks[: int(place) + 1])
 

@@ -84,7 +84,7 @@ def _trainer(config: dict[str, Any], workers: Workers) -> TorchTrainer:
         ),
         run_config=RunConfig(
             name="checkpoints",
-            worker_runtime_env={"env_vars": HUGE_PAGES},
+            worker_runtime_env={"env_vars": HUGE_PAGES},  # type: ignore[call-arg]  # Ray's types lag
             storage_path=f"{config['run']}/ray",  # an absolute path: Ray takes no other
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=0),
