@@ -100,6 +100,8 @@ def s3_bucket(content: dict[str, bytes], patch: pytest.MonkeyPatch) -> Iterator[
     server.start()
     host, port = server.get_host_and_port()
     address = f"http://{host}:{port}"
+    # All servers of a process share one store.
+    urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST")).close()
     for name, value in (
         ("AWS_ENDPOINT_URL", address), ("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"),
         ("AWS_REGION", "us-east-1"), ("AWS_EC2_METADATA_DISABLED", "true"),
