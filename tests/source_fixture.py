@@ -122,6 +122,20 @@ KEPT = frozenset({"Content-Length", "Content-Type", "Last-Modified", "ETag", "Co
 
 
 @contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """An HTTP server on a free port of 127.0.0.1; gives the port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def between(address: str, failing: Callable[[str], Failure | None]) -> Iterator[str]:
     """A server that hands requests on to the one at ``address``; ``failing`` may have its own for a path."""
 
@@ -155,15 +169,8 @@ def between(address: str, failing: Callable[[str], Failure | None]) -> Iterator[
         def log_message(self, *words: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def free_port() -> int:

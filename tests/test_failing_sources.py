@@ -50,34 +50,39 @@ SICKNESSES: dict[str, Callable[[bytes], Reply]] = {
 }
 
 
+def require_rows_back(root: Path, source: str, heal: Callable[[], object]) -> None:
+    """A night with a sick source, then one with the healed."""
+    read = partial(read_from, source)
+    counts = night(root, source=source, read=read)
+    assert (counts["planned"], counts["quarantined"]) == (COUNT, len(SICK))
+    assert set(books.quarantined(root / "out")["reason"].to_pylist()) == {"source_read"}
+    heal()
+    counts = night(root, retry("source_read"), source=source, read=read)
+    assert (counts["planned"], counts["samples"]) == (COUNT + len(SICK), COUNT)
+    assert not books.quarantined(root / "out").num_rows
+    assert proof.verify(root / "out") == counts
+
+
 @pytest.mark.parametrize("sickness", SICKNESSES)
 def test_a_server_that_fails_costs_rows_that_a_retry_gets_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sickness: str
 ) -> None:
     patience = partial(web.Patience, attempts=2, first_wait_s=0.01, all_s=5.0, timeout_s=0.4)
     monkeypatch.setattr(web, "Patience", patience)
-    is_sick = [True]
+    is_sick = {True}
 
     def answer(path: str, query: dict[str, str], headers: dict[str, str]) -> Reply:
         number = int(path.rpartition(".")[2]) if "/instances/" in path else 0
         if not number:
             return listing(path, query)
         body = b"--b1\r\nContent-Type: application/dicom\r\n\r\n" + instance(number) + b"\r\n--b1--"
-        is_failing = is_sick[0] and number in SICK
+        is_failing = bool(is_sick) and number in SICK
         return SICKNESSES[sickness](body) if is_failing else (200, {"Content-Type": KIND}, body)
 
     with ExitStack() as stack:
         source = stack.enter_context(serving(answer))
         stack.callback(release)
-        read = partial(read_from, source)
-        counts = night(tmp_path, source=source, read=read)
-        assert (counts["planned"], counts["quarantined"]) == (COUNT, len(SICK))
-        assert set(books.quarantined(tmp_path / "out")["reason"].to_pylist()) == {"source_read"}
-        is_sick[0] = False
-        counts = night(tmp_path, retry("source_read"), source=source, read=read)
-    assert (counts["planned"], counts["samples"]) == (COUNT + len(SICK), COUNT)
-    assert not books.quarantined(tmp_path / "out").num_rows
-    assert proof.verify(tmp_path / "out") == counts
+        require_rows_back(tmp_path, source, heal=is_sick.clear)
 
 
 def refusing(status: int, code: str) -> Failure:
@@ -116,15 +121,7 @@ def test_an_object_store_that_fails_costs_rows_that_a_retry_gets_back(
         ill = stack.enter_context(between(os.environ["AWS_ENDPOINT_URL"], failing.get))
         monkeypatch.setenv("AWS_ENDPOINT_URL", ill)
         stack.callback(release)
-        read = partial(read_from, source)
-        counts = night(tmp_path, source=source, read=read)
-        assert (counts["planned"], counts["quarantined"]) == (COUNT, len(SICK))
-        assert set(books.quarantined(tmp_path / "out")["reason"].to_pylist()) == {"source_read"}
-        failing.clear()
-        counts = night(tmp_path, retry("source_read"), source=source, read=read)
-    assert (counts["planned"], counts["samples"]) == (COUNT + len(SICK), COUNT)
-    assert not books.quarantined(tmp_path / "out").num_rows
-    assert proof.verify(tmp_path / "out") == counts
+        require_rows_back(tmp_path, source, heal=failing.clear)
 
 
 def test_a_server_that_cannot_be_listed_leaves_nothing_that_is_in_the_way(

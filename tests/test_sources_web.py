@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -15,6 +14,7 @@ from engine.errors import EngineError, OverLimitError, SourceReadError, StorageE
 from engine.sources.dicomweb import DicomWeb
 from engine.sources.multipart import single_part
 from engine.sources.web import Patience
+from tests.source_fixture import listening
 
 Reply = tuple[int, dict[str, str], bytes]
 QUICK = Patience(attempts=4, first_wait_s=0.01, timeout_s=5)
@@ -41,15 +41,8 @@ def serving(answer: Callable[[str, dict[str, str], dict[str, str]], Reply]) -> I
         def log_message(self, *words: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"dicomweb+http://127.0.0.1:{server.server_port}/web"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Handler) as port:
+        yield f"dicomweb+http://127.0.0.1:{port}/web"
 
 
 @contextmanager
