@@ -45,7 +45,7 @@ def planning() -> Iterator[Callable[[int], None]]:
         yield lambda listed: report(listed, 0)
 
 
-QUARANTINED = 3
+PARTIAL = 3
 """Exit code: done, and some files were quarantined or some results not delivered."""
 
 

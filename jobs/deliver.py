@@ -9,9 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import SinkError
-from jobs.console import finish, progress
-
-SOME_FAILED = 3
+from jobs.console import PARTIAL, finish, progress
 
 
 def deliver(
@@ -39,7 +37,7 @@ def deliver(
     under a result's UID there is never a second object. Exit code 3 says that some objects failed.
     """
     counts = delivered(scores, to, maps=maps, retry=tuple(retry or ()), threads=threads)
-    finish("deliver", {"to": to, **counts}, as_json=json, exit_code=SOME_FAILED if is_partial(counts) else 0)
+    finish("deliver", {"to": to, **counts}, as_json=json, exit_code=PARTIAL if is_partial(counts) else 0)
 
 
 def is_partial(counts: Mapping[str, Any]) -> bool:

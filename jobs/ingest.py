@@ -20,7 +20,7 @@ from engine.manifest import code_version, sha256_of_facts, sha256_of_file
 from engine.shard import ReadSpec
 from engine.tasks import task_named
 from jobs.cluster_session import cluster_cores, start_ray
-from jobs.console import QUARANTINED, finish, progress
+from jobs.console import PARTIAL, finish, progress
 from jobs.dry_run import dry_run as survey_only
 from jobs.plan import begun_plan, require_apart
 from jobs.running import (
@@ -122,7 +122,7 @@ def ingest(
             deidentified.begin(deidentified_to)
         counts, speed = run_ingest(spec, manifest, shard_size, run, incremental=incremental)
     exported = deidentified.counts(out) if deidentified_to else {}
-    code = QUARANTINED if counts["quarantined"] else 0
+    code = PARTIAL if counts["quarantined"] else 0
     finish("ingest", {"out": str(out), **counts, **exported, **speed}, as_json=json, exit_code=code)
 
 

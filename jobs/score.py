@@ -20,7 +20,7 @@ from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_fa
 from engine.predict import choose_engine
 from engine.shard import ReadSpec
 from jobs.cluster_session import cluster_cores, start_ray
-from jobs.console import QUARANTINED, finish, progress
+from jobs.console import PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
 from jobs.plan import begun_plan, require_apart
@@ -119,7 +119,7 @@ def score(
     ended: dict[str, Any] = {"audit_sha256": read_json(out / MANIFEST_NAME).get(books.AUDIT_HEAD)}
     sent = delivered_to_all(out, deliver or ())
     ended |= {"delivered": sent} if sent else {}
-    code = QUARANTINED if counts["quarantined"] or any(map(is_partial, sent.values())) else 0
+    code = PARTIAL if counts["quarantined"] or any(map(is_partial, sent.values())) else 0
     finish("score", {"out": str(out), **counts, **speed, **ended}, as_json=json, exit_code=code)
 
 
