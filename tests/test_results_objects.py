@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
+import highdicom._standard_utils as standard
 import highdicom.sr as hd
 import numpy as np
 import pydicom
@@ -133,6 +134,21 @@ def test_a_source_without_a_study_gives_no_result(keyword: str) -> None:
 @pytest.mark.parametrize("kind", uids.KINDS)
 def test_the_same_row_gives_the_same_bytes(kind: str) -> None:
     assert made(kind, source()) == made(kind, source())
+
+
+@pytest.mark.parametrize("kind", uids.KINDS)
+def test_an_object_holds_what_the_standard_demands_and_nothing_foreign(kind: str) -> None:
+    """By the module tables of PS3.3 that come with highdicom, which leave conditions out."""
+    result = read(made(kind, source()))
+    modules = standard.get_iod_module_map()[standard.get_sop_class_iod_map()[result.SOPClassUID]]
+    mandatory = {entry["key"] for entry in modules if entry["usage"] == "M"}
+    # Items of every value type share one table there, so that each would have to be all of them at once.
+    for module in mandatory - {"sr-document-content"}:
+        standard.check_required_attributes(result, module)
+    rows = [row for entry in modules for row in standard.get_module_attribute_map()[entry["key"]]]
+    types = {row["keyword"]: row["type"] for row in rows if not row["path"]}
+    assert {element.keyword for element in result} - set(types) == set()
+    assert [e.keyword for e in result if types[e.keyword] == "1" and e.is_empty] == []
 
 
 @pytest.mark.parametrize("kind", uids.KINDS)
