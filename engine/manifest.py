@@ -20,7 +20,7 @@ MANIFEST_NAME = "manifest.json"
 
 
 @contextmanager
-def replacing(path: Path, staging: Path | None = None) -> Iterator[Path]:
+def replacing(path: Path, staging: Path | None = None, mode: int = 0o644) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place, durably, when the block ends well.
 
     Where a lease is held, ``staging`` is its folder on the same file system: the temporary path lies there,
@@ -36,7 +36,7 @@ def replacing(path: Path, staging: Path | None = None) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
         sync(path.parent)
     finally:

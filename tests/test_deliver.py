@@ -91,6 +91,18 @@ def test_a_folder_gets_each_result_once(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, "others can read who the patient is"
 
 
+def test_what_a_killed_delivery_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    scores, to = scored_archive(tmp_path, count=1), tmp_path / "results"
+    to.mkdir()
+    left, under_way, foreign = to / ".1.2.3.dcm.k3zq", to / ".1.2.4.dcm.9fd_", to / ".keep"
+    for path in (left, under_way, foreign):
+        path.write_bytes(b"half")
+    for path in (left, foreign):
+        os.utime(path, (0, 0))
+    deliver(scores, str(to), Options())
+    assert {path.name for path in to.glob(".*")} == {under_way.name, foreign.name}
+
+
 def test_the_outbox_and_the_scores_hold_no_identity(tmp_path: Path) -> None:
     scores = scored_archive(tmp_path, count=2)
     deliver(scores, str(tmp_path / "results"), BOTH)
