@@ -4,6 +4,7 @@
     python -m benchmarks.score memory ARCHIVE --model BUNDLE [--counts 1000 10000 100000]
     python -m benchmarks.score planning ARCHIVE [--count 1000000]
     python -m benchmarks.score rerun ARCHIVE --model BUNDLE
+    python -m benchmarks.score eta ARCHIVE --model BUNDLE [--count 10000]
 
 ``throughput``: images per second of a process pool that only reads and decodes, of one that only predicts,
 and of the pipeline that does all and commits, in turns on the same cores with what each needs to start
@@ -12,6 +13,7 @@ can be faster than ``parts`` = 1 / (1 / decode + 1 / predict).
 ``memory``: largest proportional set size of the verb and all its processes over so many links to the files.
 ``planning``: seconds and memory of listing so many links and writing the plan.
 ``rerun``: the same command again over a finished folder, and into another folder with ``--reuse``.
+``eta``: what the progress lines promise against what came, over so many links, from 5 % done on.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -49,6 +52,8 @@ from jobs.cluster_session import start_ray
 CORES = os.cpu_count() or 1
 SHARD_SIZE = 256
 FILES_PER_FOLDER = 500
+PROMISE = re.compile(r"\((\d+)%\).*?(?:(\d+) h )?(?:(\d+) min)?(?: ?(\d+) s)? left")
+FROM_PERCENT = 5
 BATCHES = 8
 """Batches that each process of the predicting pool scores in a turn."""
 
@@ -204,7 +209,40 @@ def rerun(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-MEASURES = {"throughput": throughput, "memory": memory, "planning": planning, "rerun": rerun}
+def eta(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """How far the promised time left is from the real one, by progress line."""
+    archive, out = linked(options.archive, scratch / "archive", options.count), scratch / "out"
+    process, log = start(words(options, archive), out), out.with_suffix(".log")
+    lines: list[tuple[float, str]] = []
+    with log.open() as stream:
+        while process.poll() is None:
+            time.sleep(0.1)
+            lines += [(time.monotonic(), line) for line in stream]
+    began_s = next(at_s for at_s, line in lines if line.startswith("score: 0/"))
+    ended_s = next(at_s for at_s, line in lines if line.startswith("score: done"))
+    apart = []
+    for at_s, line in lines:
+        promise = PROMISE.search(line)
+        if promise and int(promise[1]) >= FROM_PERCENT:
+            hours, minutes, seconds = (int(number or 0) for number in promise.groups()[1:])
+            left_s = hours * 3600 + minutes * 60 + seconds
+            apart.append((left_s - (ended_s - at_s), ended_s - at_s))
+    whole_s = ended_s - began_s
+    return {
+        "instances": options.count,
+        "seconds": round(whole_s, 1),
+        "lines": len(apart),
+        "worst_of_whole": round(max(abs(off_s) for off_s, _ in apart) / whole_s, 3),
+        "within_20_percent_of_rest": round(
+            statistics.mean(abs(off_s) <= 0.2 * left_s for off_s, left_s in apart), 3
+        ),
+        "first": [round(number, 1) for number in apart[0]],
+    }
+
+
+MEASURES = {
+    "throughput": throughput, "memory": memory, "planning": planning, "rerun": rerun, "eta": eta,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -217,10 +255,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="bundle")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--count", type=int, help="links; a million for planning, 10,000 for eta")
     options = parser.parse_args()
     if options.model is None and options.what != "planning":
         parser.error("--model is needed")
+    options.count = options.count or {"planning": 1_000_000}.get(options.what, 10_000)
     # Beside the archive: hard links do not cross file systems.
     with tempfile.TemporaryDirectory(dir=options.archive.resolve().parent) as scratch:
         print(json.dumps({options.what: MEASURES[options.what](options, Path(scratch))}))
