@@ -90,7 +90,7 @@ def score(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
-    """Score an archive. Every file ends as scored, filtered or quarantined, with a reason code.
+    """Score an archive. Every file ends as scored, filtered, abstained or quarantined, with a reason code.
 
     With several bundles of different tasks, an instance goes to the one that its header fits; fit several, to
     one that names its body part, else to the first named. The column `route` says which of these it was.

@@ -17,8 +17,13 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from engine.bundle import open_bundle
 from engine.manifest import read_json
 from engine.phantom.faults import FAULTS as KINDS
+from engine.shard import ReadSpec
+from jobs.running import running
+from jobs.score import Request, run_score, score_manifest
+from tests.breaking_child import broken, isolation
 from tests.story import COUNT, FAULTS, QUICK, SHARD_SIZE, Story, column, osteoray
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # the story is told in the first test
@@ -119,6 +124,28 @@ def test_killed_score_resumes_without_lost_or_double_rows(story: Story, tmp_path
     rows = column(out, "predictions", names)
     assert len(rows) == COUNT
     assert {row["sop_instance_uid"]: row for row in rows} == by_uid
+
+
+def test_files_that_break_the_decoder_cost_their_rows_and_no_run(story: Story, tmp_path: Path) -> None:
+    good = [path for path in sorted(story.archive.rglob("*.dcm")) if path.stat().st_size > 10_000][:8]
+    for number, path in enumerate(good):
+        way = {2: "segfault", 5: "balloon"}.get(number)
+        data = path.read_bytes()
+        (tmp_path / "archive").mkdir(exist_ok=True)
+        (tmp_path / "archive" / f"{number}.dcm").write_bytes(broken(data, way) if way else data)
+    bundle, out = open_bundle(story.bundle), tmp_path / "scores"
+    spec = ReadSpec(
+        source=str(tmp_path / "archive"), folder=out, rule=bundle.rule, salt=b"s" * 32, isolation=isolation()
+    )
+    with running(out) as run:
+        counts, _ = run_score(
+            spec, score_manifest(spec.source, [bundle], 4), (bundle,), run, Request(shard_size=4)
+        )
+    assert counts["quarantined"] == 2
+    assert counts["scored"] + counts["abstained"] + counts["filtered"] == 6
+    rows = {row["path"]: row["reason"] for row in column(out, "quarantine", ["path", "reason"])}
+    assert rows == {"2.dcm": "decoder_crash", "5.dcm": "decoder_memory"}
+    assert osteoray("verify", out).code == 0
 
 
 def test_killed_training_goes_on_from_its_checkpoint(story: Story, tmp_path: Path) -> None:
