@@ -35,6 +35,9 @@ def report(
     images: Annotated[
         bool, typer.Option(help="Show cases as pictures: reads a dozen files of the archive again.")
     ] = True,
+    names: Annotated[
+        bool, typer.Option("--names", help="Say what files are called: a name may be that of a patient.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
     """Write tables, plots and the cases worth a look as one HTML page that needs no network.
@@ -51,7 +54,7 @@ def report(
     if of_run:
         page = run_report(folder, compare=runs)
     else:
-        page = score_page(folder, labels=labels, compare=runs, images=images)
+        page = score_page(folder, labels=labels, compare=runs, images=images, has_names=names)
     place = out or folder / REPORT_NAME
     with replacing(place) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -59,12 +62,19 @@ def report(
     finish("report", {"report": str(place), "kind": kind, "bytes": place.stat().st_size}, as_json=json)
 
 
-def score_page(folder: Path, *, labels: Path | None, compare: Mapping[str, Path], images: bool = True) -> str:
+def score_page(
+    folder: Path,
+    *,
+    labels: Path | None,
+    compare: Mapping[str, Path],
+    images: bool = True,
+    has_names: bool = False,
+) -> str:
     """The page of a score folder, with pictures read again from its archive unless ``images`` is false."""
     from engine.report.build import score_report
 
     reader = image_reader(folder) if images else None
-    return score_report(folder, labels=labels, compare=compare, load_image=reader)
+    return score_report(folder, labels=labels, compare=compare, load_image=reader, has_names=has_names)
 
 
 def _named_runs(words: Sequence[str]) -> dict[str, Path]:

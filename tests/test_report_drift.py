@@ -83,7 +83,8 @@ def test_changes_between_two_models_are_joined_by_uid(tmp_path: Path) -> None:
     assert changes.rows[0].beyond == pytest.approx((0.6, 0.4, 0.0))  # 10, 15, 20; 15, 20
     assert [mover.change for mover in changes.movers] == [20.0, 15.0, 10.0, 5.0, 0.0]
     assert changes.moved == [("scored", "scored", 5), ("scored", "abstained", 1)]
-    assert "1.4.dcm" in page
+    assert "…1.4" in page
+    assert ".dcm" not in page  # a file may be called as the patient is
 
 
 def test_compare_takes_score_folders_too(tmp_path: Path) -> None:

@@ -85,11 +85,15 @@ class Books:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejects:
-    """One table of instances that were not scored: by reason, and the first files."""
+    """One table of instances that were not scored: by reason, and the first files.
+
+    A file is named by its row in the plan or, where ``has_names``, by its path in the archive.
+    """
 
     total: int
     reasons: list[ReasonRow]
     files: list[dict[str, Any]]
+    has_names: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +130,12 @@ class Looks:
 
 
 def score_report(
-    folder: Path, *, labels: Path | None, compare: Mapping[str, Path], load_image: LoadImage | None
+    folder: Path,
+    *,
+    labels: Path | None,
+    compare: Mapping[str, Path],
+    load_image: LoadImage | None,
+    has_names: bool = False,
 ) -> str:
     """The page of a score folder; each of its models has sections of its own.
 
@@ -135,6 +144,7 @@ def score_report(
         labels: label table; with a split column only its held-out rows count for accuracy.
         compare: name -> run folder, for the table of models.
         load_image: reads an image of the archive again for the case pictures; None leaves them out.
+        has_names: whether the page says what files are called, which may be what patients are called.
 
     Raises:
         UsageError: the folder or the label table is not what it should be.
@@ -151,9 +161,9 @@ def score_report(
         patients=score.predictions["patient"].n_unique(),
         books=_books(score),
         comparison=_comparison([read_run(path, name) for name, path in compare.items()]),
-        abstained=_rejects(score.abstained),
-        quarantined=_rejects(score.quarantined),
-        filtered=_rejects(score.filtered),
+        abstained=_rejects(score.abstained, has_names),
+        quarantined=_rejects(score.quarantined, has_names),
+        filtered=_rejects(score.filtered, has_names),
         few=tables.FEW,
     )
 
@@ -238,14 +248,15 @@ def _books(score: ScoreFolder) -> Books:
     )
 
 
-def _rejects(frame: pl.DataFrame) -> Rejects:
+def _rejects(frame: pl.DataFrame, has_names: bool) -> Rejects:  # noqa: FBT001
     """Counts by reason, and files taken from the reasons in turn: a frequent one hides no rare one."""
     in_turn = frame.sort("path").with_columns(pl.int_range(pl.len()).over("reason").alias("turn"))
     first = in_turn.sort("turn", "reason").head(NUM_FILES).sort("reason", "path")
     return Rejects(
         total=len(frame),
         reasons=reason_rows(frame),
-        files=first.select("path", "reason", "code", "message").to_dicts(),
+        files=first.select("path", "instance_index", "reason", "message").to_dicts(),
+        has_names=has_names,
     )
 
 

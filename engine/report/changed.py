@@ -43,7 +43,6 @@ class Mover:
     """One of the largest changes; the pictures show where each model looked."""
 
     uid_tail: str
-    path: str
     before: float
     after: float
     change: float
@@ -161,8 +160,8 @@ def _row(group: str, change_N: Any) -> ChangeRow:
 def _movers(both: pl.DataFrame) -> list[Mover]:
     return [
         Mover(
-            uid_tail=row["sop_instance_uid"][-12:], path=row["path"], before=row["predicted"],
-            after=row["predicted_b"], change=row["change"], sd_before=row["sd"], sd_after=row["sd_b"],
+            uid_tail=row["sop_instance_uid"][-12:], before=row["predicted"], after=row["predicted_b"],
+            change=row["change"], sd_before=row["sd"], sd_after=row["sd_b"],
         )
         for row in both.head(NUM_MOVERS).iter_rows(named=True)
     ]  # fmt: skip

@@ -13,7 +13,7 @@ _MAIN = {
     "Parameters": "parameters",
     "Engine": "engine",
     "Input, pixels (rows, columns)": "task.rule.view.size_HW",
-    "Trained on, samples": "data.counts.samples",
+    "Images, held-out ones included": "data.counts.samples",
     "MAE on its own held-out images, months": "evaluation.mae_months",
     "Guessing the mean age instead, months": "evaluation.mean_predictor_mae",
     "Departs from the uncompiled model by at most, months": "parity.max_abs_months",

@@ -193,6 +193,7 @@ def drift_plot(shares: Mapping[str, metrics.Floats]) -> Markup:
             axes.bar(places_B, 100 * shares_B, width=width, label=name, color=COLOURS[turn])
         axes.axhline(10, color=INK, linewidth=1, linestyle="--")
         axes.set_xticks(range(1, 11))
+        axes.margins(y=0.2)  # room for the legend
         axes.grid(visible=False, axis="x")
         axes.set(xlabel="Tenth of the validation split, from lowest to highest", ylabel="% of this archive")
         axes.legend(loc="upper center", ncols=2)
