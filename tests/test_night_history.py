@@ -85,4 +85,4 @@ Nights.TestCase.settings = settings(
     max_examples=HISTORIES, stateful_step_count=6, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
-TestNights = pytest.mark.timeout(600)(Nights.TestCase)
+TestNights = pytest.mark.timeout(600 + 4 * HISTORIES)(Nights.TestCase)
