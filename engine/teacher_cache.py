@@ -33,7 +33,7 @@ from engine.manifest import (
 )
 
 OUTPUTS: dict[str, str] = {
-    "logits": "[K] float32; of several teachers the log of their mean distribution",
+    "logits": "[K] float32; of several teachers or looks the log of their mean distribution",
     "embedding": "[C] float16, the spatial mean of the deepest maps",
     "attention": "[h, w] uint8, scaled to 255",
     "dense": "[K, h, w] float16, class maps without bias, signed",

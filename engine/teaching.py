@@ -22,6 +22,7 @@ from torch import Tensor
 from engine import books, covariates
 from engine.errors import TrainingError, UnknownNameError, UsageError
 from engine.grad_cam import attention
+from engine.looks import looks_at
 from engine.models import AgeNet, Outputs, frozen
 from engine.run import load_net
 from engine.schema import tensor_values
@@ -33,12 +34,16 @@ _LEVELS = 255.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeachSpec:
-    """From which samples, into which cache, by which runs; ``facts`` are the cache's manifest."""
+    """From which samples, into which cache, by which runs; ``facts`` are the cache's manifest.
+
+    ``looks`` are those that a teacher takes at each image (``engine.looks``).
+    """
 
     data: Path
     folder: Path
     runs: tuple[Path, ...]
     facts: Mapping[str, Any]
+    looks: int = 1
     device: str = "cpu"
     threads: int = 1
 
@@ -102,7 +107,7 @@ def teach_shard(shard: int, path: Path, nets: Sequence[AgeNet], spec: TeachSpec)
     for start in range(0, table.num_rows, BATCH):
         part = slice(start, start + BATCH)
         given = {name: columns_NQ[part] for name, columns_NQ in told.items()}
-        for name, values in taught(nets, images_NVHW[part], given, spec.outputs).items():
+        for name, values in taught(nets, images_NVHW[part], given, spec.outputs, looks=spec.looks).items():
             parts[name].append(values)
     keys = Keys(
         uids=table["sop_instance_uid"].to_pylist(),
@@ -119,8 +124,12 @@ def taught(
     images_BVHW: NDArray[np.uint8],
     told: Mapping[tuple[str, ...], NDArray[np.float32]],
     names: Sequence[str],
+    *,
+    looks: int = 1,
 ) -> dict[str, NDArray[Any]]:
     """The columns of some samples by name, in the forms of OUTPUTS; ``told`` are covariates by what they are.
+
+    The logits are those of the mean distribution over all networks and looks, the rest is of the first look.
 
     Raises:
         TrainingError: what a network says is not finite.
@@ -128,9 +137,15 @@ def taught(
     device = next(nets[0].parameters()).device
     x_BVHW = torch.from_numpy(images_BVHW).to(device).float() / 255
     with torch.inference_mode():
-        answers = [net(x_BVHW, torch.from_numpy(told[net.facts.covariates]).to(device)) for net in nets]
-        logits_BK = _mean_logits([answer.logits_BK for answer in answers])
-        columns = {"logits": logits_BK.float()} | _beyond_logits(answers[0], names)
+        given = [torch.from_numpy(told[net.facts.covariates]).to(device) for net in nets]
+        logits: list[Tensor] = []
+        beyond: dict[str, Tensor] = {}
+        for look, seen_BVHW in enumerate(looks_at(x_BVHW, looks)):
+            answers = [net(seen_BVHW, told_BQ) for net, told_BQ in zip(nets, given, strict=True)]
+            logits += [answer.logits_BK for answer in answers]
+            if look == 0:
+                beyond = _beyond_logits(answers[0], names)
+        columns = {"logits": _mean_logits(logits).float(), **beyond}
     if not all(torch.isfinite(values).all() for values in columns.values()):
         raise TrainingError("a teacher's output is not finite in float16 or float32: it cannot be recorded")
     return {name: values.cpu().numpy() for name, values in columns.items()}
@@ -152,7 +167,7 @@ def _beyond_logits(answer: Outputs, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _mean_logits(logits: Sequence[Tensor]) -> Tensor:
-    """The log of the mean of the distributions; of one teacher its logits as they are."""
+    """The log of the mean of the distributions; of a single one its logits as they are."""
     if len(logits) == 1:
         return logits[0]
     stacked_TBK = torch.stack([logits_BK.float().log_softmax(1) for logits_BK in logits])

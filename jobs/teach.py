@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from engine import lease, teacher_cache
 from engine.errors import TrainingError, UsageError
+from engine.held_out import read_held_out
 from engine.manifest import code_version, sha256_of_facts, sha256_of_file
-from engine.run import WEIGHTS_NAME, read_run
+from engine.run import EVALUATION_NAME, WEIGHTS_NAME, read_run
 from engine.samples import data_facts
 from engine.teacher_cache import KIND, OUTPUTS
 from engine.teaching import TeachSpec, open_teachers, require_outputs, sample_shards
@@ -36,21 +39,27 @@ def teach(
     outputs: Annotated[
         str | None, typer.Option(help=f"What to record, joined by commas: {', '.join(OUTPUTS)}.")
     ] = None,
+    looks: Annotated[
+        int,
+        typer.Option(min=1, help="Test-time augmentation: so many looks at an image, the first as it is."),
+    ] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run the networks on a GPU.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
     """Record a teacher's outputs for all samples, for `osteoray train --teacher CACHE`.
 
-    Several runs are an ensemble: the mean of their distributions. The cache may be of another view than the
-    student's, a crop or another size: maps are moved to where the student sees them.
+    Several runs are an ensemble: the mean of their distributions; so are several looks of one. Last it says
+    how right what was recorded is on the instances that the first run held out. The cache may be of another
+    view than the student's, a crop or another size: maps are moved to where the student sees them.
     """
-    spec = teach_spec(runs, data, out, outputs, gpu=gpu)
+    spec = teach_spec(runs, data, out, outputs, looks=looks, gpu=gpu)
     with lease.hold(out):
         counts, seconds = run_teaching(spec)
     summary = {
         "out": str(out),
         **counts,
         "outputs": ",".join(spec.outputs),
+        **held_out_error(out, runs[0]),
         "megabytes": round(sum(path.stat().st_size for path in (out / "shards").iterdir()) / 1e6, 1),
         "seconds": round(seconds, 1),
     }
@@ -58,7 +67,13 @@ def teach(
 
 
 def teach_spec(
-    runs: Sequence[Path], data: Path, out: Path, outputs: str | None = None, *, gpu: bool = False
+    runs: Sequence[Path],
+    data: Path,
+    out: Path,
+    outputs: str | None = None,
+    *,
+    looks: int = 1,
+    gpu: bool = False,
 ) -> TeachSpec:
     """What is to be recorded, checked before any work.
 
@@ -86,7 +101,10 @@ def teach_spec(
         data=data.resolve(),
         folder=out.resolve(),
         runs=tuple(run.resolve() for run in runs),
-        facts=_manifest(runs, facts, told, [name for name in OUTPUTS if name in names], nets[0].channels),
+        facts=_manifest(
+            runs, facts, told, [name for name in OUTPUTS if name in names], nets[0].channels, looks
+        ),
+        looks=looks,
         device="cuda" if gpu else "cpu",
     )
 
@@ -108,6 +126,32 @@ def run_teaching(spec: TeachSpec) -> tuple[dict[str, int], float]:
     return teacher_cache.close(spec.folder, len(shards)), time.perf_counter() - started
 
 
+def held_out_error(cache: Path, run: Path) -> dict[str, Any]:
+    """MAE of what was recorded of the instances that ``run`` held out, months; nothing where there are none.
+
+    Raises:
+        TableError: the run's own predictions are damaged.
+    """
+    if not (run / EVALUATION_NAME).is_file():
+        return {}
+    import torch
+
+    from engine.accuracy import mean_error
+    from engine.age_distribution import moments
+
+    held, recorded = read_held_out(run / EVALUATION_NAME), teacher_cache.open_cache(cache)
+    held = held.chosen(np.array([uid in recorded.place_of for uid in held.uids_N], bool))
+    if not len(held.uids_N):
+        return {}
+    logits_NK = torch.from_numpy(recorded.read("logits", recorded.places(held.uids_N.tolist())))
+    error = mean_error(replace(held, predicted_N=moments(logits_NK)[0].numpy()))
+    return {
+        "test_mae_months": round(error["mae_months"], 2),
+        "interval_95": f"{error['mae_low']:.2f}..{error['mae_high']:.2f}",
+        "test_instances": len(held.uids_N),
+    }
+
+
 def _seen(data: dict[str, Any]) -> list[Any]:
     """What a network sees of an instance: the steps of its view, and the region of each view."""
     crops = [view["crop"] or {} for view in data.get("views", [{"crop": data.get("crop")}])]
@@ -120,6 +164,7 @@ def _manifest(
     told: dict[str, Any],
     outputs: list[str],
     channels: Sequence[int],
+    looks: int,
 ) -> dict[str, Any]:
     teachers = [
         {"run": str(run.resolve()), "backbone": one["backbone"], "sha256": sha256_of_file(run / WEIGHTS_NAME)}
@@ -128,6 +173,7 @@ def _manifest(
     config = {
         "teachers": [teacher["sha256"] for teacher in teachers],
         "outputs": outputs,
+        "looks": looks,
         "view_sha256": sha256_of_facts([told["rule"], told.get("crop"), told.get("views")]),
         "data_sha256": told["sha256"],
     }
@@ -139,6 +185,7 @@ def _manifest(
         "channels": list(channels) if "features" in outputs else [],
         "teachers": teachers,
         "outputs": outputs,
+        "looks": looks,
         "rule": told["rule"],
         "view_sha256": config["view_sha256"],
         "data_sha256": told["sha256"],

@@ -37,7 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "versions",
         }
     ),
-    frozenset({"agreement", "card", "folds", "grad_cam", "held_out", "pseudo_labels"}),
+    frozenset({"agreement", "card", "folds", "grad_cam", "held_out", "looks", "pseudo_labels"}),
     frozenset({"accuracy"}),
     frozenset({"calibration", "comparison", "controls"}),
     frozenset({"checks", "lease"}),

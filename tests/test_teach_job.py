@@ -11,12 +11,16 @@ import pyarrow as pa
 import pytest
 import torch
 
+from engine.evaluation import recorded_months
+from engine.held_out import write_held_out
 from engine.manifest import read_json, write_json
 from engine.models import AgeNet, ModelFacts, save_weights
-from engine.run import RUN_NAME, WEIGHTS_NAME
-from engine.samples import data_facts
+from engine.run import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME
+from engine.samples import data_facts, open_training_set, pack_images
+from engine.tasks import task_named
+from engine.teacher_cache import open_cache
 from jobs.__main__ import main
-from tests.training_fixture import BACKBONE, Made, tiny_recipe, write_ingest
+from tests.training_fixture import BACKBONE, LABEL, Made, tiny_recipe, write_ingest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -100,6 +104,26 @@ def test_an_ensemble_gives_logits_only(
     code, told = run(capsys, "teach", *teachers, *words)
     assert (code, told["error"]) == (2, "ORY-U01")
     assert not (tmp_path / "maps").exists()
+
+
+def test_looks_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
+    cache: Path, data: Path, teachers: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = tmp_path / "packed"
+    samples.mkdir()
+    pack_images(data, samples, LABEL)
+    tested = open_training_set(data, samples, task_named("hand-age"))
+    held = recorded_months(open_cache(cache), tested, tested.index_of("test"))
+    run_folder = finished(tmp_path / "judged", data, 1)
+    write_held_out(held, run_folder / EVALUATION_NAME)
+    words = ("teach", run_folder, "--data", data, "--out", tmp_path / "looked", "--outputs", "logits")
+    code, told = run(capsys, *words, "--looks", "4")
+    assert (code, told["taught"], told["test_instances"]) == (0, 39, len(held.uids_N))
+    looked = recorded_months(open_cache(tmp_path / "looked"), tested, tested.index_of("test"))
+    assert not (looked.predicted_N == held.predicted_N).any()
+    assert told["test_mae_months"] == pytest.approx(abs(looked.errors_N).mean(), abs=0.006)
+    code, told = run(capsys, *words)
+    assert (code, told["error"]) == (1, "ORY-T01")
 
 
 def test_other_teachers_do_not_go_on_with_a_cache(

@@ -18,6 +18,7 @@ from engine.augment import Augmentation, draw
 from engine.checkpoint import State, load_state, new_state, save_state
 from engine.errors import TableError, TeacherCacheError, UnknownNameError, UsageError
 from engine.fit import Log, Teacher, World, epochs, recorded_for
+from engine.looks import looks_at
 from engine.models import AgeNet, ModelFacts, frozen
 from engine.recipe import Recipe
 from engine.recorded import RecordedTeacher
@@ -169,6 +170,29 @@ def test_several_teachers_give_the_mean_of_their_distributions(discs: TrainingSe
     apart = [taught([one], discs.images_NVHW[:4], told, ["logits"])["logits"] for one in nets]
     mean = np.mean([torch.from_numpy(logits).softmax(1) for logits in apart], axis=0)
     np.testing.assert_allclose(torch.from_numpy(both).softmax(1), mean, atol=1e-6)
+
+
+def test_several_looks_give_their_mean_distribution_and_the_maps_of_the_first(discs: TrainingSet) -> None:
+    teacher, told, images_BVHW = net(1), {("sex",): discs.covariates_NQ[:4]}, discs.images_NVHW[:4]
+    names = ["logits", "embedding"]
+    plain = taught([teacher], images_BVHW, told, names)
+    looked = taught([teacher], images_BVHW, told, names, looks=3)
+    seen = list(looks_at(torch.from_numpy(images_BVHW).float() / 255, 3))
+    told_BQ = torch.from_numpy(told["sex",])
+    with torch.inference_mode():
+        apart = [teacher(look_BVHW, told_BQ).logits_BK.softmax(1) for look_BVHW in seen]
+    mean_BK = torch.stack(apart).mean(0)
+    torch.testing.assert_close(torch.from_numpy(looked["logits"]).softmax(1), mean_BK)
+    np.testing.assert_array_equal(looked["embedding"], plain["embedding"])
+    assert not np.allclose(looked["logits"], plain["logits"])
+
+
+def test_a_look_at_an_image_does_not_depend_on_its_neighbours(discs: TrainingSet) -> None:
+    x_BVHW = torch.from_numpy(discs.images_NVHW[:4]).float() / 255
+    together, alone = list(looks_at(x_BVHW, 3)), list(looks_at(x_BVHW[2:3], 3))
+    assert torch.equal(together[0], x_BVHW)
+    for all_of_them, one in zip(together, alone, strict=True):
+        torch.testing.assert_close(all_of_them[2:3], one)
 
 
 @pytest.mark.parametrize(
