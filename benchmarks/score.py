@@ -1,15 +1,16 @@
 """`score` against its parts, its memory against the archive's size, planning, and a rerun; last line JSON.
 
-    python -m benchmarks.score throughput ARCHIVE --model BUNDLE [--rounds 3]
+    python -m benchmarks.score throughput ARCHIVE --model BUNDLE [--rounds 3] [--count 4000]
     python -m benchmarks.score memory ARCHIVE --model BUNDLE [--counts 1000 10000 100000]
     python -m benchmarks.score planning ARCHIVE [--count 1000000]
     python -m benchmarks.score rerun ARCHIVE --model BUNDLE
     python -m benchmarks.score eta ARCHIVE --model BUNDLE [--count 10000]
 
 ``throughput``: images per second of a process pool that only reads and decodes, of one that only predicts,
-and of the pipeline that does all and commits, in turns on the same cores with what each needs to start
-already started; beside them the bare verb, with its start. Where both parts need the same cores, no pipeline
-can be faster than ``parts`` = 1 / (1 / decode + 1 / predict).
+and of the pipeline that does all and commits, in turns on the same cores. The pools and Ray are started
+before; the pipeline's actors start anew in each turn, which counts the less the more links to the files
+``--count`` asks for. Beside them the bare verb, with its start. Where both parts need the same cores, no
+pipeline can be faster than ``parts`` = 1 / (1 / decode + 1 / predict).
 ``memory``: largest proportional set size of the verb and all its processes over so many links to the files.
 ``planning``: seconds and memory of listing so many links and writing the plan.
 ``rerun``: the same command again over a finished folder, and into another folder with ``--reuse``.
@@ -91,9 +92,12 @@ def shown(plan: pa.Table, spec: ReadSpec, bundle: Bundle) -> tuple[np.ndarray, n
 
 def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Images per second of the parts, the pipeline and the verb."""
-    bundle, archive = open_bundle(options.model), str(options.archive)
-    plan = sources.plan(archive, SHARD_SIZE)
-    spec = ReadSpec(source=archive, folder=scratch, rule=bundle.rule, salt=b"benchmark")
+    archive = options.archive
+    if options.count:
+        archive = linked(archive, scratch / "archive", options.count)
+    bundle, source = open_bundle(options.model), str(archive)
+    plan = sources.plan(source, SHARD_SIZE)
+    spec = ReadSpec(source=source, folder=scratch, rule=bundle.rule, salt=b"benchmark")
     images_BHW, told_BQ = shown(plan, spec, bundle)
     scoring = ScoreSpec(bundles=(options.model.resolve(),), engines=(bundle.engine,))
     start_ray()
@@ -119,7 +123,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             if turn:
                 for name, value in (("decode", decoded), ("predict", predicted), ("pipeline", scored)):
                     speeds[name].append(value)
-                wall_s = finish(words(options, options.archive), scratch / f"verb-{turn}")
+                wall_s = finish(words(options, archive), scratch / f"verb-{turn}")
                 speeds["verb"].append(used.num_rows / wall_s)
             print(f"turn {turn}/{options.rounds}", file=sys.stderr, flush=True)
     medians = {name: round(statistics.median(values), 1) for name, values in speeds.items()}
@@ -255,11 +259,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="bundle")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument("--count", type=int, help="links; a million for planning, 10,000 for eta")
+    parser.add_argument("--count", type=int, help="links; else a million for planning, 10,000 for eta")
     options = parser.parse_args()
     if options.model is None and options.what != "planning":
         parser.error("--model is needed")
-    options.count = options.count or {"planning": 1_000_000}.get(options.what, 10_000)
+    options.count = options.count or {"planning": 1_000_000, "eta": 10_000}.get(options.what, 0)
     # Beside the archive: hard links do not cross file systems.
     with tempfile.TemporaryDirectory(dir=options.archive.resolve().parent) as scratch:
         print(json.dumps({options.what: MEASURES[options.what](options, Path(scratch))}))

@@ -62,10 +62,11 @@ class Watch:
     """Who is told what a run does, and may end it: shards in hand then have ``grace_s`` to come to their end.
 
     ``on_shard`` hears the number of a committed shard and its rows by table; ``on_failed`` the number of
-    quarantined rows as soon as they come in.
+    quarantined rows as soon as they come in; ``on_pace`` the instances per second that work so far allows.
     """
 
     on_progress: OnProgress = lambda done, total: None
+    on_pace: Callable[[float], None] = lambda per_s: None
     on_shard: Callable[[int, dict[str, int]], None] = lambda shard, rows: None
     on_failed: Callable[[int], None] = lambda count: None
     is_stopping: Callable[[], bool] = lambda: False
@@ -76,13 +77,22 @@ class Watch:
 
 @dataclass(slots=True, kw_only=True)
 class Work:
-    """What a run did: instances that ended, those taken from earlier rows, and busy seconds by stage."""
+    """What a run did: instances that ended, those taken from earlier rows, and busy seconds by stage.
+
+    ``came`` are instances that went through all stages, whether their shard is whole or not.
+    """
 
     ended: int = 0
+    came: int = 0
     reused: int = 0
     predicted: int = 0
     read_s: float = 0.0
     predict_s: float = 0.0
+
+    def pace(self, readers: int, actors: int) -> float | None:
+        """Instances per second that the slowest stage allows, by its busy time; None before any."""
+        slowest_s = max(self.read_s / readers, self.predict_s / actors)
+        return self.came / slowest_s if slowest_s else None
 
 
 def ingest(plan: pa.Table, spec: ReadSpec, watch: Watch | None = None) -> int:
@@ -140,6 +150,8 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
         if not batch.num_rows:
             continue
         _count(batch, work, watching)
+        if pace := work.pace(min(watching.readers, len(missing)), scoring.actors):
+            watching.on_pace(pace)
         for shard in pc.unique(batch["shard"]).to_pylist():
             parts[shard].append(batch.filter(pc.equal(batch["shard"], shard)))
             if sum(part.num_rows for part in parts[shard]) == rows_of_shard[shard]:
@@ -153,6 +165,7 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
 def _count(batch: pa.Table, work: Work, watch: Watch) -> None:
     """Put the rows of one block into what was done."""
     by_table = {row["values"]: row["counts"] for row in batch["table"].value_counts().to_pylist()}
+    work.came += batch.num_rows
     work.reused += by_table.get("reused", 0)
     work.predicted += by_table.get("samples", 0)
     work.read_s += pc.sum(batch["read_s"]).as_py() or 0.0

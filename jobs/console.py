@@ -23,15 +23,15 @@ _CLEAR_LINE = "\r\x1b[2K"
 
 
 @contextmanager
-def progress(label: str, unit: str = "instances") -> Iterator[Callable[[int, int], None]]:
-    """Draw count, rate and time left on stderr while the block runs; yields ``report(done, total)``.
+def progress(label: str, unit: str = "instances") -> Iterator[ProgressLine]:
+    """Draw count, rate and time left on stderr while the block runs; yields what takes ``(done, total)``.
 
     On a terminal one line is redrawn; elsewhere a line is written at most each 2 s, and one at the end.
     Report once before the work starts: what is already done by then (a resumed run) counts for no rate.
     """
-    line = _ProgressLine(label, unit, sys.stderr)
+    line = ProgressLine(label, unit, sys.stderr)
     try:
-        yield line.report
+        yield line
     except BaseException:
         line.close("stopped")
         raise
@@ -123,7 +123,7 @@ class Rate:
 
 
 @dataclass(slots=True)
-class _ProgressLine:
+class ProgressLine:
     """One progress line; ``clock`` gives seconds."""
 
     label: str
@@ -134,8 +134,13 @@ class _ProgressLine:
     rate: Rate | None = None
     done: int = 0
     drawn_s: float = -math.inf
+    expected_per_s: float | None = None
 
-    def report(self, done: int, total: int) -> None:
+    def expect(self, per_s: float) -> None:
+        """Believe in this rate, told by the work itself, as long as the advances say nothing of theirs."""
+        self.expected_per_s = per_s
+
+    def __call__(self, done: int, total: int) -> None:
         """Take note of ``done`` of ``total``, and draw if the last drawing is old enough."""
         now = self.clock()
         self.total = total
@@ -164,10 +169,13 @@ class _ProgressLine:
         rate = self.rate.per_s() if self.rate else None
         if self.rate is None or rate is None:
             return text
-        left_s = self.rate.left_s(now_s, self.total)
+        is_bound, left_s = not self.rate.is_settled, self.rate.left_s(now_s, self.total)
+        if is_bound and self.expected_per_s is not None:
+            is_bound, rate = False, self.expected_per_s
+            left_s = max((self.total - self.done) / rate - (now_s - self.rate.last_s), 0.0)
         if not self.total or left_s is None:
             return f"{text}, {_rate(rate)}"
-        bound = "" if self.rate.is_settled else "at most "
+        bound = "at most " if is_bound else ""
         return f"{text}, {_rate(rate)}, {bound}{_duration(left_s)} left"
 
     def _count(self) -> str:

@@ -18,7 +18,7 @@ import typer
 from engine import __version__
 from engine.errors import BooksError, LeaseHeldError
 from jobs.__main__ import VERBS, main
-from jobs.console import Rate, _duration, _ProgressLine, _rate, finish, progress
+from jobs.console import ProgressLine, Rate, _duration, _rate, finish, progress
 
 
 class Terminal(io.StringIO):
@@ -38,18 +38,18 @@ class Clock:
         return self.now
 
 
-def line_at(stream: io.StringIO, clock: Clock) -> _ProgressLine:
-    return _ProgressLine("score", "instances", stream, clock)
+def line_at(stream: io.StringIO, clock: Clock) -> ProgressLine:
+    return ProgressLine("score", "instances", stream, clock)
 
 
 def test_rate_and_time_left_are_those_after_the_start_up() -> None:
     stream, clock = io.StringIO(), Clock()
     line = line_at(stream, clock)
-    line.report(0, 1000)
+    line(0, 1000)
     clock.now += 20  # workers start, and the first shard comes in
-    line.report(100, 1000)
+    line(100, 1000)
     clock.now += 10
-    line.report(300, 1000)
+    line(300, 1000)
     # 200 in the last 10 s: 20/s, so 700 take 35 s. The 20 s of the start are not in the rate.
     assert stream.getvalue().splitlines() == [
         "score: 0/1000 instances (0%)",
@@ -58,13 +58,32 @@ def test_rate_and_time_left_are_those_after_the_start_up() -> None:
     ]
 
 
+def test_the_work_tells_its_rate_until_advances_do() -> None:
+    stream, clock = io.StringIO(), Clock()
+    line = line_at(stream, clock)
+    line(0, 1000)
+    clock.now += 20
+    line.expect(18.0)
+    line(100, 1000)
+    clock.now += 2
+    line(100, 1000)
+    clock.now += 8
+    line(300, 1000)
+    assert stream.getvalue().splitlines() == [
+        "score: 0/1000 instances (0%)",
+        "score: 100/1000 instances (10%), 18/s, 50 s left",
+        "score: 100/1000 instances (10%), 18/s, 48 s left",
+        "score: 300/1000 instances (30%), 20/s, 35 s left",
+    ]
+
+
 def test_the_rate_is_that_of_the_last_minutes() -> None:
     stream, clock = io.StringIO(), Clock()
     line = line_at(stream, clock)
-    line.report(0, 10_000)
+    line(0, 10_000)
     for minute in range(60):
         clock.now += 60
-        line.report(100 * (minute + 1) if minute < 30 else 3000 + 10 * (minute - 29), 10_000)
+        line(100 * (minute + 1) if minute < 30 else 3000 + 10 * (minute - 29), 10_000)
     # The first half hour went at 100 a minute, the second at 10, 0.167/s: 6700 are left, 11 h 10 min.
     last = stream.getvalue().splitlines()[-1]
     assert last == "score: 3300/10000 instances (33%), 0.169/s, 11 h 01 min left"
@@ -73,15 +92,15 @@ def test_the_rate_is_that_of_the_last_minutes() -> None:
 def test_workers_that_end_together_are_one_advance() -> None:
     stream, clock = io.StringIO(), Clock()
     line = line_at(stream, clock)
-    line.report(0, 400)
+    line(0, 400)
     for done in range(20, 120, 40):
         clock.now += 10
-        line.report(done, 400)
+        line(done, 400)
         clock.now += 0.1
-        line.report(done + 20, 400)
+        line(done + 20, 400)
     # Two workers end a shard of 20 within a tenth of a second, each 10 s: 4/s, not 200/s.
     clock.now += 2
-    line.report(120, 400)
+    line(120, 400)
     assert stream.getvalue().splitlines()[-1] == "score: 120/400 instances (30%), 3.97/s, 1 min 09 s left"
 
 
@@ -108,9 +127,9 @@ def test_time_left_is_near_the_truth_once_it_is_no_bound(workers: int, shard: in
 def test_what_was_done_before_counts_for_no_rate() -> None:
     stream, clock = io.StringIO(), Clock()
     line = line_at(stream, clock)
-    line.report(900, 1000)
+    line(900, 1000)
     clock.now += 10
-    line.report(950, 1000)
+    line(950, 1000)
     clock.now += 10
     line.close("done")
     assert stream.getvalue().splitlines() == [
@@ -124,7 +143,7 @@ def test_time_left_runs_down_between_two_advances() -> None:
     stream, clock = io.StringIO(), Clock()
     line = line_at(stream, clock)
     for done in (0, 0, 1, 1, 2, 2, 2):
-        line.report(done, 5)
+        line(done, 5)
         clock.now += 4
     # The first epoch ends at 8 s, the second at 16 s: 0.125/s, so 3 epochs take 24 s, less what has passed.
     assert [text.split(", ")[-1] for text in stream.getvalue().splitlines()[-3:]] == [
@@ -138,7 +157,7 @@ def test_plain_lines_are_two_seconds_apart() -> None:
     stream, clock = io.StringIO(), Clock()
     line = line_at(stream, clock)
     for done in range(9):
-        line.report(done, 8)
+        line(done, 8)
         clock.now += 0.5
     line.close("done")
     counts = [text.split(":")[1].split()[0].rstrip(",") for text in stream.getvalue().splitlines()]
@@ -149,7 +168,7 @@ def test_a_terminal_gets_one_line_redrawn() -> None:
     stream, clock = Terminal(), Clock()
     line = line_at(stream, clock)
     for done in range(3):
-        line.report(done, 2)
+        line(done, 2)
         clock.now += 1
     line.close("done")
     assert stream.getvalue().count("\n") == 1
@@ -161,7 +180,7 @@ def test_an_unknown_total_and_no_report_at_all() -> None:
     line = line_at(stream, clock)
     line.close("done")
     assert stream.getvalue() == ""
-    line.report(0, 0)
+    line(0, 0)
     line.close("done")
     assert stream.getvalue().splitlines() == [
         "score: 0/0 instances",

@@ -20,6 +20,7 @@ import pytest
 from engine.bundle import open_bundle
 from engine.manifest import read_json
 from engine.phantom.faults import FAULTS as KINDS
+from engine.pipeline import Work
 from engine.shard import ReadSpec
 from jobs.running import running
 from jobs.score import Request, run_score, score_manifest
@@ -124,6 +125,12 @@ def test_killed_score_resumes_without_lost_or_double_rows(story: Story, tmp_path
     rows = column(out, "predictions", names)
     assert len(rows) == COUNT
     assert {row["sop_instance_uid"]: row for row in rows} == by_uid
+
+
+def test_the_slowest_stage_sets_the_pace() -> None:
+    assert Work(came=100, read_s=10.0, predict_s=2.0).pace(readers=2, actors=1) == 20.0
+    assert Work(came=100, read_s=2.0, predict_s=10.0).pace(readers=2, actors=1) == 10.0
+    assert Work().pace(readers=2, actors=1) is None
 
 
 def test_files_that_break_the_decoder_cost_their_rows_and_no_run(story: Story, tmp_path: Path) -> None:
