@@ -178,17 +178,17 @@ def _tokens(folder: Path) -> list[int]:
 
 
 def _claimed(folder: Path, staging: Path, agreed: Terms) -> Lease | None:
-    """A claim under the next token, None where another starter was quicker to make or take one."""
+    """A claim under the next token, None where another starter was quicker to make it or to fence us off."""
     tokens = _tokens(folder)
     before = tokens[-1] if tokens else 0
-    taken_from = _free(folder, before, staging, agreed) if before else None
-    lease = Lease(folder, before + 1, staging, taken_from)
     aside = staging / "claim"
     facts = {
-        "token": lease.token, "at": now(), "place": agreed.place, "host": socket.gethostname(),
+        "token": before + 1, "at": now(), "place": agreed.place, "host": socket.gethostname(),
         "pid": os.getpid(), "started": _started(os.getpid()), "staging": staging.name,
     }  # fmt: skip
     try:
+        taken_from = _free(folder, before, staging, agreed) if before else None
+        lease = Lease(folder, before + 1, staging, taken_from)
         aside.write_text(json.dumps(facts, indent=1) + "\n")
         sync(aside)
         os.link(aside, lease.claim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,25 @@ def write_as_taken_over(tmp_path: Path, stale: lease.Lease, log: audit.Log) -> N
         assert [line["event"] for line in audit.read(tmp_path)] == ["started", "shard", "started"]
         assert not list((tmp_path / "shards").iterdir())
         assert held.claim.exists()
+
+
+def test_a_starter_that_a_quicker_one_fenced_off_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire(tmp_path, ELSEWHERE)  # beats never
+    cleared, clock = [], lease._clock
+
+    def fenced_off_once(staging: Path) -> float:
+        if not cleared:
+            cleared.append(staging)
+            shutil.rmtree(staging)
+        return clock(staging)
+
+    monkeypatch.setattr(lease, "_clock", fenced_off_once)
+    time.sleep(0.6)
+    with hold(tmp_path, replace(terms(), stale_s=0.5)) as held:
+        assert (held.token, held.taken_from) == (2, 1)
+        assert held.staging not in cleared
 
 
 def test_what_was_staged_before_the_takeover_cannot_be_renamed_after_it(tmp_path: Path) -> None:
