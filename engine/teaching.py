@@ -34,16 +34,12 @@ _LEVELS = 255.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeachSpec:
-    """From which samples, into which cache, by which runs; ``facts`` are the cache's manifest.
-
-    ``looks`` are those that a teacher takes at each image (``engine.looks``).
-    """
+    """From which samples, into which cache, by which runs; ``facts`` are the cache's manifest."""
 
     data: Path
     folder: Path
     runs: tuple[Path, ...]
     facts: Mapping[str, Any]
-    looks: int = 1
     device: str = "cpu"
     threads: int = 1
 
@@ -51,6 +47,11 @@ class TeachSpec:
     def outputs(self) -> tuple[str, ...]:
         """Names in OUTPUTS."""
         return tuple(self.facts["outputs"])
+
+    @property
+    def looks(self) -> int:
+        """How many a teacher takes at each image (``engine.looks``)."""
+        return int(self.facts["looks"])
 
 
 def require_outputs(names: Sequence[str], nets: Sequence[AgeNet]) -> None:

@@ -116,9 +116,8 @@ class Rate:
             return self.product / self.square
         return (self.last - self.start) / (self.last_s - self.start_s)
 
-    def left_s(self, now_s: float, total: int) -> float | None:
-        """Seconds until all are done; None where there is no rate."""
-        rate = self.per_s()
+    def left_s(self, now_s: float, total: int, rate: float | None) -> float | None:
+        """Seconds until all are done at this rate; None where there is none."""
         return max((total - self.last) / rate - (now_s - self.last_s), 0.0) if rate else None
 
 
@@ -169,10 +168,10 @@ class ProgressLine:
         rate = self.rate.per_s() if self.rate else None
         if self.rate is None or rate is None:
             return text
-        is_bound, left_s = not self.rate.is_settled, self.rate.left_s(now_s, self.total)
+        is_bound = not self.rate.is_settled
         if is_bound and self.expected_per_s is not None:
             is_bound, rate = False, self.expected_per_s
-            left_s = max((self.total - self.done) / rate - (now_s - self.rate.last_s), 0.0)
+        left_s = self.rate.left_s(now_s, self.total, rate)
         if not self.total or left_s is None:
             return f"{text}, {_rate(rate)}"
         bound = "at most " if is_bound else ""

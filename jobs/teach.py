@@ -104,7 +104,6 @@ def teach_spec(
         facts=_manifest(
             runs, facts, told, [name for name in OUTPUTS if name in names], nets[0].channels, looks
         ),
-        looks=looks,
         device="cuda" if gpu else "cpu",
     )
 

@@ -120,7 +120,7 @@ def test_time_left_is_near_the_truth_once_it_is_no_bound(workers: int, shard: in
     for place, now in enumerate(ends[:-40], start=1):
         rate.advance(now, place * shard)
         if place * shard >= 0.05 * total and rate.is_settled:
-            assert rate.left_s(now, total) == pytest.approx(ends[-1] - now, rel=0.2)
+            assert rate.left_s(now, total, rate.per_s()) == pytest.approx(ends[-1] - now, rel=0.2)
         assert rate.is_settled or place * shard < 0.1 * total
 
 
