@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from errno import EIO, ESTALE
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from engine import books
 from engine.bundle import open_bundle
 from engine.errors import LeaseLostError
+from engine.outlook import Outlook, Sample, sample_of, shards_of
 from engine.reuse import common_grid
 from engine.scoring import Scorer, result_tables
 from engine.shard import ReadSpec, read_rows, read_shard
@@ -62,11 +64,11 @@ class Watch:
     """Who is told what a run does, and may end it: shards in hand then have ``grace_s`` to come to their end.
 
     ``on_shard`` hears the number of a committed shard and its rows by table; ``on_failed`` the number of
-    quarantined rows as soon as they come in; ``on_pace`` the instances per second that work so far allows.
+    quarantined rows as soon as they come in; ``on_left`` how many seconds scoring still takes, now and then.
     """
 
     on_progress: OnProgress = lambda done, total: None
-    on_pace: Callable[[float], None] = lambda per_s: None
+    on_left: Callable[[float], None] = lambda left_s: None
     on_shard: Callable[[int, dict[str, int]], None] = lambda shard, rows: None
     on_failed: Callable[[int], None] = lambda count: None
     is_stopping: Callable[[], bool] = lambda: False
@@ -88,11 +90,6 @@ class Work:
     predicted: int = 0
     read_s: float = 0.0
     predict_s: float = 0.0
-
-    def pace(self, readers: int, actors: int) -> float | None:
-        """Instances per second that the slowest stage allows, by its busy time; None before any."""
-        slowest_s = max(self.read_s / readers, self.predict_s / actors)
-        return self.came / slowest_s if slowest_s else None
 
 
 def ingest(plan: pa.Table, spec: ReadSpec, watch: Watch | None = None) -> int:
@@ -139,19 +136,26 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
     if not missing:
         return work
     rows_of_shard = {row["values"]: row["counts"] for row in plan["shard"].value_counts().to_pylist()}
-    rows = _per_shard(missing, _read_rows, spec, watching.readers).map_batches(
+    sample = sample_of(shards_of(plan, missing), spec.source, min(watching.readers, len(missing)))
+    tasks = [*range(-len(sample), 0), *missing]
+    read = partial(_read_rows, sample=sample)
+    rows = _per_shard(tasks, read, spec, watching.readers).map_batches(
         _Scorer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
         num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
         fn_constructor_kwargs={"scoring": scoring},
     )  # fmt: skip
     map_HW = common_grid(open_bundle(bundle).map_HW for bundle in scoring.bundles)
+    outlook = Outlook(
+        shards_of(plan, missing), sample, readers=min(watching.readers, len(missing)), actors=scoring.actors
+    )
     parts: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in _tables(rows, watching):
         if not batch.num_rows:
             continue
         _count(batch, work, watching)
-        if pace := work.pace(min(watching.readers, len(missing)), scoring.actors):
-            watching.on_pace(pace)
+        left_s = outlook.left_s(batch, work.came, work.predict_s)
+        if left_s is not None:
+            watching.on_left(left_s)
         for shard in pc.unique(batch["shard"]).to_pylist():
             parts[shard].append(batch.filter(pc.equal(batch["shard"], shard)))
             if sum(part.num_rows for part in parts[shard]) == rows_of_shard[shard]:
@@ -179,9 +183,7 @@ class _Tally:
 
     def __init__(self, plan: pa.Table, missing: list[int], on_progress: OnProgress) -> None:
         self._total = plan.num_rows
-        self._before = self._total - int(
-            pc.sum(pc.is_in(plan["shard"], pa.array(missing, pa.int32()))).as_py()
-        )
+        self._before = self._total - shards_of(plan, missing).num_rows
         self._on_progress = on_progress
         self.added = 0
         self.add(0)
@@ -237,9 +239,9 @@ def _tables(dataset: ray.data.Dataset, watch: Watch) -> Iterator[pa.Table]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _planned(folder: Path, shard: int) -> list[dict[str, Any]]:
+def _planned(folder: Path, name: str, values: list[int]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(
-        folder / books.PLAN_NAME, filters=[("shard", "==", shard)]
+        folder / books.PLAN_NAME, filters=[(name, "in", values)]
     ).to_pylist()
     return rows
 
@@ -256,7 +258,7 @@ def _ingest_shard(batch: pa.Table, spec: ReadSpec) -> pa.Table:
     row = {"shard": _NOT_A_SHARD, "errno": 0, **dict.fromkeys(_INGESTED, 0)}
     if spec.pace.may_start():
         try:
-            tables = read_shard(_planned(spec.folder, shard), spec)
+            tables = read_shard(_planned(spec.folder, "shard", [shard]), spec)
             row |= {**books.commit_shard(spec.folder, shard, tables, spec.pace.staging), "shard": shard}
         except LeaseLostError:
             row["errno"] = ESTALE
@@ -265,15 +267,31 @@ def _ingest_shard(batch: pa.Table, spec: ReadSpec) -> pa.Table:
     return pa.table({name: pa.array([value], pa.int64()) for name, value in row.items()})
 
 
-def _read_rows(batch: pa.Table, spec: ReadSpec) -> pa.Table:
-    """Read, decode and preprocess one shard; images travel as bytes, ``table`` is where a row ends.
+def _read_rows(batch: pa.Table, spec: ReadSpec, sample: Sample) -> pa.Table:
+    """Read, decode and preprocess one shard but for the sample, or, below 0, that part of the sample.
 
-    No rows at all where the run has been asked to stop.
+    Images travel as bytes, ``table`` is where a row ends, ``read_s`` what it cost: null for the first piece
+    of a sample, which also starts the decoders. No rows at all where the run has been asked to stop.
     """
     if not spec.pace.may_start():
         return batch.slice(0, 0)
     (shard,) = batch["shard"].to_pylist()
-    planned = _planned(spec.folder, shard)
+    if shard >= 0:
+        sampled = {index for pieces in sample for piece in pieces for index in piece}
+        planned = _planned(spec.folder, "shard", [shard])
+        return _timed([row for row in planned if row["instance_index"] not in sampled], spec)
+    pieces = [piece for piece in sample[shard] if piece]
+    indices = [index for piece in pieces for index in piece]
+    planned_by = {row["instance_index"]: row for row in _planned(spec.folder, "instance_index", indices)}
+    read = [_timed([planned_by[index] for index in piece], spec) for piece in pieces]
+    if not read:
+        return batch.slice(0, 0)
+    place = read[0].column_names.index("read_s")
+    read[0] = read[0].set_column(place, "read_s", pa.nulls(read[0].num_rows, pa.float64()))
+    return pa.concat_tables(read, promote_options="default")
+
+
+def _timed(planned: list[dict[str, Any]], spec: ReadSpec) -> pa.Table:
     began_s = time.perf_counter()
     rows = read_rows(planned, spec)
     return _with_share(rows, "read_s", time.perf_counter() - began_s)

@@ -133,11 +133,12 @@ class ProgressLine:
     rate: Rate | None = None
     done: int = 0
     drawn_s: float = -math.inf
-    expected_per_s: float | None = None
+    expected_s: float | None = None
+    """By the clock, when all will be done."""
 
-    def expect(self, per_s: float) -> None:
-        """Believe in this rate, told by the work itself, as long as the advances say nothing of theirs."""
-        self.expected_per_s = per_s
+    def expect(self, left_s: float) -> None:
+        """Say that so many seconds are left: who does the work knows more of it than its advances tell."""
+        self.expected_s = self.clock() + left_s
 
     def __call__(self, done: int, total: int) -> None:
         """Take note of ``done`` of ``total``, and draw if the last drawing is old enough."""
@@ -165,17 +166,15 @@ class ProgressLine:
 
     def _status(self, now_s: float) -> str:
         text = f"{self.label}: {self._count()}"
-        rate = self.rate.per_s() if self.rate else None
-        if self.rate is None or rate is None:
+        if self.rate is None:
             return text
-        is_bound = not self.rate.is_settled
-        if is_bound and self.expected_per_s is not None:
-            is_bound, rate = False, self.expected_per_s
+        rate = self.rate.per_s()
+        bound = "" if self.rate.is_settled else "at most "
         left_s = self.rate.left_s(now_s, self.total, rate)
-        if not self.total or left_s is None:
-            return f"{text}, {_rate(rate)}"
-        bound = "at most " if is_bound else ""
-        return f"{text}, {_rate(rate)}, {bound}{_duration(left_s)} left"
+        if self.expected_s is not None:
+            bound, left_s = "", max(self.expected_s - now_s, 0.0)
+        text += f", {_rate(rate)}" if rate is not None else ""
+        return text if not self.total or left_s is None else f"{text}, {bound}{_duration(left_s)} left"
 
     def _count(self) -> str:
         if self.done and not self.total:

@@ -231,7 +231,7 @@ class _Scoring:
         started = time.perf_counter()
         with progress("score") as report, run.draining():
             watch = Watch(
-                on_progress=report, on_pace=report.expect, on_shard=run.on_shard, on_failed=run.on_failed,
+                on_progress=report, on_left=report.expect, on_shard=run.on_shard, on_failed=run.on_failed,
                 is_stopping=run.is_stopping, readers=readers,
             )  # fmt: skip
             work = score_shards(plan, spec, scoring, watch)

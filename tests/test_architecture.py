@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "budget",
             "covariates",
             "dicom",
+            "forecast",
             "freed_memory",
             "geometry",
             "labels",
@@ -47,7 +48,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"class_map", "convert", "instance", "phantom", "proof", "reuse", "run", "teacher_cache", "terms"}
     ),
-    frozenset({"routing"}),
+    frozenset({"outlook", "routing"}),
     frozenset(
         {
             "bundle",

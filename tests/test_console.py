@@ -58,22 +58,23 @@ def test_rate_and_time_left_are_those_after_the_start_up() -> None:
     ]
 
 
-def test_the_work_tells_its_rate_until_advances_do() -> None:
+def test_the_work_tells_what_is_left() -> None:
     stream, clock = io.StringIO(), Clock()
     line = line_at(stream, clock)
     line(0, 1000)
     clock.now += 20
-    line.expect(18.0)
-    line(100, 1000)
+    line.expect(80.0)
+    line(0, 1000)
     clock.now += 2
     line(100, 1000)
     clock.now += 8
     line(300, 1000)
+    # The advances alone would say 20/s and 35 s; what does the work knows better.
     assert stream.getvalue().splitlines() == [
         "score: 0/1000 instances (0%)",
-        "score: 100/1000 instances (10%), 18/s, 50 s left",
-        "score: 100/1000 instances (10%), 18/s, 48 s left",
-        "score: 300/1000 instances (30%), 20/s, 35 s left",
+        "score: 0/1000 instances (0%), 1 min 20 s left",
+        "score: 100/1000 instances (10%), 4.55/s, 1 min 18 s left",
+        "score: 300/1000 instances (30%), 10/s, 1 min 10 s left",
     ]
 
 

@@ -20,7 +20,6 @@ import pytest
 from engine.bundle import open_bundle
 from engine.manifest import read_json
 from engine.phantom.faults import FAULTS as KINDS
-from engine.pipeline import Work
 from engine.shard import ReadSpec
 from jobs.running import running
 from jobs.score import Request, run_score, score_manifest
@@ -127,10 +126,31 @@ def test_killed_score_resumes_without_lost_or_double_rows(story: Story, tmp_path
     assert {row["sop_instance_uid"]: row for row in rows} == by_uid
 
 
-def test_the_slowest_stage_sets_the_pace() -> None:
-    assert Work(came=100, read_s=10.0, predict_s=2.0).pace(readers=2, actors=1) == 20.0
-    assert Work(came=100, read_s=2.0, predict_s=10.0).pace(readers=2, actors=1) == 10.0
-    assert Work().pace(readers=2, actors=1) is None
+def test_what_is_read_first_to_know_the_time_left_is_scored_like_the_rest(
+    story: Story, tmp_path: Path
+) -> None:
+    scored = column(story.scores, "predictions", ["path", "sop_instance_uid", "predicted_months"])
+    scored = [row for row in scored if (story.archive / row["path"]).is_file()]
+    for number in range(700):
+        folder = tmp_path / "archive" / str(number // 100)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.link(story.archive / scored[number % len(scored)]["path"], folder / f"{number:03d}.dcm")
+    out = tmp_path / "scores"
+    words = ["score", tmp_path / "archive", "--model", story.bundle, "--out", out, "--shard-size", "100"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "jobs", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("score: ") and "left" in line]
+    assert lines
+    assert all("at most" not in line for line in lines)
+    assert osteoray("verify", out).code == 0
+    rows = column(out, "predictions", ["path", "sop_instance_uid", "predicted_months"])
+    assert len({row["path"] for row in rows}) == len(rows) == 700
+    months = {row["sop_instance_uid"]: row["predicted_months"] for row in scored}
+    assert {row["sop_instance_uid"] for row in rows} == set(months)
+    for row in rows:
+        assert row["predicted_months"] == pytest.approx(months[row["sop_instance_uid"]], abs=1e-3)
 
 
 def test_files_that_break_the_decoder_cost_their_rows_and_no_run(story: Story, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from engine.dicom.directory import is_directory
 from engine.errors import SourceReadError, StorageError, UsageError
-from engine.sources.archives import is_archive
+from engine.sources.archives import TAR_GZ, is_archive, split
 from engine.sources.dicomdir import DicomDir
 from engine.sources.dicomweb import SCHEMES, DicomWeb
 from engine.sources.limits import ArchiveLimits
@@ -31,7 +31,10 @@ from engine.sources.names import LABELS_NAME
 from engine.sources.store_s3 import SCHEME, S3Store
 from engine.sources.tree import Folder, LoneArchive, Tree, reason
 
-__all__ = ["FORMS", "LABELS_NAME", "SOURCES", "head", "identity", "local_root", "plan", "read", "release"]
+__all__ = [
+    "FORMS", "LABELS_NAME", "SOURCES",
+    "head", "identity", "is_stream", "local_root", "plan", "read", "release",
+]  # fmt: skip
 
 FORMS = (
     "Folder of DICOM files, nested at will, any file names, ZIP and TAR files among them; or a .zip, .tar "
@@ -133,6 +136,12 @@ def head(source: str, path: str, count: int) -> bytes:
 def identity(source: str) -> str:
     """The source as a manifest states it: the whole path, or the address."""
     return str(Path(source).resolve()) if _is_local(source) else source
+
+
+def is_stream(source: str, path: str) -> bool:
+    """Whether member ``path`` lies in a compressed stream, which is read up to it."""
+    inside = split(path)
+    return (inside[0] if inside else source).lower().endswith(TAR_GZ)
 
 
 def local_root(source: str) -> Path | None:

@@ -1,0 +1,123 @@
+"""How long a run still takes: from a few places all over its work, timed first, and from what came since.
+
+Work is a row of places, cut in tasks that a fixed number of workers take in turn. Archives lie in the order
+of their years, sites and transfer syntaxes, so the first places say little of the others: a sample is read
+from everywhere before all else, and what a place costs is told by the part of the row that it lies in.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_PARTS = 32
+_PIECE = 8
+_MOST_SAMPLED = 0.05
+_TRUSTED_PARTS = 8
+"""The sample counts as much as so many parts of the row when it is held against what came."""
+
+
+def sample_places(count: int, workers: int) -> list[list[NDArray[np.int64]]]:
+    """For each worker, pieces of places [places] to read before all else, one from each part of the row.
+
+    No place is in two of them. All together are at most a twentieth of the ``count`` places: a short row has
+    none. Each worker begins at another part: its first piece pays for its own start.
+    """
+    each = min(int(_MOST_SAMPLED * count / NUM_PARTS), _PIECE * workers)
+    bounds = _bounds(count)
+    dealt: list[list[NDArray[np.int64]]] = []
+    for worker in range(min(workers, each)):
+        turn = worker * NUM_PARTS // workers
+        parts = [(part + turn) % NUM_PARTS for part in range(NUM_PARTS)]
+        dealt.append([_spread(bounds[part], bounds[part + 1], each)[worker::workers] for part in parts])
+    return dealt
+
+
+@dataclass(slots=True, kw_only=True)
+class Forecast:
+    """Of ``count`` places in tasks that start at ``starts``, done in this order by so many ``workers``."""
+
+    count: int
+    starts: NDArray[np.int64]
+    workers: int
+    sampled_n: NDArray[np.float64] = field(default_factory=lambda: np.zeros(NUM_PARTS))
+    sampled_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(NUM_PARTS))
+    came_n: NDArray[np.float64] = field(default_factory=lambda: np.zeros(NUM_PARTS))
+    came_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(NUM_PARTS))
+    done: set[int] = field(default_factory=set)
+    begun: deque[float] = field(default_factory=deque)
+
+    def sample(self, place_N: NDArray[np.int64], spent_s_N: NDArray[np.float64], now_s: float) -> None:
+        """Take note of what a worker's places of the sample cost, which came at ``now_s``."""
+        self._count(self.sampled_n, self.sampled_s, place_N, spent_s_N)
+        self._begin(now_s)
+
+    def come(self, place_N: NDArray[np.int64], spent_s_N: NDArray[np.float64], now_s: float) -> None:
+        """Take note of what places of tasks cost that came at ``now_s``."""
+        self._count(self.came_n, self.came_s, place_N, spent_s_N)
+        self.done |= set((np.searchsorted(self.starts, place_N, side="right") - 1).tolist())
+        self._begin(now_s)
+
+    def left_s(self, now_s: float) -> float | None:
+        """Seconds until the last worker ends; None before anything is known.
+
+        A worker takes its next task when another of its tasks came; those that came last tell when the tasks
+        in hand were begun.
+        """
+        cost_P = self._cost_of_parts()
+        if cost_P is None:
+            return None
+        ends = np.append(self.starts[1:], self.count)
+        upto_s = np.concatenate([[0.0], np.cumsum(cost_P * np.diff(_bounds(self.count)))])
+        cost_T = np.diff(np.interp(np.append(self.starts, ends[-1]), _bounds(self.count), upto_s))
+        open_T = [task for task in range(len(self.starts)) if task not in self.done]
+        begun = [*self.begun, *[now_s] * (self.workers - len(self.begun))]
+        free = [max(start_s + cost_T[task], now_s) for start_s, task in zip(begun, open_T, strict=False)]
+        heapq.heapify(free)
+        for task in open_T[len(begun) :]:
+            heapq.heapreplace(free, free[0] + cost_T[task])
+        return float(max(free, default=now_s) - now_s)
+
+    def _begin(self, now_s: float) -> None:
+        self.begun.append(now_s)
+        while len(self.begun) > self.workers:
+            self.begun.popleft()
+
+    def _count(
+        self,
+        count_P: NDArray[np.float64],
+        sum_P: NDArray[np.float64],
+        place_N: NDArray[np.int64],
+        spent_s_N: NDArray[np.float64],
+    ) -> None:
+        part_N = np.searchsorted(_bounds(self.count), place_N, side="right") - 1
+        np.add.at(count_P, part_N, 1.0)
+        np.add.at(sum_P, part_N, spent_s_N)
+
+    def _cost_of_parts(self) -> NDArray[np.float64] | None:
+        """Seconds [parts] of a place in each part, from what was seen there; what came rates the sample."""
+        sampled, came = self.sampled_n.sum(), self.came_n.sum()
+        if not sampled:
+            return np.full(NUM_PARTS, self.came_s.sum() / came) if came else None
+        mean_s = self.sampled_s.sum() / sampled
+        sample_P = np.divide(
+            self.sampled_s, self.sampled_n, out=np.full(NUM_PARTS, mean_s), where=self.sampled_n > 0
+        )
+        trusted_s = _TRUSTED_PARTS * mean_s * self.count / NUM_PARTS
+        factor = (self.came_s.sum() + trusted_s) / ((self.came_n * sample_P).sum() + trusted_s)
+        weight_P = np.maximum(self.sampled_n, 1.0)
+        seen: NDArray[np.float64] = (self.came_s + factor * sample_P * weight_P) / (self.came_n + weight_P)
+        return seen
+
+
+def _spread(first: float, stop: float, count: int) -> NDArray[np.int64]:
+    """So many different places from ``first`` up to, without, ``stop``."""
+    return (first + (np.arange(count) + 0.5) * (stop - first) / count).astype(np.int64)
+
+
+def _bounds(count: int) -> NDArray[np.float64]:
+    return np.linspace(0, count, NUM_PARTS + 1)

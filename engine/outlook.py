@@ -1,0 +1,62 @@
+"""How long scoring a plan still takes: what is read before all else, and what the rows that came say."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine import sources
+from engine.forecast import Forecast, sample_places
+
+Sample = list[list[list[int]]]
+"""``instance_index`` by reader and piece, as ``engine.forecast`` deals them."""
+
+
+def shards_of(plan: pa.Table, shards: list[int]) -> pa.Table:
+    """The rows of these shards of the plan, in its order."""
+    return plan.filter(pc.is_in(plan["shard"], pa.array(shards, pa.int32())))
+
+
+def sample_of(rows: pa.Table, source: str, readers: int) -> Sample:
+    """What so many readers read of these plan rows first; nothing of streams, which have no way in."""
+    places = sample_places(rows.num_rows, readers)
+    return [
+        [
+            [row["instance_index"] for row in piece if not sources.is_stream(source, row["path"])]
+            for piece in (rows.take(pa.array(place_N)).to_pylist() for place_N in pieces)
+        ]
+        for pieces in places
+    ]
+
+
+class Outlook:
+    """The seconds left of scoring these plan rows, block by block."""
+
+    def __init__(self, rows: pa.Table, sample: Sample, *, readers: int, actors: int) -> None:
+        """``readers`` read the sample and then a shard each; ``actors`` predict."""
+        self._index_N = rows["instance_index"].to_numpy()
+        self._sampled = [index for pieces in sample for piece in pieces for index in piece]
+        self._actors = actors
+        starts = np.unique(rows["shard"].to_numpy(), return_index=True)[1]
+        self._forecast = Forecast(count=rows.num_rows, starts=starts, workers=readers)
+
+    def left_s(self, block: pa.Table, came: int, predict_s: float) -> float | None:
+        """Take note of a block; seconds until the slower stage is through, None where none is known.
+
+        ``block`` has ``instance_index`` and ``read_s``, null where it tells nothing; with it, ``came`` rows
+        were predicted in ``predict_s`` by all actors together.
+        """
+        timed = block.filter(pc.is_valid(block["read_s"]))
+        index_N, read_s_N = timed["instance_index"].to_numpy(), timed["read_s"].to_numpy()
+        place_N, is_sample_N = np.searchsorted(self._index_N, index_N), np.isin(index_N, self._sampled)
+        now_s = time.monotonic()
+        for note, is_N in ((self._forecast.sample, is_sample_N), (self._forecast.come, ~is_sample_N)):
+            if is_N.any():
+                note(place_N[is_N], read_s_N[is_N], now_s)
+        read_s = self._forecast.left_s(now_s)
+        if read_s is None:
+            return None
+        return max(read_s, predict_s / came * (len(self._index_N) - came) / self._actors)
