@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from engine.errors import TableError, TrainingError
+from engine.report.compared import comparison_page
 from jobs.compare import FACTS_NAME, PAGE_NAME, compare
 from tests.report_fixture import HeldOut, Page, write_run
 
@@ -52,6 +53,18 @@ def test_a_distilled_student_against_itself_alone(tmp_path: Path, capsys: pytest
     assert "Not the same held-out images" not in page.text
     assert page.text.count("For research use only.") == 2
     assert page.tags.isdisjoint({"script", "iframe", "form", "link"})
+
+
+def test_a_group_stands_up_to_the_other_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = run_with(tmp_path / "a", 7), run_with(tmp_path / "b", 10)
+    _, facts, _ = compared(capsys, a, b, tmp_path / "out")
+    female = next(row for row in facts["differences"] if row["group"] == "female")
+    female["p_holm"] = 0.066
+    facts["differences"][0]["p_holm"] = 0.066
+    page = Page(comparison_page(facts, title="A against B"))
+    assert page.row("All")[-1] == "A is better"
+    assert page.row("Female †")[-1] == "no difference can be claimed"
+    assert page.row("Male †")[-1] == "A is better"
 
 
 def test_without_a_teacher_and_with_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,10 +14,13 @@ from engine.report import plots
 from engine.report.page import render
 from engine.report.tables import FEW
 
+LEVEL = 0.05
+"""Of the test behind a claim about a group."""
+
 
 def comparison_page(facts: Mapping[str, Any], *, title: str) -> str:
     """HTML of the facts that ``jobs.compare`` writes as JSON."""
-    rows = [_row(row) for row in facts["differences"]]
+    rows = [_row(row, is_group=place > 0) for place, row in enumerate(facts["differences"])]
     return render(
         "compare.html.j2",
         title=title,
@@ -29,23 +32,26 @@ def comparison_page(facts: Mapping[str, Any], *, title: str) -> str:
         teacher=_taught(facts["teacher"]) if facts["teacher"] else None,
         plot=_plot(rows),
         few=FEW,
+        level=LEVEL,
     )
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], *, is_group: bool) -> dict[str, Any]:
     interval = _interval(row["interval"])
     return {
         **row,
         "interval": interval,
         "is_small": row["instances"] < FEW,
-        "verdict": _verdict(row, interval),
+        "verdict": _verdict(row, interval, is_group=is_group),
     }
 
 
-def _verdict(row: Mapping[str, Any], interval: Interval) -> str:
+def _verdict(row: Mapping[str, Any], interval: Interval, *, is_group: bool) -> str:
+    """A group must also stand up to the other groups; all together were the question from the start."""
     if not interval.is_known:
         return "too few patients to say"
-    if not interval.excludes_zero:
+    is_chance = is_group and (row["p_holm"] is None or row["p_holm"] >= LEVEL)
+    if not interval.excludes_zero or is_chance:
         return "no difference can be claimed"
     return "A is better" if row["difference"] < 0 else "B is better"
 
