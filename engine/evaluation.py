@@ -6,6 +6,7 @@ Legend: N instances, K monthly bins, V views, h, w attention grid.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,16 +98,27 @@ def recorded_months(cache: TeacherCache, data: TrainingSet, index_N: NDArray[np.
     Raises:
         TeacherCacheError: one of them is not in the cache.
     """
-    logits_NK = torch.from_numpy(cache.read("logits", cache.places(data.uids_N[index_N].tolist())))
-    mean_N, sd_N = moments(logits_NK)
+    mean_N, sd_N = recorded_moments(cache, data.uids_N[index_N].tolist())
     return HeldOut(
         uids_N=data.uids_N[index_N],
         patients_N=data.patients_N[index_N],
         sexes_N=data.patient_sex_N[index_N],
         truth_N=data.months_N[index_N],
-        predicted_N=mean_N.numpy(),
-        sd_N=sd_N.numpy(),
+        predicted_N=mean_N,
+        sd_N=sd_N,
     )
+
+
+def recorded_moments(
+    cache: TeacherCache, uids: Sequence[str]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Means [N] and standard deviations [N], months, of what a teacher recorded of these instances.
+
+    Raises:
+        TeacherCacheError: one of them is not in the cache.
+    """
+    mean_N, sd_N = moments(torch.from_numpy(cache.read("logits", cache.places(uids))))
+    return mean_N.numpy(), sd_N.numpy()
 
 
 def write_cases(

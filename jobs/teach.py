@@ -133,17 +133,14 @@ def held_out_error(cache: Path, run: Path) -> dict[str, Any]:
     """
     if not (run / EVALUATION_NAME).is_file():
         return {}
-    import torch
-
     from engine.accuracy import mean_error
-    from engine.age_distribution import moments
+    from engine.evaluation import recorded_moments
 
     held, recorded = read_held_out(run / EVALUATION_NAME), teacher_cache.open_cache(cache)
     held = held.chosen(np.array([uid in recorded.place_of for uid in held.uids_N], bool))
     if not len(held.uids_N):
         return {}
-    logits_NK = torch.from_numpy(recorded.read("logits", recorded.places(held.uids_N.tolist())))
-    error = mean_error(replace(held, predicted_N=moments(logits_NK)[0].numpy()))
+    error = mean_error(replace(held, predicted_N=recorded_moments(recorded, held.uids_N.tolist())[0]))
     return {
         "test_mae_months": round(error["mae_months"], 2),
         "interval_95": f"{error['mae_low']:.2f}..{error['mae_high']:.2f}",
