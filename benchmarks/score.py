@@ -237,11 +237,14 @@ def eta(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "seconds": round(whole_s, 1),
         "lines": len(apart),
         "worst_of_whole": round(max(abs(off_s) for off_s, _ in apart) / whole_s, 3),
-        "within_20_percent_of_rest": round(
-            statistics.mean(abs(off_s) <= 0.2 * left_s for off_s, left_s in apart), 3
-        ),
-        "first": [round(number, 1) for number in apart[0]],
+        "within_20_percent_of_rest": _near(apart),
+        "without_the_last_tenth": _near([one for one in apart if one[1] > 0.1 * whole_s]),
+        "off_and_left_s": [[round(number, 1) for number in one] for one in apart],
     }
+
+
+def _near(apart: list[tuple[float, float]]) -> float:
+    return round(statistics.mean(abs(off_s) <= 0.2 * left_s for off_s, left_s in apart), 3)
 
 
 MEASURES = {

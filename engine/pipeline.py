@@ -136,7 +136,8 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
     if not missing:
         return work
     rows_of_shard = {row["values"]: row["counts"] for row in plan["shard"].value_counts().to_pylist()}
-    sample = sample_of(shards_of(plan, missing), spec.source, min(watching.readers, len(missing)))
+    planned, readers = shards_of(plan, missing), min(watching.readers, len(missing))
+    sample = sample_of(planned, spec.source, readers)
     tasks = [*range(-len(sample), 0), *missing]
     read = partial(_read_rows, sample=sample)
     rows = _per_shard(tasks, read, spec, watching.readers).map_batches(
@@ -145,9 +146,7 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
         fn_constructor_kwargs={"scoring": scoring},
     )  # fmt: skip
     map_HW = common_grid(open_bundle(bundle).map_HW for bundle in scoring.bundles)
-    outlook = Outlook(
-        shards_of(plan, missing), sample, readers=min(watching.readers, len(missing)), actors=scoring.actors
-    )
+    outlook = Outlook(planned, sample, readers=readers, actors=scoring.actors)
     parts: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in _tables(rows, watching):
         if not batch.num_rows:
