@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from engine import deidentified, proof
+from engine import deidentified, proof, teacher_cache
 from jobs.console import finish
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder that `osteoray ingest` or `osteoray score` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that `osteoray ingest`, `score` or `teach` wrote.")],
     audit_head: Annotated[
         str | None,
         typer.Option(
@@ -24,9 +24,14 @@ def verify(
 ) -> None:
     """Re-check an ingest or score folder: every planned instance ended exactly once, every file is undamaged.
 
-    Reads all tables, and the files of a de-identified export; needs neither the archive nor a cluster. Exit
-    code 1 names the first contradiction.
+    Reads all tables, and the files of a de-identified export; needs neither the archive nor a cluster. Of
+    what `teach` recorded, every shard is whole, of its teachers, and as it was written. Exit code 1 names the
+    first contradiction.
     """
+    if teacher_cache.is_cache(folder):
+        taught = teacher_cache.open_cache(folder).facts["counts"]
+        teacher_cache.require_intact(folder)
+        finish("verify", {"folder": str(folder), **taught, "books": "balance"}, as_json=json)
     counts = proof.verify(folder, audit_head)
     exported = deidentified.verify(folder)
     finish("verify", {"folder": str(folder), **counts, **exported, "books": "balance"}, as_json=json)

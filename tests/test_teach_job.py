@@ -126,6 +126,23 @@ def test_looks_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
     assert (code, told["error"]) == (1, "ORY-T01")
 
 
+def test_verify_finds_a_changed_shard_of_a_cache(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(cache, copy)
+    assert run(capsys, "verify", copy) == (
+        0, {"verb": "verify", "exit_code": 0, "folder": str(copy), "taught": 39, "books": "balance"}
+    )  # fmt: skip
+    shard = copy / "shards" / "00001.arrow"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    code, told = run(capsys, "verify", copy)
+    assert code == 1
+    assert str(shard) in told["message"]
+
+
 def test_other_teachers_do_not_go_on_with_a_cache(
     cache: Path, data: Path, teachers: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
