@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 NUM_PARTS = 32
 _PIECE = 8
 _MOST_SAMPLED = 0.05
-_TRUSTED_PARTS = 8
-"""The sample counts as much as so many parts of the row when it is held against what came."""
+_TRUSTED_PARTS = 1
+"""The sample counts as much as one part of the row when it is held against what came."""
 
 
 def sample_places(count: int, workers: int) -> list[list[NDArray[np.int64]]]:

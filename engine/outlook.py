@@ -40,14 +40,14 @@ class Outlook:
         self._index_N = rows["instance_index"].to_numpy()
         self._sampled = [index for pieces in sample for piece in pieces for index in piece]
         self._actors = actors
+        self._came, self._predict_s = [0], [0.0]
         starts = np.unique(rows["shard"].to_numpy(), return_index=True)[1]
         self._forecast = Forecast(count=rows.num_rows, starts=starts, workers=readers)
 
-    def left_s(self, block: pa.Table, came: int, predict_s: float) -> float | None:
+    def left_s(self, block: pa.Table) -> float | None:
         """Take note of a block; seconds until the slower stage is through, None where none is known.
 
-        ``block`` has ``instance_index`` and ``read_s``, null where it tells nothing; with it, ``came`` rows
-        were predicted in ``predict_s`` by all actors together.
+        ``block`` has ``instance_index``, ``read_s`` and ``predict_s``, null where they tell nothing.
         """
         timed = block.filter(pc.is_valid(block["read_s"]))
         index_N, read_s_N = timed["instance_index"].to_numpy(), timed["read_s"].to_numpy()
@@ -56,7 +56,14 @@ class Outlook:
         for note, is_N in ((self._forecast.sample, is_sample_N), (self._forecast.come, ~is_sample_N)):
             if is_N.any():
                 note(place_N[is_N], read_s_N[is_N], now_s)
+        self._came.append(self._came[-1] + block.num_rows)
+        self._predict_s.append(self._predict_s[-1] + (pc.sum(block["predict_s"]).as_py() or 0.0))
         read_s = self._forecast.left_s(now_s)
-        if read_s is None:
-            return None
-        return max(read_s, predict_s / came * (len(self._index_N) - came) / self._actors)
+        return None if read_s is None else max(read_s, self._predict_left_s())
+
+    def _predict_left_s(self) -> float:
+        """By the later half of what came: while readers and predictors start, all are slower."""
+        came, spent_s = self._came[-1], self._predict_s[-1]
+        half = int(np.searchsorted(self._came, came / 2, side="right")) - 1
+        cost_s = (spent_s - self._predict_s[half]) / (came - self._came[half])
+        return cost_s * (len(self._index_N) - came) / self._actors

@@ -7,6 +7,7 @@ actors, so memory does not grow with the archive; only Arrow travels between the
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import defaultdict
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
 from engine import books
 from engine.bundle import open_bundle
@@ -40,6 +41,10 @@ Read = Callable[[pa.Table, ReadSpec], pa.Table]
 # compiled student is many times faster than decoding.
 _READER_CPUS = 0.9
 _PREDICTOR_CPUS = 0.1
+
+# Rows that wait for a predictor are work that a killed run loses, and memory: for each worker so many shards.
+_WAITING_SHARDS = 8
+_LEAST_WAITING_BYTES = 64 << 20
 
 _LOOK_S = 0.5
 _NOT_A_SHARD = -1
@@ -140,7 +145,9 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
     sample = sample_of(planned, spec.source, readers)
     tasks = [*range(-len(sample), 0), *missing]
     read = partial(_read_rows, sample=sample)
-    rows = _per_shard(tasks, read, spec, watching.readers).map_batches(
+    rows = _per_shard(
+        tasks, read, spec, watching.readers, _waiting_bytes(rows_of_shard, spec, readers + scoring.actors)
+    ).map_batches(
         _Scorer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
         num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
         fn_constructor_kwargs={"scoring": scoring},
@@ -152,7 +159,7 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
         if not batch.num_rows:
             continue
         _count(batch, work, watching)
-        left_s = outlook.left_s(batch, work.came, work.predict_s)
+        left_s = outlook.left_s(batch)
         if left_s is not None:
             watching.on_left(left_s)
         for shard in pc.unique(batch["shard"]).to_pylist():
@@ -163,6 +170,12 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
                 tally.add(rows_of_shard[shard])
     work.ended = tally.added
     return work
+
+
+def _waiting_bytes(rows_of_shard: dict[int, int], spec: ReadSpec, workers: int) -> int:
+    pixels = max(math.prod(rule.view.size_HW) for rule in spec.reading.rules)
+    shard_bytes = max(rows_of_shard.values()) * pixels
+    return max(_WAITING_SHARDS * workers * shard_bytes, _LEAST_WAITING_BYTES)
 
 
 def _count(batch: pa.Table, work: Work, watch: Watch) -> None:
@@ -192,22 +205,29 @@ class _Tally:
         self._on_progress(self._before + self.added, self._total)
 
 
-def _shards(missing: list[int]) -> ray.data.Dataset:
+def _shards(missing: list[int], waiting_bytes: float) -> ray.data.Dataset:
     """One row and one block a shard, so that a task is a shard."""
     context = DataContext.get_current()
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=waiting_bytes
+    )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress line says how it goes
     return ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
 
 
-def _per_shard(missing: list[int], read: Read, spec: ReadSpec, readers: int) -> ray.data.Dataset:
+def _per_shard(
+    missing: list[int], read: Read, spec: ReadSpec, readers: int, waiting_bytes: float = math.inf
+) -> ray.data.Dataset:
     """A row for each missing shard, through actors that run ``read`` on its number.
+
+    No more begin where ``waiting_bytes`` of what was read lie in Ray's store.
 
     Actors stay, where Ray ends the idle processes of tasks once a node has more of them than cores. Each gets
     its next shard when it has done one: none waits behind another while a reader is idle.
     """
-    return _shards(missing).map_batches(
+    return _shards(missing, waiting_bytes).map_batches(
         _Reader, batch_size=1, batch_format="pyarrow", num_cpus=_READER_CPUS,
         compute=ActorPoolStrategy(size=min(readers, len(missing)), max_tasks_in_flight_per_actor=1),
         fn_constructor_kwargs={"read": read, "spec": spec},

@@ -32,13 +32,26 @@ def test_streams_have_no_sample() -> None:
     assert any(piece for pieces in sample_of(plan(5000), "/a.zip", 2) for piece in pieces)
 
 
+def block(first: int, *, read_s: float | None, predict_s: float) -> pa.Table:
+    return pa.table(
+        {
+            "instance_index": np.arange(first, first + 256),
+            "read_s": pa.array([read_s] * 256, pa.float64()),
+            "predict_s": np.full(256, predict_s),
+        }
+    )
+
+
 def test_the_slower_stage_tells_the_time_left() -> None:
     rows = plan(1024)
-    block = pa.table({"instance_index": np.arange(256), "read_s": np.full(256, 0.1)})
-    read = Outlook(rows, [], readers=2, actors=1).left_s(block, 256, predict_s=2.56)
+    read = Outlook(rows, [], readers=2, actors=1).left_s(block(0, read_s=0.1, predict_s=0.01))
     assert read is not None
     assert 25.6 < read <= 2 * 25.6  # one reader has a shard in hand, and another follows
-    predict = Outlook(rows, [], readers=2, actors=1).left_s(block, 256, predict_s=256.0)
-    assert predict == 768.0
-    unknown = block.set_column(1, "read_s", pa.nulls(256, pa.float64()))
-    assert Outlook(rows, [], readers=2, actors=1).left_s(unknown, 256, predict_s=1.0) is None
+    assert Outlook(rows, [], readers=2, actors=1).left_s(block(0, read_s=0.1, predict_s=1.0)) == 768.0
+    assert Outlook(rows, [], readers=2, actors=1).left_s(block(0, read_s=None, predict_s=0.1)) is None
+
+
+def test_predicting_is_judged_by_the_later_half() -> None:
+    outlook = Outlook(plan(1024), [], readers=2, actors=1)
+    outlook.left_s(block(0, read_s=0.001, predict_s=2.0))
+    assert outlook.left_s(block(256, read_s=0.001, predict_s=1.0)) == 512.0
