@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_PARTS = 32
-_PIECE = 8
+_PIECE = 16
 _MOST_SAMPLED = 0.05
 _TRUSTED_PARTS = 1
 """The sample counts as much as one part of the row when it is held against what came."""
@@ -103,12 +103,15 @@ class Forecast:
         sampled, came = self.sampled_n.sum(), self.came_n.sum()
         if not sampled:
             return np.full(NUM_PARTS, self.came_s.sum() / came) if came else None
-        mean_s = self.sampled_s.sum() / sampled
-        sample_P = np.divide(
-            self.sampled_s, self.sampled_n, out=np.full(NUM_PARTS, mean_s), where=self.sampled_n > 0
-        )
-        trusted_s = _TRUSTED_PARTS * mean_s * self.count / NUM_PARTS
-        factor = (self.came_s.sum() + trusted_s) / ((self.came_n * sample_P).sum() + trusted_s)
+        is_sampled_P = self.sampled_n > 0
+        places = np.arange(NUM_PARTS)
+        cost = self.sampled_s[is_sampled_P] / self.sampled_n[is_sampled_P]
+        sample_P = np.interp(
+            places, places[is_sampled_P], cost
+        )  # one without a sample is like its neighbours
+        trusted_s = _TRUSTED_PARTS * sample_P.mean() * self.count / NUM_PARTS
+        told_s = (self.came_n * sample_P)[is_sampled_P].sum()
+        factor = (self.came_s[is_sampled_P].sum() + trusted_s) / (told_s + trusted_s)
         weight_P = np.maximum(self.sampled_n, 1.0)
         seen: NDArray[np.float64] = (self.came_s + factor * sample_P * weight_P) / (self.came_n + weight_P)
         return seen
