@@ -239,7 +239,8 @@ def _tables(dataset: ray.data.Dataset, watch: Watch) -> Iterator[pa.Table]:
 
     A thread of its own waits for Ray, so that this one can look up: Ray has no way to wait for a while only.
     """
-    blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    # A block fetched ahead would hold back the one before it, and with it a shard that could be committed.
+    blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     pool = ThreadPoolExecutor(1)
     ends_s: float | None = None
     try:
