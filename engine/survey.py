@@ -29,7 +29,6 @@ HEAD_BYTES = 256 << 10
 _THREADS = 8
 _WAITING = 4 * _THREADS
 _PROBED = 12
-_SHARD_SIZE = 512  # of no consequence: a survey has no shards
 
 OnProgress = Callable[[int, int], None]
 
@@ -48,6 +47,7 @@ class Survey:
     """Counts over all members of a source."""
 
     planned: int = 0
+    shards: int = 0
     size_bytes: int = 0
     """Of the members whose size the source says."""
     unsized: int = 0
@@ -78,8 +78,9 @@ class Survey:
 
 
 def survey(
-    source: str, rules: Sequence[InputRule], *, on_plan: Callable[[int], None] | None = None,
-    on_progress: OnProgress | None = None, limits: Limits | None = None,
+    source: str, rules: Sequence[InputRule], shard_size: int | None = None, *,
+    on_plan: Callable[[int], None] | None = None, on_progress: OnProgress | None = None,
+    limits: Limits | None = None,
 ) -> Survey:  # fmt: skip
     """Count what lies in ``source`` and what of it each of the ``rules``, one or several, takes.
 
@@ -89,8 +90,8 @@ def survey(
         UsageError, StorageError: the source cannot be listed.
     """
     caps = limits or Limits()
-    plan = sources.plan(source, _SHARD_SIZE, on_plan)
-    found = Survey(planned=plan.num_rows)
+    plan = sources.plan(source, shard_size, on_plan)
+    found = Survey(planned=plan.num_rows, shards=plan["shard"][-1].as_py() + 1)
     reading = Reading(
         source=source, rule=rules[0], further_rules=tuple(rules[1:]), salt=b"survey", limits=caps
     )

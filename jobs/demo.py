@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from jobs.recipes import recipe_named
 from jobs.report import score_page
 from jobs.running import running
 from jobs.salt import read_salt
-from jobs.score import Request, run_score, score_manifest
+from jobs.score import Request, run_score
 from jobs.train import run_training
 
 TASK = "hand-age"
@@ -77,13 +78,13 @@ def _archive(folder: Path, count: int) -> Path:
 
 def _ingest(archive: Path, data: Path) -> None:
     task, labels = task_named(TASK), archive / LABELS_NAME
-    manifest = ingest_manifest(task.facts(), str(archive), labels, SHARD_SIZE)
+    manifest_of = partial(ingest_manifest, task.facts(), str(archive), labels)
     spec = ReadSpec(
         source=str(archive), folder=data, rule=task.rule, salt=read_salt(), label_names=(task.label,),
         labels=read_labels(labels, (task.label,)),
     )  # fmt: skip
     with running(data) as run:
-        run_ingest(spec, manifest, SHARD_SIZE, run)
+        run_ingest(spec, manifest_of, SHARD_SIZE, run)
 
 
 def _train_all(data: Path, folder: Path, changes: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -114,9 +115,8 @@ def _export(out: Path) -> Bundle:
 
 def _score(archive: Path, bundle: Bundle, out: Path) -> dict[str, Any]:
     spec = ReadSpec(source=str(archive), folder=out, rule=bundle.rule, salt=read_salt())
-    manifest = score_manifest(str(archive), [bundle], SHARD_SIZE)
     with running(out) as run:
-        counts, speed = run_score(spec, manifest, (bundle,), run, Request(shard_size=SHARD_SIZE))
+        counts, speed = run_score(spec, (bundle,), run, Request(shard_size=SHARD_SIZE))
     return {**counts, "archive_images_per_second": speed["images_per_second"]}
 
 

@@ -32,7 +32,9 @@ def dry_run(source: str, rule: InputRule, *, as_json: bool) -> NoReturn:
     finish("ingest", {"dry_run": True, **_summary(found)}, as_json=as_json)
 
 
-def score_dry_run(source: str, bundles: Sequence[Bundle], shard_size: int, *, as_json: bool) -> NoReturn:
+def score_dry_run(
+    source: str, bundles: Sequence[Bundle], shard_size: int | None, *, as_json: bool
+) -> NoReturn:
     """Survey ``source`` for some bundles, read and score a few instances, and end the verb. Writes nothing.
 
     Raises:
@@ -40,14 +42,14 @@ def score_dry_run(source: str, bundles: Sequence[Bundle], shard_size: int, *, as
     """
     with planning() as on_plan, progress("headers") as on_progress:
         rules = [bundle.rule for bundle in bundles]
-        found = survey(source, rules, on_plan=on_plan, on_progress=on_progress)
+        found = survey(source, rules, shard_size, on_plan=on_plan, on_progress=on_progress)
     _show(found, [bundle.task for bundle in bundles])
     cores = os.cpu_count() or 1
     models = [_model(found, place, bundle) for place, bundle in enumerate(bundles)]
     summary = {
         "cpus": cores,
         "gpus": 0,
-        "shards": math.ceil(found.planned / shard_size),
+        "shards": found.shards,
         **_summary(found),
         "models": models,
         "eta_s": _eta_s(found, models, cores),

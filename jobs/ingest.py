@@ -22,7 +22,7 @@ from engine.tasks import task_named
 from jobs.cluster_session import cluster_cores, start_ray
 from jobs.console import PARTIAL, finish, progress
 from jobs.dry_run import dry_run as survey_only
-from jobs.plan import begun_plan, require_apart
+from jobs.plan import SHARD_SIZE_HELP, ManifestOf, begun_plan, require_apart
 from jobs.running import (
     MAX_FAILURES_HELP,
     RETRY_HELP,
@@ -66,9 +66,7 @@ def ingest(
     size: Annotated[
         int | None, typer.Option(min=1, help="Side of the square network view in pixels.")
     ] = None,
-    shard_size: Annotated[
-        int, typer.Option(min=1, help="Instances in one shard, the unit of resuming.")
-    ] = 512,
+    shard_size: Annotated[int | None, typer.Option(min=1, help=SHARD_SIZE_HELP)] = None,
     deidentified_to: DeidentifiedOption = None,
     crop: CropOption = None,
     region: Annotated[str, typer.Option(help="Region of --crop: hand, carpals, metacarpals.")] = "",
@@ -116,11 +114,11 @@ def ingest(
         labels=read_labels(labels, label_names[:1], optional=label_names[1:]) if labels else None,
         deidentified=deidentified_to.resolve() if deidentified_to else None, crop=part,
     )  # fmt: skip
-    manifest = ingest_manifest(facts, source, labels, shard_size, deidentified_to, crop=part)
+    manifest_of = partial(ingest_manifest, facts, source, labels, deidentified_to=deidentified_to, crop=part)
     with running(out, terms) as run, lease.hold(deidentified_to) if deidentified_to else nullcontext():
         if deidentified_to:
             deidentified.begin(deidentified_to)
-        counts, speed = run_ingest(spec, manifest, shard_size, run, incremental=incremental)
+        counts, speed = run_ingest(spec, manifest_of, shard_size, run, incremental=incremental)
     exported = deidentified.counts(out) if deidentified_to else {}
     code = PARTIAL if counts["quarantined"] else 0
     finish("ingest", {"out": str(out), **counts, **exported, **speed}, as_json=json, exit_code=code)
@@ -185,7 +183,7 @@ def ingest_manifest(
 
 
 def run_ingest(
-    spec: ReadSpec, manifest: dict[str, Any], shard_size: int, run: Run, *, incremental: bool = False
+    spec: ReadSpec, manifest_of: ManifestOf, shard_size: int | None, run: Run, *, incremental: bool = False
 ) -> tuple[dict[str, int], dict[str, float]]:
     """Plan, begin or resume, ingest and close the folder that ``run`` holds; gives counts and speed.
 
@@ -195,7 +193,7 @@ def run_ingest(
     started = time.perf_counter()
     paced = replace(spec, pace=run.terms.pace(run.staging))
     plan = begun_plan(
-        paced, manifest, shard_size, grow=partial(_ingest, paced, run) if incremental else None,
+        paced, manifest_of, shard_size, grow=partial(_ingest, paced, run) if incremental else None,
         retry=run.terms.retry,
     )  # fmt: skip
     planned = time.perf_counter()

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from engine import books, schema, sources, versions
 from engine.errors import InstanceError, UsageError
-from engine.manifest import sha256_of_bytes
+from engine.manifest import MANIFEST_NAME, read_json, sha256_of_bytes
 from engine.pace import Meter
 from engine.shard import ReadSpec
 from jobs.console import planning
@@ -20,7 +20,14 @@ from jobs.salt import check_of
 
 _READERS_PER_CORE = 4  # digests wait for disk or network more than for a core
 
+SHARD_SIZE_HELP = (
+    "Instances in one shard, the unit of resuming; by default what --out was begun with, else 64 to 256, as "
+    "many as SOURCE needs for some 128 shards."
+)
+
 Finish = Callable[[pa.Table], object]
+ManifestOf = Callable[[int], dict[str, Any]]
+"""What a folder says of how it is made, by its shard size; a resumed job must say the same."""
 
 
 def require_apart(source: str, out: Path) -> None:
@@ -36,13 +43,15 @@ def require_apart(source: str, out: Path) -> None:
 
 def begun_plan(
     spec: ReadSpec,
-    manifest: dict[str, Any],
-    shard_size: int,
+    manifest_of: ManifestOf,
+    shard_size: int | None,
     *,
     grow: Finish | None = None,
     retry: Collection[str] = (),
 ) -> pa.Table:
     """Begin or resume the folder of ``spec``, whose lease is held; gives the plan that is to be done.
+
+    Without a ``shard_size`` a folder keeps its own; a new one has that which fits the source.
 
     With ``grow`` a folder that was begun before takes in what its source has by now: first ``grow`` finishes
     the plan as it stands, then new members and those whose bytes changed are planned behind it. Behind that
@@ -51,9 +60,14 @@ def begun_plan(
     Raises:
         TableError: the folder was begun otherwise, under another salt, or, without ``grow``, on other inputs.
     """
-    books.begin(spec.folder, {**manifest, "salt_check": check_of(spec.salt)}, spec.staging)
+    size = shard_size or _size_of(spec.folder)
+    if size:  # a folder that was begun otherwise is refused before a long listing
+        _begin(spec, manifest_of(size))
     with planning() as on_plan:
-        listing = sources.plan(spec.source, shard_size, on_plan)
+        listing = sources.plan(spec.source, size, on_plan)
+    if not size:
+        size = sources.fitting_shard_size(listing.num_rows)
+        _begin(spec, manifest_of(size))
     if grow is None or not (spec.folder / books.PLAN_NAME).exists():
         forgiven = _failed(spec.folder, retry)["path"] if retry else None
         plan = books.write_plan(spec.folder, listing, spec.staging, forgiven=forgiven)
@@ -61,8 +75,20 @@ def begun_plan(
         before = books.read_plan(spec.folder)
         if not books.is_complete(spec.folder):
             grow(before)
-        plan = _grown(spec, before, listing, shard_size)
-    return _retried(spec, plan, listing, retry, shard_size) if retry else plan
+        plan = _grown(spec, before, listing, size)
+    return _retried(spec, plan, listing, retry, size) if retry else plan
+
+
+def _begin(spec: ReadSpec, manifest: dict[str, Any]) -> None:
+    books.begin(spec.folder, {**manifest, "salt_check": check_of(spec.salt)}, spec.staging)
+
+
+def _size_of(folder: Path) -> int | None:
+    """The shard size that a folder was begun with; None where it was not begun."""
+    path = folder / MANIFEST_NAME
+    manifest = read_json(path) if path.exists() else {}
+    size: int | None = manifest.get("config", manifest).get("shard_size")
+    return size
 
 
 def _grown(spec: ReadSpec, before: pa.Table, listing: pa.Table, shard_size: int) -> pa.Table:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
@@ -23,7 +24,7 @@ from jobs.cluster_session import cluster_cores, start_ray
 from jobs.console import PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
-from jobs.plan import begun_plan, require_apart
+from jobs.plan import SHARD_SIZE_HELP, begun_plan, require_apart
 from jobs.running import (
     MAX_FAILURES_HELP,
     RETRY_HELP,
@@ -54,9 +55,7 @@ def score(
         Path | None, typer.Option(help="Folder for results; the same command again resumes it.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
-    shard_size: Annotated[
-        int, typer.Option(min=1, help="Instances in one shard, the unit of resuming.")
-    ] = 256,
+    shard_size: Annotated[int | None, typer.Option(min=1, help=SHARD_SIZE_HELP)] = None,
     resume: Annotated[
         bool,
         typer.Option(help="Go on where an earlier run of the same command stopped; --no-resume refuses to."),
@@ -110,12 +109,11 @@ def score(
     terms = read_terms(max_failures, window, throttle, retry)
     rules = tuple(bundle.rule for bundle in bundles)
     spec = ReadSpec(source=source, folder=out, rule=rules[0], further_rules=rules[1:], salt=read_salt())
-    manifest = score_manifest(source, bundles, shard_size)
     request = Request(
         shard_size=shard_size, resume=resume, incremental=incremental, reuse=tuple(reuse_from or ())
     )
     with running(out, terms) as run:
-        counts, speed = run_score(spec, manifest, bundles, run, request)
+        counts, speed = run_score(spec, bundles, run, request)
     ended: dict[str, Any] = {"audit_sha256": read_json(out / MANIFEST_NAME).get(books.AUDIT_HEAD)}
     sent = delivered_to_all(out, deliver or ())
     ended |= {"delivered": sent} if sent else {}
@@ -144,8 +142,7 @@ def opened_bundles(folders: Sequence[Path], engine: str | None) -> tuple[Bundle,
 
 def score_manifest(source: str, bundles: Sequence[Bundle], shard_size: int) -> dict[str, Any]:
     """What a score folder says of how it is made; a resumed job must say the same."""
-    models = [{"model_sha256": bundle.sha256, "engine": bundle.engine} for bundle in bundles]
-    config = {"models": models, "shard_size": shard_size}
+    config = {"models": _chosen(bundles), "shard_size": shard_size}
     return {
         "kind": "score",
         "source": sources.identity(source),
@@ -156,18 +153,22 @@ def score_manifest(source: str, bundles: Sequence[Bundle], shard_size: int) -> d
     }
 
 
+def _chosen(bundles: Sequence[Bundle]) -> list[dict[str, str]]:
+    return [{"model_sha256": bundle.sha256, "engine": bundle.engine} for bundle in bundles]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """How a folder is begun, gone on with, or grown, and which earlier folders lend their rows."""
 
-    shard_size: int
+    shard_size: int | None = None
     resume: bool = True
     incremental: bool = False
     reuse: tuple[Path, ...] = ()
 
 
 def run_score(
-    spec: ReadSpec, manifest: dict[str, Any], bundles: tuple[Bundle, ...], run: Run, request: Request
+    spec: ReadSpec, bundles: tuple[Bundle, ...], run: Run, request: Request
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Plan, begin or resume, score and close the folder that ``run`` holds; gives counts and speed.
 
@@ -176,13 +177,14 @@ def run_score(
     """
     if not request.resume and (spec.folder / MANIFEST_NAME).exists():
         raise UsageError(f"{spec.folder} holds an earlier run: choose another --out, or allow --resume")
+    salt_check = check_of(spec.salt)
     for folder in request.reuse:
-        reuse.require_same(folder, {**manifest, "salt_check": check_of(spec.salt)})
+        reuse.require_same(folder, {"config": {"models": _chosen(bundles)}, "salt_check": salt_check})
     paced = replace(spec, pace=run.terms.pace(run.staging))
     scoring = _Scoring(paced, bundles, run, request.reuse)
     plan = begun_plan(
-        paced, manifest, request.shard_size, grow=scoring.finish if request.incremental else None,
-        retry=run.terms.retry,
+        paced, partial(score_manifest, spec.source, bundles), request.shard_size,
+        grow=scoring.finish if request.incremental else None, retry=run.terms.retry,
     )  # fmt: skip
     return scoring.finish(plan)
 

@@ -19,13 +19,12 @@ import pyarrow as pa
 
 from engine import books, schema
 from engine.errors import EngineError
-from engine.manifest import sha256_of_bytes
+from engine.manifest import sha256_of_bytes, sha256_of_facts
 from engine.shard import ReadSpec
 from engine.tasks.hand_age import HAND_AGE
 from jobs.plan import begun_plan
 from jobs.running import Run, Terms, running
 
-MANIFEST = {"kind": "score", "config_sha256": "a"}
 SHARD_SIZE = 3
 Step = tuple[Any, str]
 """A module or a class, and its function that is a step."""
@@ -37,6 +36,11 @@ Read = Callable[[Path, list[dict[str, Any]]], dict[str, pa.Table]]
 
 def spec_of(root: Path) -> ReadSpec:
     return ReadSpec(source=str(root / "in"), folder=root / "out", rule=HAND_AGE.rule, salt=bytes(32))
+
+
+def manifest_of(shard_size: int) -> dict[str, Any]:
+    config = {"shard_size": shard_size}
+    return {"kind": "score", "config_sha256": sha256_of_facts(config), "config": config}
 
 
 def write(root: Path, **contents: str) -> None:
@@ -86,6 +90,7 @@ def night(
     incremental: bool = False,
     source: str = "",
     read: Read = tables_of,
+    shard_size: int | None = SHARD_SIZE,
 ) -> dict[str, int]:
     """What `osteoray score` does, but for the scoring; ``read`` turns planned rows into tables."""
     with running(root / "out", terms) as run:
@@ -93,7 +98,7 @@ def night(
         spec = replace(spec, source=source) if source else spec
         going = partial(finish, root, spec, read, run)
         plan = begun_plan(
-            spec, MANIFEST, SHARD_SIZE, grow=going if incremental else None, retry=run.terms.retry
+            spec, manifest_of, shard_size, grow=going if incremental else None, retry=run.terms.retry
         )
         return going(plan)
 

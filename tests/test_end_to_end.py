@@ -22,7 +22,7 @@ from engine.manifest import read_json
 from engine.phantom.faults import FAULTS as KINDS
 from engine.shard import ReadSpec
 from jobs.running import running
-from jobs.score import Request, run_score, score_manifest
+from jobs.score import Request, run_score
 from tests.breaking_child import broken, isolation
 from tests.story import COUNT, FAULTS, QUICK, SHARD_SIZE, Story, column, osteoray
 
@@ -165,9 +165,7 @@ def test_files_that_break_the_decoder_cost_their_rows_and_no_run(story: Story, t
         source=str(tmp_path / "archive"), folder=out, rule=bundle.rule, salt=b"s" * 32, isolation=isolation()
     )
     with running(out) as run:
-        counts, _ = run_score(
-            spec, score_manifest(spec.source, [bundle], 4), (bundle,), run, Request(shard_size=4)
-        )
+        counts, _ = run_score(spec, (bundle,), run, Request(shard_size=4))
     assert counts["quarantined"] == 2
     assert counts["scored"] + counts["abstained"] + counts["filtered"] == 6
     rows = {row["path"]: row["reason"] for row in column(out, "quarantine", ["path", "reason"])}

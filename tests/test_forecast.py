@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.forecast import Forecast, sample_places
+from engine.sources import fitting_shard_size
 
-SHARD = 256
 START_S, BETWEEN_S, CONTENTION = 1.5, 0.15, 1.1
 """What a worker's first piece costs more, what passes between two tasks, and how much slower all is then."""
 BLOCKS = (0.1, 0.02, 0.06, 0.03, 0.04, 0.05, 0.02, 0.03)
@@ -19,7 +19,8 @@ BLOCKS = (0.1, 0.02, 0.06, 0.03, 0.04, 0.05, 0.02, 0.03)
 def run(cost_s_N: NDArray[np.float64], workers: int) -> list[tuple[float, float]]:
     """Told and true seconds left at each shard that comes, from a twentieth of the work on."""
     count, taken = len(cost_s_N), np.zeros(len(cost_s_N), bool)
-    starts = np.arange(0, count, SHARD)
+    size = fitting_shard_size(count)
+    starts = np.arange(0, count, size)
     forecast = Forecast(count=count, starts=starts, workers=workers)
     free = []
     for pieces in sample_places(count, workers):
@@ -32,7 +33,7 @@ def run(cost_s_N: NDArray[np.float64], workers: int) -> list[tuple[float, float]
     heapq.heapify(free)
     came = []
     for start in starts:
-        place_N = start + np.flatnonzero(~taken[start : start + SHARD])
+        place_N = start + np.flatnonzero(~taken[start : start + size])
         end_s = free[0] + CONTENTION * cost_s_N[place_N].sum() + BETWEEN_S
         heapq.heapreplace(free, end_s)
         came.append((end_s, place_N))
@@ -47,12 +48,15 @@ def run(cost_s_N: NDArray[np.float64], workers: int) -> list[tuple[float, float]
     return told
 
 
-@pytest.mark.parametrize(("count", "workers"), [(20_000, 1), (20_000, 4), (100_000, 2), (100_000, 16)])
-@pytest.mark.parametrize("order", ["even", "blocks", "many"])
+@pytest.mark.parametrize(
+    ("count", "workers"), [(5000, 2), (20_000, 1), (20_000, 4), (100_000, 2), (100_000, 16)]
+)
+@pytest.mark.parametrize("order", ["even", "quick", "blocks", "many"])
 def test_time_left_is_near_the_truth(order: str, count: int, workers: int) -> None:
     random = np.random.default_rng(workers)
     blocks_N = {
         "even": np.full(count, 0.04),
+        "quick": np.full(count, 0.004),
         "blocks": np.repeat(BLOCKS, count // len(BLOCKS)),
         "many": np.repeat(random.uniform(0.01, 0.1, 40), count // 40),
     }[order]
@@ -83,3 +87,26 @@ def test_nothing_is_told_before_anything_came_and_nothing_is_left_at_the_end() -
     assert forecast.left_s(10.0) == pytest.approx(10.0)
     forecast.come(np.arange(5, 10), np.full(5, 2.0), 20.0)
     assert forecast.left_s(20.0) == 0.0
+
+
+def test_a_long_task_that_is_left_alone_counts_from_when_it_was_begun() -> None:
+    """Eight tasks of 4 s, but the fifth of 20 s, by three workers: it is begun at 4 s, and ends at 24 s."""
+    cost_s_N = np.full(3200, 0.01)
+    cost_s_N[1600:2000] = 0.05
+    forecast = Forecast(count=3200, starts=np.arange(0, 3200, 400), workers=3)
+    for pieces in sample_places(3200, 3):
+        place_N = np.concatenate(pieces)
+        forecast.sample(place_N, cost_s_N[place_N], 0.0)
+    told = []
+    for now_s, task in ((4, 0), (4, 1), (4, 2), (8, 3), (8, 5), (12, 6), (12, 7)):
+        place_N = np.arange(400 * task, 400 * (task + 1))
+        forecast.come(place_N, cost_s_N[place_N], float(now_s))
+        told.append(forecast.left_s(float(now_s)))
+    assert told == pytest.approx([20.0, 20.0, 20.0, 16.0, 16.0, 12.0, 12.0])
+
+
+def test_a_task_may_overtake_the_one_before_it() -> None:
+    forecast = Forecast(count=40, starts=np.arange(0, 40, 10), workers=2)
+    for now_s, task in ((2.0, 2), (2.0, 0), (2.0, 1)):
+        forecast.come(np.arange(10 * task, 10 * (task + 1)), np.full(10, 0.1), now_s)
+    assert forecast.left_s(2.5) == pytest.approx(0.5)

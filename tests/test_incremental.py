@@ -20,7 +20,9 @@ from engine.tasks.hand_age import HAND_AGE
 from jobs.plan import begun_plan
 from tests.training_fixture import LABEL, Made, small_view, write_ingest
 
-MANIFEST = {"kind": "ingest", "config_sha256": sha256_of_facts(0)}
+
+def manifest_of(shard_size: int) -> dict[str, str]:
+    return {"kind": "ingest", "config_sha256": sha256_of_facts(0)}
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def again(folder: Path) -> dict[str, int]:
     """What `ingest --incremental` does, in this process."""
     spec = spec_of(folder)
     ingest = ingest_missing(spec)
-    return ingest(begun_plan(spec, MANIFEST, 16, grow=ingest))
+    return ingest(begun_plan(spec, manifest_of, 16, grow=ingest))
 
 
 def rows(folder: Path, table: str = "samples") -> pl.DataFrame:
@@ -106,14 +108,16 @@ def test_training_sees_the_last_version_only(folder: Path) -> None:
 def test_without_incremental_a_changed_archive_is_refused(folder: Path) -> None:
     (folder / "archive" / "00050.dcm").write_bytes(b"new")
     with pytest.raises(TableError, match="give --incremental"):
-        begun_plan(spec_of(folder), MANIFEST, 16)
+        begun_plan(spec_of(folder), manifest_of, 16)
 
 
 def test_a_killed_growth_goes_on(folder: Path) -> None:
     archive, spec = folder / "archive", spec_of(folder)
     for number in range(50, 90):
         (archive / f"{number:05d}.dcm").write_bytes((archive / "00000.dcm").read_bytes())
-    plan = begun_plan(spec, MANIFEST, 16, grow=ingest_missing(spec))  # planned, and killed before any shard
+    plan = begun_plan(
+        spec, manifest_of, 16, grow=ingest_missing(spec)
+    )  # planned, and killed before any shard
     assert books.missing_shards(spec.folder, plan) == [3, 4, 5]
     assert not read_json(spec.folder / "manifest.json")["complete"]
     (archive / "00090.dcm").write_bytes((archive / "00001.dcm").read_bytes())

@@ -9,6 +9,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine import audit, books, proof
@@ -80,6 +81,29 @@ def test_retry_reads_only_what_failed_for_that_reason_and_keeps_the_old_rows(tmp
     assert ends(root)[-1] == ("f1", 2, "good")
     proof.verify(root / "out")
     assert [line["event"] for line in audit.read(root / "out")].count("retried") == 1
+
+
+def shard_rows(root: Path) -> list[int]:
+    return np.bincount(books.read_plan(root / "out")["shard"].to_numpy()).tolist()
+
+
+@pytest.mark.parametrize(("begun", "kept"), [(None, 64), (100, 100), (256, 256)])
+def test_a_folder_keeps_the_shard_size_that_it_was_begun_with(
+    tmp_path: Path, begun: int | None, kept: int
+) -> None:
+    write(tmp_path, **named([f"f{number:03d}" for number in range(300)]), f300="source_read")
+    night(tmp_path, shard_size=begun)
+    whole, rest = divmod(301, kept)
+    assert shard_rows(tmp_path) == [kept] * whole + [rest]
+    assert night(tmp_path, shard_size=None)["planned"] == 301
+    write(tmp_path, **named([f"g{number:03d}" for number in range(300)]))
+    assert night(tmp_path, shard_size=None, incremental=True)["planned"] == 601
+    assert max(shard_rows(tmp_path)) == kept
+    write(tmp_path, f300="good".ljust(len("source_read")))
+    assert night(tmp_path, retry("source_read"), shard_size=None, incremental=True)["planned"] == 602
+    proof.verify(tmp_path / "out")
+    with pytest.raises(TableError, match="another configuration"):
+        night(tmp_path, shard_size=kept + 1)
 
 
 def test_what_fails_again_is_one_more_version(tmp_path: Path) -> None:

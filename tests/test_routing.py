@@ -290,6 +290,7 @@ def test_a_dry_run_says_which_bundle_takes_how_many_and_why(night: Night) -> Non
     assert knee["body_parts"] == {"KNEE": CHILDREN, "PATELLA": 1}
     assert ended.facts["filtered"] == {"body_part": 1, "sop_class": 1}
     assert ended.facts["eta_s"] is not None
+    assert ended.facts["shards"] == 1 + books.read_plan(night.out)["shard"][-1].as_py()
 
 
 @pytest.mark.ray

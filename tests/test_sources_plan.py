@@ -6,12 +6,13 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from engine import sources
 from engine.errors import SourceReadError, UsageError
-from engine.sources.listing import Entry, cut_shards, listed, planned
+from engine.sources.listing import Entry, cut_shards, fitting_shard_size, listed, planned
 from tests.source_fixture import instance, orthanc, post, write_dicomdir
 
 
@@ -30,6 +31,18 @@ def test_a_series_lies_in_one_shard() -> None:
 def test_rows_of_no_known_series_are_cut_anywhere() -> None:
     series = pa.chunked_array([["", "", "", "a", "a", ""]])
     assert cut_shards(series, 2).tolist() == [0, 0, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("count", "size"),
+    [(1, 64), (5000, 64), (8192, 64), (16_384, 128), (32_768, 256), (1_000_000, 256)],
+)
+def test_shards_follow_the_archive_where_nobody_says_their_size(count: int, size: int) -> None:
+    assert fitting_shard_size(count) == size
+    plan = planned(listed(Entry(f"{number:07d}", 1) for number in range(min(count, 20_000))), None)
+    rows = np.bincount(plan["shard"].to_numpy())
+    assert len(rows) >= min(128, count // 64)
+    assert set(rows[:-1].tolist()) <= {fitting_shard_size(plan.num_rows)}
 
 
 def test_repeated_paths_become_rows_of_their_own() -> None:
