@@ -21,7 +21,7 @@
     │   ├── NotGrayscaleError        ORY-F02
     │   ├── MultiFrameError          ORY-F03
     │   ├── NoLabelError             ORY-F04
-    │   ├── AlreadyScoredError       ORY-F05   becomes a scored row: the earlier one of the same bytes
+    │   ├── AlreadyScoredError       ORY-F05   becomes the earlier row of the same bytes: scored or abstained
     │   └── BodyPartError            ORY-F06
     ├── AbstainedError               ORY-A00   scored, but withheld: an abstained row (engine.abstained)
     │   ├── AgeAboveRangeError       ORY-A01

@@ -30,7 +30,7 @@ from engine import books
 from engine.bundle import open_bundle
 from engine.errors import LeaseLostError
 from engine.outlook import Outlook, Sample, sample_of, shards_of
-from engine.reuse import common_grid
+from engine.reuse import TABLES, common_grid
 from engine.scoring import Scorer, result_tables
 from engine.shard import ReadSpec, read_rows, read_shard
 
@@ -182,7 +182,7 @@ def _count(batch: pa.Table, work: Work, watch: Watch) -> None:
     """Put the rows of one block into what was done."""
     by_table = {row["values"]: row["counts"] for row in batch["table"].value_counts().to_pylist()}
     work.came += batch.num_rows
-    work.reused += by_table.get("reused", 0)
+    work.reused += sum(by_table.get(name, 0) for name in TABLES.values())
     work.predicted += by_table.get("samples", 0)
     work.read_s += pc.sum(batch["read_s"]).as_py() or 0.0
     work.predict_s += pc.sum(batch["predict_s"]).as_py() or 0.0

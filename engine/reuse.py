@@ -1,9 +1,11 @@
 """What was scored before, found by the digest of its bytes: the earlier row is taken, nothing is decoded.
 
-An index of earlier predictions lies in a folder of its own, for as long as a run lasts:
+A withheld score is as good as a told one: its row is taken with its reason.
+
+An index of earlier rows lies in a folder of its own, for as long as a run lasts:
 
     keys.npy      first 64 bits of each digest, ascending, unsigned
-    places.npy    the whole digest, the model, and where the row is: folder, shard, row of the predictions
+    places.npy    the whole digest, the model, and where the row is: table, folder, shard, row of the table
     index.json    the folders, and the grid of the attention maps that this run writes
 
 A task looks up a digest by bisection in the mapped file, so the memory of a reader does not grow with the
@@ -28,7 +30,12 @@ from engine.errors import BooksError, UsageError
 from engine.manifest import MANIFEST_NAME, code_version, read_json, write_json
 from engine.overlay import enlarged
 
-_PLACE = np.dtype([("digest", "V32"), ("model", "u2"), ("folder", "u2"), ("shard", "u4"), ("row", "u4")])
+TABLES = {"predictions": "reused", "abstained": "reused_abstained"}
+"""The tables whose rows are taken, and what such rows are called until they are in this run's."""
+
+_PLACE = np.dtype(
+    [("digest", "V32"), ("model", "u2"), ("table", "u1"), ("folder", "u2"), ("shard", "u4"), ("row", "u4")]
+)
 _PLACED = ("instance_index", "path", "shard", "version", "route")
 _READ = ("content_sha256", "model_sha256", "code_version")
 Grid = tuple[int, int]
@@ -59,7 +66,7 @@ def require_same(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def write_index(index: Path, folders: Sequence[Path], maps: Mapping[str, Grid]) -> int:
-    """Write the index of the predictions in ``folders`` to the new folder ``index``; returns its rows.
+    """Write the index of the rows in ``folders`` to the new folder ``index``; returns its rows.
 
     ``maps`` holds the digests of this run's models, in their order, and the grid of each one's attention map.
     """
@@ -86,10 +93,10 @@ def is_known(index: Path, digest: str, model: int = 0) -> bool:
     return _find(index, digest, model) is not None
 
 
-def rows(index: Path, wanted: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """The earlier predictions of ``wanted``: each its place in this plan, ``content_sha256`` and its route.
+def rows(index: Path, wanted: Iterable[Mapping[str, Any]]) -> dict[str, pa.Table]:
+    """The earlier rows of ``wanted``, by table. Each one wanted says its place, ``content_sha256`` and route.
 
-    The columns are those of ``schema.predictions`` and ``rule``; place, path and route are the wanted ones.
+    The columns are those of the table and ``rule``; place, path and route are the wanted ones.
 
     Raises:
         BooksError: a row is not where the index says.
@@ -97,21 +104,36 @@ def rows(index: Path, wanted: Iterable[Mapping[str, Any]]) -> pa.Table:
     """
     facts = read_json(index / "index.json")
     folders, map_HW = facts["folders"], (facts["map_HW"][0], facts["map_HW"][1])
-    taken = []
+    taken: dict[str, list[pa.Table]] = {}
     for one in wanted:
-        place = _find(index, one["content_sha256"], one["rule"])
-        table = _predictions(folders[place["folder"]], int(place["shard"])) if place is not None else None
-        row = table.slice(int(place["row"]), 1) if table is not None and place is not None else None
-        if row is None or row["content_sha256"].to_pylist() != [one["content_sha256"]]:
-            raise BooksError("an earlier prediction is not where it was: run `osteoray verify` on its folder")
-        for name in _PLACED:
+        name, row = _row(index, folders, one)
+        row = _on_grid(_placed(row, one), map_HW).append_column("rule", pa.array([one["rule"]], pa.int32()))
+        taken.setdefault(name, []).append(row)
+    return {name: pa.concat_tables(some).combine_chunks() for name, some in taken.items()}
+
+
+def _row(index: Path, folders: Sequence[str], one: Mapping[str, Any]) -> tuple[str, pa.Table]:
+    """The table in which an earlier row stands, and the row."""
+    place = _find(index, one["content_sha256"], one["rule"])
+    if place is not None:
+        name = list(TABLES)[place["table"]]
+        row = _table(folders[place["folder"]], int(place["shard"]), name).slice(int(place["row"]), 1)
+        if row["content_sha256"].to_pylist() == [one["content_sha256"]]:
+            return name, row
+    raise BooksError("an earlier row is not where it was: run `osteoray verify` on its folder")
+
+
+def _placed(row: pa.Table, one: Mapping[str, Any]) -> pa.Table:
+    for name in _PLACED:
+        if name in row.column_names:
             field = row.schema.field(name)
             row = row.set_column(row.schema.get_field_index(name), field, [pa.array([one[name]], field.type)])
-        taken.append(_on_grid(row, map_HW).append_column("rule", pa.array([one["rule"]], pa.int32())))
-    return pa.concat_tables(taken).combine_chunks()
+    return row
 
 
 def _on_grid(row: pa.Table, map_HW: Grid) -> pa.Table:
+    if "attention_map" not in row.column_names:
+        return row
     place = row.schema.get_field_index("attention_map")
     maps_Nhw = schema.tensor_values(row["attention_map"])
     if maps_Nhw.shape[1:] == map_HW:
@@ -129,21 +151,32 @@ def _engines(manifest: Mapping[str, Any]) -> dict[str, str]:
 def _places(folder: Path, number: int, maps: Mapping[str, Grid]) -> Iterator[NDArray[Any]]:
     """Where the rows lie that this run may take: of its models and this code, on a grid that it can use."""
     models = list(maps)
-    for path in books.tables_of(folder, "predictions"):
-        table = pq.read_table(path, columns=list(_READ))
-        if not table.num_rows:
+    paths = [(kind, path) for kind, name in enumerate(TABLES) for path in books.tables_of(folder, name)]
+    for kind, path in paths:
+        usable = _usable(pq.read_schema(path), maps)
+        table = pq.read_table(path, columns=list(_READ)) if usable else None
+        if table is None or not table.num_rows:
             continue
-        written_HW = tuple(pq.read_schema(path).field("attention_map").type.shape)
-        usable = {model for model in models if written_HW in {maps[model], common_grid(maps.values())}}
         places_N = np.zeros(table.num_rows, _PLACE)
         digests = b"".join(bytes.fromhex(digest) for digest in table["content_sha256"].to_pylist())
         places_N["digest"] = np.frombuffer(digests, "V32")
         made_by = table["model_sha256"].to_pylist()
         places_N["model"] = [models.index(model) if model in usable else 0 for model in made_by]
+        places_N["table"] = kind
         places_N["folder"], places_N["shard"] = number, int(path.parent.name)
         places_N["row"] = np.arange(table.num_rows)
         is_taken_N = np.array([model in usable for model in made_by])
         yield places_N[is_taken_N & (np.array(table["code_version"].to_pylist()) == code_version())]
+
+
+def _usable(written: pa.Schema, maps: Mapping[str, Grid]) -> set[str]:
+    """The models whose rows this run may take from a table of this schema."""
+    if not set(_READ) <= set(written.names):  # abstained, by schema version 3: it does not say by which model
+        return set()
+    if "attention_map" not in written.names:
+        return set(maps)
+    written_HW = tuple(written.field("attention_map").type.shape)
+    return {model for model in maps if written_HW in {maps[model], common_grid(maps.values())}}
 
 
 def _keys(digest_N: NDArray[Any]) -> NDArray[np.uint64]:
@@ -174,5 +207,5 @@ def _mapped(index: Path) -> tuple[NDArray[np.uint64], NDArray[Any]]:
 
 
 @functools.lru_cache(maxsize=_OPEN_TABLES)
-def _predictions(folder: str, shard: int) -> pa.Table:
-    return books.read_table(books.shard_folder(Path(folder), shard) / "predictions.parquet")
+def _table(folder: str, shard: int, name: str) -> pa.Table:
+    return books.read_table(books.shard_folder(Path(folder), shard) / f"{name}.parquet")

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 
 PSEUDO_COLUMNS = ("pseudo_mean_months", "pseudo_sd_months")
 """Labels made by other models: their mean and spread."""
@@ -71,8 +71,18 @@ REJECTS = pa.schema(
         pa.field("task", pa.string()),
     ]
 )
-"""Filtered, abstained and quarantined inputs: one table each, the same columns; no digest where no bytes were
-read. ``task`` is that of the model whose score is withheld, null where none scored."""
+"""Filtered and quarantined inputs: one table each, the same columns; no digest where no bytes were read.
+``task`` is null where no model scored."""
+
+ABSTAINED = pa.schema(
+    [
+        *REJECTS,
+        pa.field("model_sha256", pa.string(), nullable=False),
+        pa.field("code_version", pa.string(), nullable=False),
+    ]
+)
+"""Inputs whose score is withheld, and by which model and code; ``task`` is the model's. Before version 4 a
+table has the columns of REJECTS only."""
 
 DEIDENTIFIED = pa.schema(
     [
@@ -156,6 +166,11 @@ def predictions(map_HW: tuple[int, int]) -> pa.Schema:
     """
     attention = pa.field("attention_map", pa.fixed_shape_tensor(pa.uint8(), map_HW), nullable=False)
     return pa.schema([*_PREDICTION_FIELDS, attention])
+
+
+def rejects(table: str) -> pa.Schema:
+    """The stamped schema of the table ``filtered``, ``abstained`` or ``quarantine``."""
+    return stamped(ABSTAINED if table == "abstained" else REJECTS, table)
 
 
 def stamped(schema: pa.Schema, table: str, facts: Mapping[str, str] | None = None) -> pa.Schema:

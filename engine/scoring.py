@@ -23,7 +23,7 @@ from engine.bundle import Bundle, open_bundle
 from engine.manifest import code_version
 from engine.overlay import enlarged
 from engine.predict import Scores, open_predictor
-from engine.reuse import Grid, common_grid
+from engine.reuse import TABLES, Grid, common_grid
 
 _SCORED = pa.schema(
     [
@@ -110,7 +110,7 @@ def result_tables(parts: Sequence[pa.Table], map_HW: Grid) -> dict[str, pa.Table
     """The tables of one scored shard in their declared schemas, rows in the order of the plan."""
     rows = pa.concat_tables(parts, promote_options="default").sort_by("instance_index")
     full = schema.stamped(schema.predictions(map_HW), "predictions")
-    scored = rows.filter(pc.is_in(rows["table"], pa.array(["samples", "reused"])))
+    scored = rows.filter(pc.is_in(rows["table"], pa.array(["samples", TABLES["predictions"]])))
     maps = [np.frombuffer(data.as_buffer(), np.uint8) for data in scored["attention_map"]]
     stack = np.concatenate(maps).reshape(-1, *map_HW) if maps else np.zeros((0, *map_HW), np.uint8)
     columns = [
@@ -118,8 +118,9 @@ def result_tables(parts: Sequence[pa.Table], map_HW: Grid) -> dict[str, pa.Table
     ]
     tables = {"predictions": pa.Table.from_arrays(columns, names=full.names).cast(full)}
     for name in books.REJECT_TABLES:
-        rejects = rows.filter(pc.equal(rows["table"], name)).select(schema.REJECTS.names)
-        tables[name] = rejects.cast(schema.stamped(schema.REJECTS, name))
+        full = schema.rejects(name)
+        here = pa.array([name, TABLES.get(name, name)])
+        tables[name] = rows.filter(pc.is_in(rows["table"], here)).select(full.names).cast(full)
     return tables
 
 

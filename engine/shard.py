@@ -75,7 +75,7 @@ class _Ends:
 
     def rejects(self) -> dict[str, pa.Table]:
         return {
-            name: pa.Table.from_pylist(rows, schema=schema.stamped(schema.REJECTS, name))
+            name: pa.Table.from_pylist(rows, schema=schema.rejects(name))
             for name, rows in (("filtered", self.filtered), ("quarantine", self.quarantine))
         }
 
@@ -92,17 +92,20 @@ def read_rows(planned: Iterable[Row], spec: ReadSpec) -> pa.Table:
     """The same as one table for predictors, all columns nullable; ``table`` is where a row stands.
 
     Samples have their image as bytes, in the size of the rule that took them: its place is ``rule``, why it
-    took them is ``route``. Rows ``reused`` are earlier predictions of bytes that were scored before
-    (``spec.known``).
+    took them is ``route``. Earlier rows of bytes that were scored before (``spec.known``) stand where
+    ``reuse.TABLES`` says.
     """
     ends = _read_all(list(planned), spec)
     samples = pa.Table.from_pylist(ends.samples, schema=schema.ROUTED)
     images = pa.array([image_HW.tobytes() for image_HW in ends.images], pa.binary())
     tables = {"samples": samples.append_column("image", images), **ends.rejects()}
     if spec.known and ends.known:
-        tables["reused"] = _maps_as_bytes(reuse.rows(spec.known, ends.known))
+        tables |= {reuse.TABLES[name]: rows for name, rows in reuse.rows(spec.known, ends.known).items()}
     return pa.concat_tables(
-        [_nullable(table).append_column("table", _repeated(name, table)) for name, table in tables.items()],
+        [
+            _nullable(_maps_as_bytes(table)).append_column("table", _repeated(name, table))
+            for name, table in tables.items()
+        ],
         promote_options="default",
     )
 
@@ -118,6 +121,8 @@ def _repeated(word: str, table: pa.Table) -> pa.Array:
 
 
 def _maps_as_bytes(table: pa.Table) -> pa.Table:
+    if "attention_map" not in table.column_names:
+        return table
     maps = pa.array(
         [map_hw.tobytes() for map_hw in schema.tensor_values(table["attention_map"])], pa.binary()
     )

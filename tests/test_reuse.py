@@ -79,7 +79,7 @@ def test_known_bytes_are_found_in_any_of_the_folders(tmp_path: Path) -> None:
 def test_the_earlier_row_comes_with_its_new_place(tmp_path: Path) -> None:
     index = tmp_path / "index"
     reuse.write_index(index, [scored(tmp_path / "a", list(range(9)))], MAPS)
-    rows = reuse.rows(index, [wanted(5, 40), wanted(0, 41)]).to_pylist()
+    rows = reuse.rows(index, [wanted(5, 40), wanted(0, 41)])["predictions"].to_pylist()
     assert [(row["instance_index"], row["path"], row["shard"], row["version"]) for row in rows] == [
         (40, "new5", 7, 2),
         (41, "new0", 7, 2),
@@ -94,11 +94,50 @@ def test_a_row_is_that_of_the_model_that_is_asked(tmp_path: Path) -> None:
     assert reuse.write_index(index, [*both, other], {"n": (4, 4), "m": (2, 2)}) == 3
     assert [reuse.is_known(index, digest(number), 0) for number in (1, 2, 3)] == [True, False, False]
     assert [reuse.is_known(index, digest(number), 1) for number in (1, 2, 3)] == [True, True, False]
-    found = reuse.rows(index, [wanted(1, 0, rule=0), wanted(1, 1, rule=1)])
+    found = reuse.rows(index, [wanted(1, 0, rule=0), wanted(1, 1, rule=1)])["predictions"]
     assert found["model_sha256"].to_pylist() == ["n", "m"]
     assert found["rule"].to_pylist() == [0, 1]
     assert found["route"].to_pylist() == ["first_named"] * 2
     assert schema.tensor_values(found["attention_map"]).shape == (2, 4, 4)  # on the grid of both
+
+
+def withheld(folder: Path, number: int, columns: pa.Schema, **changes: str) -> Path:
+    """A folder of `scored` whose first shard withheld the score of one more."""
+    row = {
+        "instance_index": number, "path": f"old{number}", "shard": 0, "version": 1, "task": "hand-age",
+        "reason": "rotated", "code": "ORY-A06", "message": "m", "content_sha256": digest(number),
+        "model_sha256": "m", "code_version": code_version(), **changes,
+    }  # fmt: skip
+    table = pa.Table.from_pylist([row], schema=columns)
+    pq.write_table(table, books.shard_folder(folder, 0) / "abstained.parquet")
+    return folder
+
+
+def test_a_withheld_score_is_taken_with_its_reason(tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    folder = withheld(scored(tmp_path / "a", [1, 2]), 3, schema.ABSTAINED)
+    assert reuse.write_index(index, [folder], MAPS) == 3
+    found = reuse.rows(index, [wanted(2, 40), wanted(3, 41)])
+    assert found["predictions"]["instance_index"].to_pylist() == [40]
+    (row,) = found["abstained"].to_pylist()
+    assert (row["instance_index"], row["path"], row["shard"], row["version"]) == (41, "new3", 7, 2)
+    assert (row["reason"], row["code"], row["model_sha256"]) == ("rotated", "ORY-A06", "m")
+
+
+@pytest.mark.parametrize(
+    ("columns", "changes"),
+    [
+        (schema.ABSTAINED, {"model_sha256": "n"}),
+        (schema.ABSTAINED, {"code_version": "0.0.1"}),
+        (schema.REJECTS, {}),  # of schema version 3, which does not say by which model
+    ],
+)
+def test_a_score_that_another_model_or_code_withheld_is_made_anew(
+    tmp_path: Path, columns: pa.Schema, changes: dict[str, str]
+) -> None:
+    folder = withheld(scored(tmp_path / "a", [1, 2]), 3, columns, **changes)
+    assert reuse.write_index(tmp_path / "index", [folder], MAPS) == 2
+    assert not reuse.is_known(tmp_path / "index", digest(3))
 
 
 def test_maps_that_are_too_fine_are_made_anew(tmp_path: Path) -> None:

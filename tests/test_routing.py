@@ -244,6 +244,39 @@ def test_rows_of_the_model_that_takes_the_bytes_are_reused(night: Night, tmp_pat
 
 
 @pytest.mark.ray
+def test_a_withheld_score_is_reused_as_one(night: Night, tmp_path: Path) -> None:
+    archive, out, again = (tmp_path / name for name in ("archive", "out", "again"))
+    archive.mkdir()
+    for name, age in (("adult", "030Y"), ("child", "009Y")):
+        uid = uid_from(name)
+        facts = Facts(
+            sop_instance_uid=uid, study_instance_uid=uid_from("s", uid), patient_id=name, patient_age=age,
+            series_instance_uid=uid_from("r", uid), body_part_examined="HAND", bits_stored=8,
+        )  # fmt: skip
+        write_instance(archive / f"{name}.dcm", disc(120, 96), facts)
+
+    def reasons(folder: Path) -> list[tuple[str, str, str]]:
+        names = ["path", "reason", "content_sha256", "model_sha256"]
+        found = column(folder, "abstained", names)
+        assert {row["model_sha256"] for row in found} == {open_bundle(night.hand).sha256}
+        return [(row["path"], row["reason"], row["content_sha256"]) for row in found]
+
+    words = ("score", archive, "--model", night.hand, "--out")
+    first = osteoray(*words, out)
+    assert [first.facts[name] for name in ("scored", "abstained", "reused")] == [1, 1, 0]
+    ((path, reason, sha256),) = reasons(out)
+    assert (path, reason) == ("adult.dcm", "age_above_range")
+    second = osteoray(*words, again, "--reuse", out)
+    assert [second.facts[name] for name in ("scored", "abstained", "reused")] == [1, 1, 2]
+    assert reasons(again) == [(path, reason, sha256)]
+    (archive / "moved.dcm").write_bytes((archive / "adult.dcm").read_bytes())
+    grown = osteoray(*words, again, "--incremental")
+    assert [grown.facts[name] for name in ("scored", "abstained", "reused")] == [1, 2, 1]
+    assert reasons(again) == [(path, reason, sha256), ("moved.dcm", reason, sha256)]
+    assert osteoray("verify", again).code == 0
+
+
+@pytest.mark.ray
 def test_results_of_each_task_are_delivered_as_such(night: Night, tmp_path: Path) -> None:
     ended = osteoray("deliver", night.out, "--to", tmp_path / "results", "--map")
     assert (ended.code, ended.facts["sent"]) == (0, 2 * (2 * CHILDREN + 2))
