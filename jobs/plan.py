@@ -55,7 +55,8 @@ def begun_plan(
 
     With ``grow`` a folder that was begun before takes in what its source has by now: first ``grow`` finishes
     the plan as it stands, then new members and those whose bytes changed are planned behind it. Behind that
-    come the instances that were quarantined for a reason in ``retry``, as a further version of each.
+    come the instances that were quarantined for a reason in ``retry``, as a further version of each; without
+    ``grow`` nothing else that is new or changed is taken in.
 
     Raises:
         TableError: the folder was begun otherwise, under another salt, or, without ``grow``, on other inputs.
@@ -69,8 +70,7 @@ def begun_plan(
         size = sources.fitting_shard_size(listing.num_rows)
         _begin(spec, manifest_of(size))
     if grow is None or not (spec.folder / books.PLAN_NAME).exists():
-        forgiven = _failed(spec.folder, retry)["path"] if retry else None
-        plan = books.write_plan(spec.folder, listing, spec.staging, forgiven=forgiven)
+        plan = _standing(spec, listing, retry)
     else:
         before = books.read_plan(spec.folder)
         if not books.is_complete(spec.folder):
@@ -89,6 +89,16 @@ def _size_of(folder: Path) -> int | None:
     manifest = read_json(path) if path.exists() else {}
     size: int | None = manifest.get("config", manifest).get("shard_size")
     return size
+
+
+def _standing(spec: ReadSpec, listing: pa.Table, retry: Collection[str]) -> pa.Table:
+    """The plan as it stands, or a new one. A retry does not ask whether the source is still as planned."""
+    is_begun = (spec.folder / books.PLAN_NAME).exists()
+    begun_on = read_json(spec.folder / MANIFEST_NAME).get("source")
+    if retry and is_begun and begun_on == sources.identity(spec.source):
+        return books.read_plan(spec.folder)
+    forgiven = _failed(spec.folder, retry)["path"] if retry else None
+    return books.write_plan(spec.folder, listing, spec.staging, forgiven=forgiven)
 
 
 def _grown(spec: ReadSpec, before: pa.Table, listing: pa.Table, shard_size: int) -> pa.Table:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine import books, schema
+from engine import books, schema, sources
 from engine.errors import EngineError
 from engine.manifest import sha256_of_bytes, sha256_of_facts
 from engine.shard import ReadSpec
@@ -38,9 +38,12 @@ def spec_of(root: Path) -> ReadSpec:
     return ReadSpec(source=str(root / "in"), folder=root / "out", rule=HAND_AGE.rule, salt=bytes(32))
 
 
-def manifest_of(shard_size: int) -> dict[str, Any]:
+def manifest_of(source: str, shard_size: int) -> dict[str, Any]:
     config = {"shard_size": shard_size}
-    return {"kind": "score", "config_sha256": sha256_of_facts(config), "config": config}
+    return {
+        "kind": "score", "source": sources.identity(source), "config_sha256": sha256_of_facts(config),
+        "config": config,
+    }  # fmt: skip
 
 
 def write(root: Path, **contents: str) -> None:
@@ -98,7 +101,11 @@ def night(
         spec = replace(spec, source=source) if source else spec
         going = partial(finish, root, spec, read, run)
         plan = begun_plan(
-            spec, manifest_of, shard_size, grow=going if incremental else None, retry=run.terms.retry
+            spec,
+            partial(manifest_of, spec.source),
+            shard_size,
+            grow=going if incremental else None,
+            retry=run.terms.retry,
         )
         return going(plan)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from engine.errors import (
 from engine.lease import hold
 from engine.pace import Meter, Pace, Window, ask_to_stop, read_window
 from jobs.running import REASONS, Terms, read_terms
-from tests.night_fixture import STEPS, ends, named, night, retry, steps_of, write
+from tests.night_fixture import STEPS, ends, named, night, retry, steps_of, tables_of, write
 
 FILES = [f"f{number}" for number in range(8)]  # three shards
 
@@ -104,6 +106,37 @@ def test_a_folder_keeps_the_shard_size_that_it_was_begun_with(
     proof.verify(tmp_path / "out")
     with pytest.raises(TableError, match="another configuration"):
         night(tmp_path, shard_size=kept + 1)
+
+
+def test_a_retry_of_a_grown_folder_needs_no_other_option(tmp_path: Path) -> None:
+    root = mixed(tmp_path)
+    night(root)
+    write(root, a0="source_read", f9="good")
+    night(root, incremental=True)
+    before = ends(root)
+    write(
+        root, a0="good", a1="good", f2="changed"
+    )  # mended, new, and another size of one that is not asked for
+    (root / "in" / "f3").unlink()
+    assert night(root, retry("source_read"))["planned"] == 12
+    assert ends(root) == [*before, ("f5", 2, "source_read"), ("a0", 2, "good")]
+    proof.verify(root / "out")
+    assert night(root, incremental=True)["planned"] == 14
+    assert ends(root)[-2:] == [("a1", 1, "good"), ("f2", 2, "changed")]
+    proof.verify(root / "out")
+
+
+def test_a_retry_knows_its_source(tmp_path: Path) -> None:
+    root, moved = mixed(tmp_path / "one"), tmp_path / "two"
+    night(root)
+    shutil.copytree(root / "in", moved / "in")
+    write(moved, f5="good")
+    there = partial(night, root, source=str(moved / "in"), read=lambda _, planned: tables_of(moved, planned))
+    assert there(retry("source_read"))["planned"] == 9
+    assert ends(root)[-1] == ("f5", 2, "good")
+    write(moved, f9="good")
+    with pytest.raises(TableError, match="other inputs"):
+        there(retry("pixel_decode"))
 
 
 def test_what_fails_again_is_one_more_version(tmp_path: Path) -> None:

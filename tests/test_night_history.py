@@ -63,6 +63,24 @@ class Nights(RuleBasedStateMachine):
         night(self.root, again, incremental=True)
         self.every_file_ended_as_it_says()
 
+    @precondition(lambda self: (self.root / "out" / books.PLAN_NAME).exists())
+    @rule(
+        changes=st.dictionaries(NAMES, CONTENTS), reasons=st.sets(st.sampled_from(REASONS), min_size=1),
+        step=KILLS,
+    )  # fmt: skip
+    def retry_alone_and_be_killed(self, changes: dict[str, str], reasons: set[str], step: int) -> None:
+        night(self.root, incremental=True)
+        before = {path: reason for path, _, reason in ends(self.root)}
+        self.said |= changes
+        write(self.root, **changes)
+        again = retry(*reasons)
+        steps_of(lambda: night(self.root, again), die_at=step)
+        night(self.root, again)
+        proof.verify(self.root / "out")
+        assert {path: reason for path, _, reason in ends(self.root)} == {
+            path: self.said[path].strip() if reason in reasons else reason for path, reason in before.items()
+        }
+
     def every_file_ended_as_it_says(self) -> None:
         proof.verify(self.root / "out")
         last = {path: reason for path, _, reason in ends(self.root)}
