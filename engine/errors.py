@@ -22,7 +22,8 @@
     │   ├── MultiFrameError          ORY-F03
     │   ├── NoLabelError             ORY-F04
     │   ├── AlreadyScoredError       ORY-F05   becomes the earlier row of the same bytes: scored or abstained
-    │   └── BodyPartError            ORY-F06
+    │   ├── BodyPartError            ORY-F06
+    │   └── BodyPartOpenError        ORY-F07
     ├── AbstainedError               ORY-A00   scored, but withheld: an abstained row (engine.abstained)
     │   ├── AgeAboveRangeError       ORY-A01
     │   ├── BlankError               ORY-A02
@@ -236,6 +237,13 @@ class BodyPartError(FilteredError):
 
     code = "ORY-F06"
     reason = "body_part"
+
+
+class BodyPartOpenError(FilteredError):
+    """The header names no body part, or not one of exactly one task, where only that was to be taken."""
+
+    code = "ORY-F07"
+    reason = "body_part_open"
 
 
 class TableError(EngineError):

@@ -39,6 +39,8 @@ class Reading:
     salt: bytes
     further_rules: tuple[InputRule, ...] = ()
     """Of the other bundles that a member may go to; one rule takes it, and shows it its way."""
+    is_named: bool = False
+    """Whether a rule takes only what its header names (``engine.routing``)."""
     limits: Limits = Limits()
     deidentified: Path | None = None
     """Folder that takes a de-identified file of each sample."""
@@ -58,6 +60,7 @@ class Reading:
             "source": self.source,
             "rules": [rule.facts() for rule in self.rules],
             "salt": base64.b64encode(self.salt).decode(),
+            "is_named": self.is_named,
             "limits": asdict(self.limits),
             "deidentified": str(self.deidentified) if self.deidentified else None,
             "known": str(self.known) if self.known else None,
@@ -73,6 +76,7 @@ def reading_from_facts(facts: Mapping[str, Any]) -> Reading:
         rule=rule,
         further_rules=tuple(further),
         salt=base64.b64decode(facts["salt"]),
+        is_named=facts["is_named"],
         limits=Limits(**facts["limits"]),
         deidentified=Path(facts["deidentified"]) if facts["deidentified"] else None,
         known=Path(facts["known"]) if facts["known"] else None,
@@ -96,12 +100,13 @@ def sample_of(data: bytes, reading: Reading) -> Sample:
         InstanceError, FilteredError: the bytes give no sample (its ``reason`` says why).
     """
     digest = sha256_of_bytes(data)
+    is_routed = bool(reading.further_rules) or reading.is_named
     try:
-        if not reading.further_rules:  # it took these bytes before: the header need not be parsed again
+        if not is_routed:  # the rule took these bytes before: the header need not be parsed again
             _require_unknown(digest, routing.Route(0, routing.ONLY_FIT), reading)
         opened = open_instance(data, reading.salt, reading.limits)
-        taken = routing.route(opened.columns, reading.rules)
-        if reading.further_rules:
+        taken = routing.route(opened.columns, reading.rules, is_named=reading.is_named)
+        if is_routed:
             _require_unknown(digest, taken, reading)
         instance = viewed(opened, reading.rules[taken.rule], digest, reading.limits, reading.crop)
     except MemoryError as error:

@@ -4,6 +4,8 @@ Exactly one rule fits: it takes the instance. Several fit: those that name the i
 those that merely do not exclude it, and among equals the first one goes before, so the order in which bundles
 are named decides only what the header leaves open. None fits: the instance is filtered for the reason of the
 rule that came furthest, since "another body part" says more than "another SOP class".
+
+Where only what is named is wanted, an instance that no fitting rule names, or more than one, is filtered.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import BodyPartError, FilteredError, SopClassFilteredError
+from engine.errors import BodyPartError, BodyPartOpenError, FilteredError, SopClassFilteredError
 from engine.instance import InputRule
 
 ONLY_FIT, BODY_PART, FIRST_NAMED = "only_fit", "body_part", "first_named"
@@ -31,11 +33,13 @@ class Route:
     reason: str
 
 
-def route(columns: Mapping[str, Any], rules: Sequence[InputRule]) -> Route:
+def route(columns: Mapping[str, Any], rules: Sequence[InputRule], *, is_named: bool = False) -> Route:
     """The rule, of one or several, that takes the instance with these header columns.
 
+    With ``is_named`` only one that names its body part, and alone does.
+
     Raises:
-        SopClassFilteredError, BodyPartError: none does.
+        SopClassFilteredError, BodyPartError, BodyPartOpenError: none does.
     """
     fitting: list[int] = []
     refusals: list[FilteredError] = []
@@ -48,9 +52,11 @@ def route(columns: Mapping[str, Any], rules: Sequence[InputRule]) -> Route:
             fitting.append(place)
     if not fitting:
         raise max(refusals, key=lambda refusal: _FURTHEST.index(type(refusal)))
+    naming = [place for place in fitting if rules[place].names(columns)]
+    if is_named and len(naming) != 1:
+        raise BodyPartOpenError("the header does not name a body part of exactly one model")
     if len(fitting) == 1:
         return Route(fitting[0], ONLY_FIT)
-    naming = [place for place in fitting if rules[place].names(columns)]
     if len(naming) == 1:
         return Route(naming[0], BODY_PART)
     return Route((naming or fitting)[0], FIRST_NAMED)

@@ -35,6 +35,8 @@ class ReadSpec:
     salt: bytes
     further_rules: tuple[InputRule, ...] = ()
     """Of the other bundles, where several score in one run (``engine.routing``)."""
+    is_named: bool = False
+    """Whether a rule takes only what its header names."""
     label_names: tuple[str, ...] = ()
     labels: Labels | None = None
     limits: Limits = Limits()
@@ -59,7 +61,8 @@ class ReadSpec:
         """What the process that decodes needs to know; the labels stay here."""
         return Reading(
             source=self.source, rule=self.rule, salt=self.salt, further_rules=self.further_rules,
-            limits=self.limits, deidentified=self.deidentified, known=self.known, crop=self.crop,
+            is_named=self.is_named, limits=self.limits, deidentified=self.deidentified, known=self.known,
+            crop=self.crop,
         )  # fmt: skip
 
 

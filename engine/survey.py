@@ -78,9 +78,8 @@ class Survey:
 
 
 def survey(
-    source: str, rules: Sequence[InputRule], shard_size: int | None = None, *,
+    source: str, rules: Sequence[InputRule], shard_size: int | None = None, *, is_named: bool = False,
     on_plan: Callable[[int], None] | None = None, on_progress: OnProgress | None = None,
-    limits: Limits | None = None,
 ) -> Survey:  # fmt: skip
     """Count what lies in ``source`` and what of it each of the ``rules``, one or several, takes.
 
@@ -89,11 +88,10 @@ def survey(
     Raises:
         UsageError, StorageError: the source cannot be listed.
     """
-    caps = limits or Limits()
     plan = sources.plan(source, shard_size, on_plan)
     found = Survey(planned=plan.num_rows, shards=plan["shard"][-1].as_py() + 1)
     reading = Reading(
-        source=source, rule=rules[0], further_rules=tuple(rules[1:]), salt=b"survey", limits=caps
+        source=source, rule=rules[0], further_rules=tuple(rules[1:]), salt=b"survey", is_named=is_named
     )
     probes = [_Probe(most=max(_PROBED // len(rules), 1)) for _ in rules]
     began = time.perf_counter()
@@ -170,7 +168,7 @@ def _count(path: str, data: Head, reading: Reading, found: Survey) -> int | None
         found.transfer_syntaxes[columns["transfer_syntax_uid"]] += 1
         body_part = columns["body_part_examined"] or ""
         found.body_parts[body_part] += 1
-        route = routing.route(columns, reading.rules)
+        route = routing.route(columns, reading.rules, is_named=reading.is_named)
         if frames > 1:
             raise MultiFrameError("several frames")
     except FilteredError as error:

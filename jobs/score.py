@@ -16,7 +16,7 @@ import typer
 
 from engine import books, reuse, sources
 from engine.bundle import Bundle, open_bundle
-from engine.errors import UsageError
+from engine.errors import UnknownNameError, UsageError
 from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_facts
 from engine.predict import choose_engine
 from engine.shard import ReadSpec
@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 # One compiled student keeps up with this many cores that decode.
 CORES_PER_PREDICTOR = 8
 
+ROUTES = ("any", "named")
+ROUTE_HELP = (
+    "any: what the header leaves open goes to the first bundle that takes it; named: it is filtered, and a "
+    "bundle gets only films whose BodyPartExamined names a part of it alone."
+)
+
 
 def score(
     source: Annotated[str, typer.Argument(help=sources.FORMS)],
@@ -55,6 +61,7 @@ def score(
         Path | None, typer.Option(help="Folder for results; the same command again resumes it.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
+    route: Annotated[str, typer.Option(metavar="any|named", help=ROUTE_HELP)] = ROUTES[0],
     shard_size: Annotated[int | None, typer.Option(min=1, help=SHARD_SIZE_HELP)] = None,
     resume: Annotated[
         bool,
@@ -99,16 +106,18 @@ def score(
     --max-failures allows, 75 that another run holds the folder, 143 that SIGTERM ended it in order; in each
     case the same command goes on.
     """
-    bundles = opened_bundles(model, engine)
+    bundles, is_named = opened_bundles(model, engine), only_named(route)
     if dry_run:
-        score_dry_run(source, bundles, shard_size, as_json=json)
+        score_dry_run(source, bundles, shard_size, is_named=is_named, as_json=json)
     if out is None:
         raise UsageError("name a folder for the results: --out DIR (or look first, with --dry-run)")
     require_apart(source, out)
     require_sinks(deliver or ())
     terms = read_terms(max_failures, window, throttle, retry)
     rules = tuple(bundle.rule for bundle in bundles)
-    spec = ReadSpec(source=source, folder=out, rule=rules[0], further_rules=rules[1:], salt=read_salt())
+    spec = ReadSpec(
+        source=source, folder=out, rule=rules[0], further_rules=rules[1:], is_named=is_named, salt=read_salt()
+    )
     request = Request(
         shard_size=shard_size, resume=resume, incremental=incremental, reuse=tuple(reuse_from or ())
     )
@@ -119,6 +128,17 @@ def score(
     ended |= {"delivered": sent} if sent else {}
     code = PARTIAL if counts["quarantined"] or any(map(is_partial, sent.values())) else 0
     finish("score", {"out": str(out), **counts, **speed, **ended}, as_json=json, exit_code=code)
+
+
+def only_named(route: str) -> bool:
+    """Whether ``--route`` asks for instances alone whose header names a body part of one model.
+
+    Raises:
+        UnknownNameError: it is no word of ROUTES.
+    """
+    if route not in ROUTES:
+        raise UnknownNameError("route", route, ROUTES)
+    return route != ROUTES[0]
 
 
 def opened_bundles(folders: Sequence[Path], engine: str | None) -> tuple[Bundle, ...]:
@@ -140,9 +160,13 @@ def opened_bundles(folders: Sequence[Path], engine: str | None) -> tuple[Bundle,
     return bundles
 
 
-def score_manifest(source: str, bundles: Sequence[Bundle], shard_size: int) -> dict[str, Any]:
+def score_manifest(
+    source: str, bundles: Sequence[Bundle], shard_size: int, *, is_named: bool = False
+) -> dict[str, Any]:
     """What a score folder says of how it is made; a resumed job must say the same."""
-    config = {"models": _chosen(bundles), "shard_size": shard_size}
+    config: dict[str, Any] = {"models": _chosen(bundles), "shard_size": shard_size}
+    if is_named:
+        config["route"] = ROUTES[1]
     return {
         "kind": "score",
         "source": sources.identity(source),
@@ -183,7 +207,7 @@ def run_score(
     paced = replace(spec, pace=run.terms.pace(run.staging))
     scoring = _Scoring(paced, bundles, run, request.reuse)
     plan = begun_plan(
-        paced, partial(score_manifest, spec.source, bundles), request.shard_size,
+        paced, partial(score_manifest, spec.source, bundles, is_named=spec.is_named), request.shard_size,
         grow=scoring.finish if request.incremental else None, retry=run.terms.retry,
     )  # fmt: skip
     return scoring.finish(plan)

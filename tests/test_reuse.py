@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine import books, reuse, schema
-from engine.errors import BooksError, UsageError
-from engine.manifest import code_version, write_json
+from engine.errors import AlreadyScoredError, BodyPartOpenError, BooksError, UsageError
+from engine.manifest import code_version, sha256_of_bytes, write_json
+from engine.reading import Reading, sample_of
+from engine.tasks.hand_age import HAND_AGE
+from tests.source_fixture import instance
 
 MANIFEST = {
     "kind": "score", "salt_check": "s",
@@ -171,6 +175,20 @@ def test_a_folder_that_was_scored_otherwise_is_refused(tmp_path: Path, change: A
     write_json(folder / "manifest.json", {**MANIFEST, **change})
     with pytest.raises(UsageError, match=name):
         reuse.require_same(folder, MANIFEST)
+
+
+def test_known_bytes_need_a_name_where_only_what_is_named_goes(tmp_path: Path) -> None:
+    data, index = instance(1), tmp_path / "index"
+    folder = scored(tmp_path / "a", [1])
+    path = books.shard_folder(folder, 0) / "predictions.parquet"
+    table = pq.read_table(path).drop_columns(["content_sha256"])
+    pq.write_table(table.append_column("content_sha256", pa.array([sha256_of_bytes(data)])), path)
+    reuse.write_index(index, [folder], MAPS)
+    reading = Reading(source="", rule=HAND_AGE.rule, salt=b"salt", known=index)
+    with pytest.raises(AlreadyScoredError):
+        sample_of(data, reading)
+    with pytest.raises(BodyPartOpenError):
+        sample_of(data, replace(reading, is_named=True))
 
 
 def test_a_row_that_is_no_longer_there_is_an_error(tmp_path: Path) -> None:

@@ -16,7 +16,13 @@ from engine import books, reuse, schema, sources, wire
 from engine.bundle import BUNDLE_NAME, SEALED, WEIGHTS_NAME, Bundle, open_bundle, sealed
 from engine.calibration import Calibration
 from engine.dicom.write import Facts, uid_from, write_instance
-from engine.errors import AlreadyScoredError, BodyPartError, SopClassFilteredError
+from engine.errors import (
+    AlreadyScoredError,
+    BodyPartError,
+    BodyPartOpenError,
+    FilteredError,
+    SopClassFilteredError,
+)
 from engine.instance import InputRule
 from engine.manifest import MANIFEST_NAME, read_json, sha256_of_file, write_json
 from engine.models import AgeNet, save_weights
@@ -67,6 +73,31 @@ def test_where_an_instance_goes(
     rules: tuple[InputRule, ...], sop_class: str, part: str | None, expected: Route
 ) -> None:
     assert route(header(sop_class, part), rules) == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "part", "expected"),
+    [
+        ((HAND,), "WRIST", Route(0, ONLY_FIT)),
+        ((HAND, KNEE), "KNEE", Route(1, ONLY_FIT)),
+        ((HAND, KNEE), "PATELLA", Route(1, BODY_PART)),
+        ((ANY, KNEE, HAND), "KNEE", Route(1, BODY_PART)),
+        ((HAND,), None, BodyPartOpenError),
+        ((HAND, KNEE), None, BodyPartOpenError),
+        ((HAND, KNEE), "CHEST", BodyPartOpenError),
+        ((HAND, replace(HAND, mirrored_laterality="R")), "HAND", BodyPartOpenError),
+        ((HAND, KNEE), "FOOT", BodyPartError),
+    ],
+)
+def test_where_only_what_is_named_goes(
+    rules: tuple[InputRule, ...], part: str | None, expected: Route | type[FilteredError]
+) -> None:
+    if isinstance(expected, Route):
+        assert route(header(DX, part), rules, is_named=True) == expected
+    else:
+        with pytest.raises(FilteredError) as refused:
+            route(header(DX, part), rules, is_named=True)
+        assert type(refused.value) is expected
 
 
 def test_the_reason_is_that_of_the_rule_that_came_furthest() -> None:
@@ -324,6 +355,28 @@ def test_a_dry_run_says_which_bundle_takes_how_many_and_why(night: Night) -> Non
     assert ended.facts["filtered"] == {"body_part": 1, "sop_class": 1}
     assert ended.facts["eta_s"] is not None
     assert ended.facts["shards"] == 1 + books.read_plan(night.out)["shard"][-1].as_py()
+
+
+@pytest.mark.ray
+def test_what_no_header_names_can_be_left_out(night: Night, tmp_path: Path) -> None:
+    both, out = ("--model", night.hand, "--model", night.knee), tmp_path / "out"
+    dry = night.score(*both, "--route", "named", "--dry-run")
+    assert dry.facts["filtered"] == {"body_part": 1, "sop_class": 1, "body_part_open": 1}
+    assert dry.facts["models"][0]["routes"] == {ONLY_FIT: CHILDREN}
+    ended = night.score(*both, "--route", "named", "--out", out, "--reuse", night.out)
+    assert [ended.facts[name] for name in ("scored", "reused", "filtered")] == [2 * CHILDREN + 1] * 2 + [3]
+    assert osteoray("verify", out).code == 0
+    reasons = {row["path"]: row["reason"] for row in column(out, "filtered", ["path", "reason"])}
+    assert reasons == {"foot.dcm": "body_part", "ct.dcm": "sop_class", "unsaid.dcm": "body_part_open"}
+    mixed = night.score(*both, "--out", out)
+    assert (mixed.code, mixed.facts["error"]) == (1, "ORY-T01")
+
+
+def test_an_unknown_route_is_a_wrong_word(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "hand", "hand-age", 64, 1)
+    ended = osteoray("score", tmp_path, "--model", bundle, "--dry-run", "--route", "name")
+    assert (ended.code, ended.facts["error"]) == (2, "ORY-U02")
+    assert "named" in ended.facts["message"]
 
 
 @pytest.mark.ray

@@ -91,6 +91,10 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "The header names a body part that this model does not read.",
         "Nothing to do if the header is right; else ask the sender to correct it, and score again.",
     ),
+    "body_part_open": (
+        "The header does not name a body part of exactly one model, and the run took only such instances.",
+        "Ask the sender to fill in BodyPartExamined, and score again; or score without --route named.",
+    ),
     "age_above_range": (
         "The patient is older than those the model is for.",
         "Nothing to do.",
