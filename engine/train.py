@@ -55,8 +55,8 @@ def train_on_ray(
         TrainingError: workers died three times.
     """
     config = {
-        "recipe": facts,
-        "data": str(data.resolve()),
+        "recipe": {**facts, "weights": str(Path(facts["weights"]).resolve()) if facts["weights"] else ""},
+        "data": str(data.resolve()),  # a worker has another working directory
         "run": str(run.resolve()),
         "teacher": str(teacher.resolve()) if teacher else None,
         "threads": workers.threads,

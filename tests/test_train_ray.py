@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+import safetensors.torch
 import torch
 from ray.train import WorkerGroupError
 
@@ -162,6 +163,17 @@ def test_the_averaged_network_is_left_and_can_be_judged(resumed: Resumed, data: 
         assert sum(group["instances"] for group in groups) == 20
         total = sum(group["mae_months"] * group["instances"] for group in groups)
         assert total / 20 == pytest.approx(facts["mae_months"], rel=1e-5)
+
+
+def test_weights_to_start_from_may_be_named_from_where_the_user_is(
+    data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(teacher)
+    recipe = tiny_recipe(weights=WEIGHTS_NAME, epochs=1, learning_rate=0.0)
+    train_on_ray(recipe.facts(), data, tmp_path, teacher=None, workers=replace(TWO, count=1))
+    given = safetensors.torch.load_file(teacher / WEIGHTS_NAME)
+    left = safetensors.torch.load_file(tmp_path / WEIGHTS_NAME)
+    assert all(torch.equal(left[name], given[name]) for name in given if name.endswith("weight"))
 
 
 def test_flops_are_those_of_the_convolutions() -> None:
