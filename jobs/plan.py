@@ -21,8 +21,8 @@ from jobs.salt import check_of
 _READERS_PER_CORE = 4  # digests wait for disk or network more than for a core
 
 SHARD_SIZE_HELP = (
-    "Instances in one shard, the unit of resuming; by default what --out was begun with, else 64 to 256, as "
-    "many as SOURCE needs for some 128 shards."
+    "Instances in one shard, the unit of resuming; by default what --out was begun with, else a 128th of "
+    "SOURCE, 64 at least and 256 at most."
 )
 
 Finish = Callable[[pa.Table], object]
