@@ -82,6 +82,18 @@ def main() -> None:
 
 def read_cases(run: Path, data: Path, truth: Path) -> list[Case]:
     """All radiographs that have boxes and were ingested, by number."""
+    shares = true_shares(truth)
+    number_of = {uid_from("rsna", str(number), "instance"): number for number in shares}
+    cases = []
+    for looked in look(load_net(run), data, only=list(number_of)):
+        number = number_of[looked.sop_instance_uid]
+        hulls = [hull(shares[number][label], looked.view.original_HW) for label in ("Wrist", "MCP")]
+        cases.append(Case(number=number, looked=looked, carpals=hulls[0], metacarpals=hulls[1]))
+    return cases
+
+
+def true_shares(truth: Path) -> dict[int, dict[str, list[tuple[float, ...]]]]:
+    """Number of a radiograph -> label -> its boxes as shares of width and height."""
     shares: dict[int, dict[str, list[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(list))
     with (truth / "ossification_boxes.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -91,13 +103,7 @@ def read_cases(run: Path, data: Path, truth: Path) -> list[Case]:
                 float(row["xmax"]) / width, float(row["ymax"]) / height,
             )  # fmt: skip
             shares[int(row["id"])][row["label"]].append(edges)
-    number_of = {uid_from("rsna", str(number), "instance"): number for number in shares}
-    cases = []
-    for looked in look(load_net(run), data, only=list(number_of)):
-        number = number_of[looked.sop_instance_uid]
-        hulls = [hull(shares[number][label], looked.view.original_HW) for label in ("Wrist", "MCP")]
-        cases.append(Case(number=number, looked=looked, carpals=hulls[0], metacarpals=hulls[1]))
-    return cases
+    return shares
 
 
 def hull(edges: list[tuple[float, ...]], original_HW: tuple[int, int]) -> Box:

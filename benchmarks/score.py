@@ -51,7 +51,7 @@ from engine.shard import ReadSpec, read_shard
 from jobs.cluster_session import start_ray
 
 CORES = os.cpu_count() or 1
-SHARD_SIZE = 256
+WARMING = 512
 FILES_PER_FOLDER = 500
 PROMISE = re.compile(r"\((\d+)%\).*?(?:(\d+) h )?(?:(\d+) min)?(?: ?(\d+) s)? left")
 FROM_PERCENT = 5
@@ -96,7 +96,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     if options.count:
         archive = linked(archive, scratch / "archive", options.count)
     bundle, source = open_bundle(options.model), str(archive)
-    plan = sources.plan(source, SHARD_SIZE)
+    plan = sources.plan(source)
     spec = ReadSpec(source=source, folder=scratch, rule=bundle.rule, salt=b"benchmark")
     images_BHW, told_BQ = shown(plan, spec, bundle)
     scoring = ScoreSpec(bundles=(options.model.resolve(),), engines=(bundle.engine,))
@@ -104,7 +104,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     speeds: dict[str, list[float]] = defaultdict(list)
     with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:
         for turn in range(options.rounds + 1):
-            used = plan if turn else plan.slice(0, 2 * SHARD_SIZE)
+            used = plan if turn else plan.slice(0, WARMING)
             started = time.perf_counter()
             shards = shards_of(used)
             assert sum(pool.map(decode, shards, [spec] * len(shards))) == used.num_rows
@@ -178,7 +178,7 @@ def _planned(archive: Path, out: Path) -> tuple[int, float, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     out.mkdir()
-    plan = books.write_plan(out, sources.plan(str(archive), SHARD_SIZE))
+    plan = books.write_plan(out, sources.plan(str(archive)))
     seconds = time.perf_counter() - started
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return plan.num_rows, seconds, max(grown, before) / 1024

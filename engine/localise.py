@@ -1,12 +1,12 @@
 """The regions of every sample of an ingest folder, from the attention of a trained network.
 
-Legend: B batch, V views, H, W view, h, w cells of the map.
+Legend: B batch, V views, H, W view, h, w cells of the map, S side of the common frame.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 from engine import books, covariates
+from engine.atlas import LEARNT_FROM, SIDE, common_frame, place, smoothed
 from engine.class_map import class_map
 from engine.errors import TableError, UsageError
-from engine.geometry import Geometry
+from engine.geometry import Geometry, identity
 from engine.manifest import read_json
 from engine.models import AgeNet
-from engine.regions import RULES, Found, Map, box_from_map, regions
+from engine.regions import COMMON_RULES, RULES, BoxRule, Found, Map, box_from_map, brought, regions
 from engine.schema import tensor_values
 
 BATCH = 64
+_NOTHING = 1e-12
 ERASED_REGION = "metacarpals"
 """What a network that was trained on images without their carpals looks at."""
 
@@ -43,9 +45,18 @@ class Looked:
 
 
 def find_boxes(
-    net: AgeNet, folder: Path, run_sha256: str, on_progress: Callable[[int, int], None] | None = None
+    net: AgeNet,
+    folder: Path,
+    run_sha256: str,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    is_alone: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Rows for ``boxes.write_boxes``: each region of each sample, in the order of the shards.
+
+    Which part tells the age is a property of the question, not of one image: regions are read off the mean of
+    all attention, in the frame that the images share (``engine.atlas``), and brought back to each of them. An
+    image that does not fit the frame, and with ``is_alone`` every one, has the regions of its own attention.
 
     Where the folder was ingested with the carpals erased, only the metacarpals are looked for, and no mask is
     laid over the map.
@@ -53,18 +64,31 @@ def find_boxes(
     Raises:
         UsageError, TableError: see ``look``.
     """
-    is_erased = bool(_manifest(folder).get("crop", {}).get("erase"))
-    total = int(_manifest(folder)["counts"]["samples"])
+    manifest = _of_one_view(net, folder)
+    read = _erased if manifest.get("crop", {}).get("erase") else regions
+    total = int(manifest["counts"]["samples"])
+    frame_SS = common_frame(_some_images(folder, total)) if total and not is_alone else None
+    mean_SS, instances = np.zeros((SIDE, SIDE), np.float32), list[tuple[str, Geometry | dict[str, Found]]]()
     for done, looked in enumerate(look(net, folder), start=1):
-        for name, found in _found(looked, is_erased=is_erased).items():
+        placed = place(frame_SS, looked.image_HW) if frame_SS is not None else None
+        if placed is not None and placed.is_sure:
+            carried_SS = placed.carried(looked.map_hw)
+            mean_SS += carried_SS / max(float(carried_SS.sum()), _NOTHING)
+            instances.append((looked.sop_instance_uid, placed.view(looked.view)))
+        else:
+            instances.append((looked.sop_instance_uid, read(looked.map_hw, looked.view, RULES)))
+        if on_progress:
+            on_progress(done, total)
+    common = read(smoothed(mean_SS), identity((SIDE, SIDE)), COMMON_RULES)
+    for uid, way in instances:
+        own = way if isinstance(way, dict) else {name: brought(found, way) for name, found in common.items()}
+        for name, found in own.items():
             yield {
-                "sop_instance_uid": looked.sop_instance_uid, "region": name,
+                "sop_instance_uid": uid, "region": name,
                 "left": found.box.left, "top": found.box.top,
                 "right": found.box.right, "bottom": found.box.bottom,
                 "ok": found.ok, "run_sha256": run_sha256,
             }  # fmt: skip
-        if on_progress:
-            on_progress(done, total)
 
 
 def look(net: AgeNet, folder: Path, only: Sequence[str] | None = None) -> Iterator[Looked]:
@@ -74,13 +98,7 @@ def look(net: AgeNet, folder: Path, only: Sequence[str] | None = None) -> Iterat
         UsageError: the network takes several views of an instance.
         TableError: the folder is no finished ingest.
     """
-    if net.facts.num_views > 1:
-        raise UsageError(
-            f"this network takes {net.facts.num_views} views at once: boxes come from one of one view"
-        )
-    manifest = _manifest(folder)
-    if "views" in manifest:
-        raise UsageError(f"{folder} holds several views a sample: name the folder of one of them")
+    manifest = _of_one_view(net, folder)
     rows, columns = manifest["task"]["rule"]["view"]["size_HW"]
     for table in _batches(folder, net.facts.covariates, only):
         images_BHW = tensor_values(table["image"])
@@ -103,16 +121,31 @@ def found_shares(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {name: round(sum(oks) / len(oks), 4) for name, oks in by_region.items()}
 
 
-def _found(looked: Looked, *, is_erased: bool) -> dict[str, Found]:
-    if not is_erased:
-        return regions(looked.map_hw, looked.view)
-    return {ERASED_REGION: box_from_map(looked.map_hw, RULES[ERASED_REGION], looked.view)}
+def _erased(map_hw: Map, view: Geometry, rules: Mapping[str, BoxRule]) -> dict[str, Found]:
+    return {ERASED_REGION: box_from_map(map_hw, rules[ERASED_REGION], view)}
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _some_images(folder: Path, total: int) -> list[NDArray[np.uint8]]:
+    """At most LEARNT_FROM images from all over a folder."""
+    every = max(math.ceil(total / LEARNT_FROM), 1)
+    images, first = [], 0
+    for table in _batches(folder, (), None):
+        images += list(tensor_values(table["image"])[-first % every :: every])
+        first += table.num_rows
+    return images
+
+
+def _of_one_view(net: AgeNet, folder: Path) -> dict[str, Any]:
+    """The manifest of a finished ingest whose samples, as the network, have one view."""
+    if net.facts.num_views > 1:
+        raise UsageError(
+            f"this network takes {net.facts.num_views} views at once: boxes come from one of one view"
+        )
     manifest = read_json(folder / "manifest.json")
     if manifest.get("kind") != "ingest" or not manifest.get("complete"):
         raise TableError(f"{folder} is no finished ingest: run `osteoray ingest` again to complete it")
+    if "views" in manifest:
+        raise UsageError(f"{folder} holds several views a sample: name the folder of one of them")
     return manifest
 
 

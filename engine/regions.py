@@ -9,6 +9,7 @@ Legend: h, w cells of the map; H, W pixels of the network's view.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -72,12 +73,38 @@ RULES: dict[str, BoxRule] = {
 """Region to its rule. ``carpals`` is the most discriminative region, ``metacarpals`` what remains when its
 box is masked; the thresholds are those of benchmarks/attention_boxes.py, chosen on half of its cases."""
 
+COMMON_RULES: dict[str, BoxRule] = {
+    "hand": RULES["hand"],
+    "carpals": BoxRule(tau=0.77),
+    "metacarpals": BoxRule(tau=0.5, mode="union"),
+}
+"""The same for the smoothed mean of many instances (``engine.atlas``): broad, so its threshold is high."""
 
-def regions(map_hw: Map, view: Geometry) -> dict[str, Found]:
-    """The regions of RULES from the attention over one instance, in its original pixels."""
-    found = {name: box_from_map(map_hw, RULES[name], view) for name in ("hand", "carpals")}
+
+def regions(map_hw: Map, view: Geometry, rules: Mapping[str, BoxRule] = RULES) -> dict[str, Found]:
+    """The regions of ``rules`` from the attention over one instance, in its original pixels."""
+    found = {name: box_from_map(map_hw, rules[name], view) for name in ("hand", "carpals")}
     rest_HW = masked(on_grid(map_hw, view.network_HW), found["carpals"], view)
-    return {**found, "metacarpals": box_from_map(rest_HW, RULES["metacarpals"], view)}
+    return {**found, "metacarpals": box_from_map(rest_HW, rules["metacarpals"], view)}
+
+
+def brought(found: Found, frame: Geometry) -> Found:
+    """What was found in a frame, in the original pixels of an instance whose way to the frame is given.
+
+    The box stays upright: around the middle of the turned one, of its sides. Off the image it is not found.
+    """
+    whole = whole_image(frame.original_HW)
+    if not found.ok:
+        return Found(box=whole, ok=False)
+    box = found.box
+    corners_42 = np.array([(x, y) for x in (box.left, box.right) for y in (box.top, box.bottom)])
+    placed_42 = frame.to_original(corners_42)
+    middle_2, across_2, down_2 = placed_42.mean(0), placed_42[2] - placed_42[0], placed_42[1] - placed_42[0]
+    if abs(across_2[0]) < abs(across_2[1]):  # turned by more than an eighth: its width stands upright
+        across_2, down_2 = down_2, across_2
+    half_2 = np.array([np.linalg.norm(across_2), np.linalg.norm(down_2)]) / 2
+    cut_box = cut(_as_box(np.stack([middle_2 - half_2, middle_2 + half_2])), frame.original_HW)
+    return Found(box=cut_box, ok=True) if cut_box.area > 0 else Found(box=whole, ok=False)
 
 
 def box_from_map(map_hw: Map, rule: BoxRule, view: Geometry) -> Found:

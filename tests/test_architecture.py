@@ -38,7 +38,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "versions",
         }
     ),
-    frozenset({"agreement", "card", "folds", "grad_cam", "held_out", "looks", "pseudo_labels"}),
+    frozenset({"agreement", "atlas", "card", "folds", "grad_cam", "held_out", "looks", "pseudo_labels"}),
     frozenset({"accuracy"}),
     frozenset({"calibration", "comparison", "controls"}),
     frozenset({"checks", "lease"}),
@@ -73,7 +73,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 
 # Library -> the modules of engine/ that may import it. A longer name goes before its prefix.
 DOORS: dict[str, tuple[str, ...]] = {
-    "cv2": ("preprocess", "phantom", "regions"),
+    "cv2": ("atlas", "preprocess", "phantom", "regions"),
     "fastapi": ("serve",),
     "highdicom": ("results",),
     "httpx": ("sources", "results"),

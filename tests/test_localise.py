@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from engine import books
 from engine.boxes import read_boxes, whole_image, write_boxes
 from engine.errors import UsageError
 from engine.localise import find_boxes, found_shares, look
@@ -16,7 +19,7 @@ from engine.models import AgeNet, ModelFacts
 from engine.phantom.archive import plan_visit, true_carpals
 from engine.phantom.hand import carpal_box, expose
 from engine.regions import RULES
-from tests.training_fixture import BACKBONE, SIZE, Made, write_ingest
+from tests.training_fixture import BACKBONE, LABEL, SIZE, Made, write_ingest
 
 torch.set_num_threads(1)
 
@@ -48,6 +51,27 @@ def test_every_sample_has_every_region(folder: Path, tmp_path: Path) -> None:
     assert len(read_boxes(tmp_path / "boxes.parquet", "hand")) == sum(
         row["ok"] for row in rows if row["region"] == "hand"
     )
+
+
+def moved_hand(pixels: float) -> NDArray[np.uint8]:
+    film_HW = expose(100.0, "F", np.random.default_rng(1), SIZE).stored_HW // 16
+    image_HW = np.zeros((SIZE, SIZE), np.uint8)
+    image_HW[:, : film_HW.shape[1]] = film_HW
+    return np.roll(image_HW, round(pixels) - COUNT, axis=1)
+
+
+def test_images_of_one_thing_share_their_regions(tmp_path: Path) -> None:
+    """Each box moves as its hand moved; what attention a network of no training has is of no matter."""
+    made = [Made(patient=f"p{n}", months=float(COUNT + n)) for n in range(COUNT)]
+    folder = write_ingest(tmp_path, made, draw=moved_hand)
+    shift_of = {}
+    for path in books.tables_of(folder, "samples"):
+        for row in pq.read_table(path, columns=["sop_instance_uid", LABEL]).to_pylist():
+            shift_of[row["sop_instance_uid"]] = row[LABEL] - COUNT
+    rows = [row for row in find_boxes(net(), folder, "ab") if row["region"] == "carpals"]
+    assert all(row["ok"] for row in rows)
+    at_N = np.array([row["left"] - shift_of[row["sop_instance_uid"]] for row in rows])
+    assert np.ptp(at_N) < 1.0
 
 
 def test_one_look_at_some_samples(folder: Path) -> None:

@@ -9,7 +9,7 @@ from engine import geometry
 from engine.boxes import Box, covered, cut, iou, read_boxes, whole_image, write_boxes
 from engine.errors import TableError, UnknownNameError, UsageError
 from engine.preprocess import View, apply
-from engine.regions import RULES, BoxRule, box_from_map, masked, on_grid, regions
+from engine.regions import RULES, BoxRule, Found, box_from_map, brought, masked, on_grid, regions
 
 GRID = (40, 40)
 PLAIN = geometry.identity(GRID)
@@ -138,3 +138,23 @@ def test_boxes_survive_their_table(tmp_path) -> None:
         read_boxes(path, "carpal")
     with pytest.raises(TableError, match="osteoray regions"):
         read_boxes(tmp_path / "none.parquet", "carpals")
+
+
+def test_what_was_found_in_a_frame_comes_to_each_image_upright() -> None:
+    found = Found(box=Box(left=10.0, top=20.0, right=30.0, bottom=28.0), ok=True)
+    quarter_33 = np.array([[0.0, -1.0, 39.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert edges(brought(found, PLAIN).box) == pytest.approx((10.0, 20.0, 30.0, 28.0))
+    turned = brought(found, geometry.Geometry(quarter_33, GRID, GRID))
+    assert turned.ok
+    # (x, y) of the image lies at (39 - y, x) of the frame: the middle (20, 24) comes from (24, 19).
+    assert edges(turned.box) == pytest.approx((20.0, 9.0, 28.0, 29.0))
+
+
+def test_what_lies_off_the_image_or_was_not_found_is_the_whole_image_flagged() -> None:
+    away_33 = np.array([[1.0, 0.0, 100.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    found = Found(box=Box(left=10.0, top=20.0, right=30.0, bottom=28.0), ok=True)
+    for one, frame in (
+        (found, geometry.Geometry(away_33, GRID, GRID)),
+        (Found(box=found.box, ok=False), PLAIN),
+    ):
+        assert brought(one, frame) == Found(box=whole_image(GRID), ok=False)

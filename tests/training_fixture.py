@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,18 @@ def small_view(task: Task, size: int = SIZE) -> Task:
     return replace(task, rule=InputRule(sop_classes=task.rule.sop_classes, view=view))
 
 
-def write_ingest(folder: Path, made: Sequence[Made], *, shard_size: int = 16, labelled: bool = True) -> Path:
-    """Write an archive of discs and ingest it, shard by shard in this process; returns the ingest folder."""
+def write_ingest(
+    folder: Path,
+    made: Sequence[Made],
+    *,
+    shard_size: int = 16,
+    labelled: bool = True,
+    draw: Callable[[float], NDArray[np.uint8]] = disc,
+) -> Path:
+    """Write an archive, of discs or what ``draw`` makes of months, and ingest it in this process.
+
+    Returns the ingest folder.
+    """
     archive, out = folder / "archive", folder / "samples"
     archive.mkdir(parents=True)
     values, splits = {}, {}
@@ -92,7 +102,7 @@ def write_ingest(folder: Path, made: Sequence[Made], *, shard_size: int = 16, la
             patient_sex=one.sex,
             bits_stored=8,
         )
-        write_instance(archive / f"{index:05d}.dcm", disc(one.months or 100), facts)
+        write_instance(archive / f"{index:05d}.dcm", draw(one.months or 100), facts)
         values[uid] = {LABEL: one.months}
         if one.split is not None:
             splits[uid] = one.split
