@@ -10,6 +10,7 @@ Legend: H, W view; S side of the frame in pixels; N images.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -23,13 +24,14 @@ LEARNT_FROM = 256
 """So many images make the mean; more do not sharpen it."""
 
 Plane = NDArray[np.float32]
+Matrix = NDArray[np.float64]
 
 _TURNS = 4
 _GOOD, _LEAST = 0.85, 0.6
 """Correlation at which no further start is tried, and below which a place is not believed."""
 _DOUBTFUL_SHARE = 0.2
 _STRETCH = 2.0
-_PEAK_PX = 2.0
+_COARSE_PX, _PEAK_PX = 3.0, 2.0
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
 _FINE, _COARSE, _SPREAD, _LAST = 1 / 256, 10 / 256, 20 / 256, 1.5 / 256
 """Widths of the blurs that make local contrast, as shares of the image's side."""
@@ -39,19 +41,25 @@ _FINE, _COARSE, _SPREAD, _LAST = 1 / 256, 10 / 256, 20 / 256, 1.5 / 256
 class Placed:
     """An image in the frame: ``from_frame_33`` takes its pixels to those of the image shrunk to [S, S]."""
 
-    from_frame_33: NDArray[np.float64]
+    from_frame_33: Matrix
     correlation: float
 
     @property
-    def is_sure(self) -> bool:
-        """Whether the image correlates with the frame, under a map that leaves a hand a hand."""
+    def is_plausible(self) -> bool:
+        """Whether a hand stays a hand under the map."""
         stretches = np.linalg.svd(self.from_frame_33[:2, :2], compute_uv=False)
-        is_plausible = stretches[0] <= _STRETCH and stretches[-1] >= 1 / _STRETCH
-        return bool(self.correlation >= _LEAST and is_plausible)
+        return bool(stretches[0] <= _STRETCH and stretches[-1] >= 1 / _STRETCH)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the image looks as the frame does."""
+        return self.correlation >= _LEAST and self.is_plausible
 
     def view(self, view: Geometry) -> Geometry:
         """From original pixels to the frame, for an image whose own view is ``view``."""
-        to_frame = Geometry(np.linalg.inv(self.from_frame_33), (SIDE, SIDE), (SIDE, SIDE))
+        to_frame = Geometry(
+            np.asarray(np.linalg.inv(self.from_frame_33), np.float64), (SIDE, SIDE), (SIDE, SIDE)
+        )
         return view.then(resized(view.network_HW, (SIDE, SIDE))).then(to_frame)
 
     def carried(self, map_hw: Plane) -> Plane:
@@ -92,21 +100,30 @@ def place(frame_SS: Plane, image_HW: NDArray[np.uint8]) -> Placed:
     return _place(frame_SS, _contrast(image_HW), _STARTS)
 
 
-def _place(frame_SS: Plane, contrast_SS: Plane, starts: Sequence[NDArray[np.float64]]) -> Placed:
-    """The best place that is reached from some starts, in their order until one is good."""
-    best = Placed(np.eye(3), -1.0)
+def _place(frame_SS: Plane, contrast_SS: Plane, starts: Sequence[Matrix]) -> Placed:
+    """The best place that is reached from some starts, in their order until one is good.
+
+    From each the image is first turned and moved, seen coarsely, and then fitted.
+    """
+    best, coarse_SS = Placed(np.eye(3), -1.0), _blurred(frame_SS, _COARSE_PX)
     for start_33 in starts:
         if best.correlation >= _GOOD:
             break
-        try:
-            correlation, warp_23 = cv2.findTransformECC(
-                frame_SS, contrast_SS, start_33[:2].astype(np.float32), cv2.MOTION_AFFINE, _CRITERIA
-            )
-        except cv2.error:  # it went out of the picture, or there is no contrast at all
-            continue
-        if correlation > best.correlation:
-            best = Placed(np.vstack([warp_23, [0.0, 0.0, 1.0]]), float(correlation))
+        seen_SS, way_33 = contrast_SS, start_33
+        if is_mirrored := bool(np.linalg.det(start_33) < 0):
+            seen_SS, way_33 = np.ascontiguousarray(contrast_SS[:, ::-1]), _FLIP_33 @ start_33
+        with suppress(cv2.error):  # it went out of the picture, or there is no contrast at all
+            rough = _fitted(coarse_SS, _blurred(seen_SS, _COARSE_PX), way_33, cv2.MOTION_EUCLIDEAN)
+            fine = _fitted(frame_SS, seen_SS, rough.from_frame_33, cv2.MOTION_AFFINE)
+            if fine.is_plausible and fine.correlation > best.correlation:
+                best = Placed(_FLIP_33 @ fine.from_frame_33, fine.correlation) if is_mirrored else fine
     return best
+
+
+def _fitted(frame_SS: Plane, contrast_SS: Plane, start_33: Matrix, motion: int) -> Placed:
+    warp_23 = start_33[:2].astype(np.float32)
+    correlation, found_23 = cv2.findTransformECC(frame_SS, contrast_SS, warp_23, motion, _CRITERIA)
+    return Placed(np.vstack([found_23, [0.0, 0.0, 1.0]]), float(correlation))
 
 
 def _contrast(image_HW: NDArray[np.uint8]) -> Plane:
@@ -127,21 +144,17 @@ def _blurred(image_HW: Plane, width_px: float) -> Plane:
     return np.asarray(cv2.GaussianBlur(image_HW, (0, 0), width_px), np.float32)
 
 
-def _carried(small_SS: NDArray[np.float32], from_frame_33: NDArray[np.float64]) -> Plane:
+def _carried(small_SS: NDArray[np.float32], from_frame_33: Matrix) -> Plane:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(small_SS, from_frame_33[:2], (SIDE, SIDE), flags=flags), np.float32)
 
 
-def _turned(degrees: float, scale: float, *, is_mirrored: bool = False) -> NDArray[np.float64]:
+def _turned(degrees: float) -> Matrix:
     middle = (SIDE - 1) / 2
-    turn_33 = np.vstack([cv2.getRotationMatrix2D((middle, middle), degrees, scale), [0.0, 0.0, 1.0]])
-    flip_33 = np.array([[-1.0, 0.0, SIDE - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    turned: NDArray[np.float64] = turn_33 @ flip_33 if is_mirrored else turn_33
-    return turned
+    turned_33: Matrix = np.vstack([cv2.getRotationMatrix2D((middle, middle), degrees, 1.0), [0.0, 0.0, 1.0]])
+    return turned_33
 
 
-_STARTS = (
-    np.eye(3),
-    *(_turned(degrees, scale) for degrees in (-12, 12) for scale in (0.85, 1.15)),
-    _turned(0, 1, is_mirrored=True),
-)
+_FLIP_33 = np.array([[-1.0, 0.0, SIDE - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+_UPRIGHT = (np.eye(3), _turned(-20), _turned(20))
+_STARTS = (*_UPRIGHT, *(_FLIP_33 @ start_33 for start_33 in _UPRIGHT))
