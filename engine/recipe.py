@@ -82,7 +82,7 @@ class Recipe:
     labels: Labels = "truth"
     """truth, pseudo (labels made by other models; the test split keeps its truth), or both."""
     hide_image: bool = False
-    """The control that shows what the covariates know alone: every image is black."""
+    """The control that shows what the covariates know alone: every image is the same noise."""
     covariates: str = ""
     """Names joined by commas, if not all of the task's: a control is told less."""
     covariate_dropout: float = 0.0

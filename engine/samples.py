@@ -91,8 +91,8 @@ class Choice:
     """How a training uses its samples.
 
     With ``folds``, all that is not held out for test is divided into them; ``fold`` is the validation split.
-    ``labels`` says what is learnt from. With ``hide_image`` every image is black: the control that shows what
-    the covariates know alone.
+    ``labels`` says what is learnt from. With ``hide_image`` every image is the same noise: the control
+    that shows what the covariates know alone.
     """
 
     folds: int = 0
@@ -131,7 +131,7 @@ def open_training_set(folder: Path, cache: Path, task: Task, choice: Choice = _A
     shape = (count, len(manifest.get("views", [None])), *manifest["task"]["rule"]["view"]["size_HW"])
     images: NDArray[np.uint8] = np.memmap(cache / _IMAGES_NAME, np.uint8, "r", shape=shape)
     if choice.hide_image:
-        images = np.broadcast_to(np.zeros((), np.uint8), images.shape)
+        images = np.broadcast_to(_noise(shape[1:]), shape)
     patient_sex = table["patient_sex"].to_pylist()
     patients = np.array(table["patient_key"].to_pylist())
     splits = splits_by_patient(patients, table["split"].to_pylist())
@@ -162,6 +162,14 @@ def open_training_set(folder: Path, cache: Path, task: Task, choice: Choice = _A
         labels=choice.labels,
         splits_N=splits,
     )
+
+
+def _noise(shape_VHW: tuple[int, ...]) -> NDArray[np.uint8]:
+    """What every image becomes where none is shown.
+
+    Not black: a batch norm over images without any variance learns what does not hold in evaluation.
+    """
+    return np.random.default_rng(0).integers(0, 256, shape_VHW, np.uint8)
 
 
 def refuse_twins(data: TrainingSet) -> None:

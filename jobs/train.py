@@ -81,7 +81,8 @@ def run_training(
     task = task_named(recipe.task).told(recipe.told)
     pack_images(data, out / "cache", task.label)
     samples = open_training_set(data, out / "cache", task, choice_of(recipe.facts()))
-    refuse_twins(samples)  # what cannot be trained on ends here
+    if not recipe.hide_image:
+        refuse_twins(samples)  # what cannot be trained on ends here
     if teacher and is_cache(teacher):
         from engine.fit import recorded_for
 
