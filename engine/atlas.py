@@ -21,7 +21,7 @@ from engine.geometry import Geometry, resized
 
 SIDE = 64
 LEARNT_FROM = 256
-"""So many images make the mean; more do not sharpen it."""
+"""So many images, from all over an archive, make the mean."""
 
 Plane = NDArray[np.float32]
 Matrix = NDArray[np.float64]

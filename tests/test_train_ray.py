@@ -169,6 +169,7 @@ def test_weights_to_start_from_may_be_named_from_where_the_user_is(
     data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(teacher)
+    pack_images(data, tmp_path / "cache", LABEL)
     recipe = tiny_recipe(weights=WEIGHTS_NAME, epochs=1, learning_rate=0.0)
     train_on_ray(recipe.facts(), data, tmp_path, teacher=None, workers=replace(TWO, count=1))
     given = safetensors.torch.load_file(teacher / WEIGHTS_NAME)
