@@ -50,13 +50,13 @@ def find_boxes(
     run_sha256: str,
     on_progress: Callable[[int, int], None] | None = None,
     *,
-    is_alone: bool = False,
+    is_together: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Rows for ``boxes.write_boxes``: each region of each sample, in the order of the shards.
 
-    Which part tells the age is a property of the question, not of one image: regions are read off the mean of
-    all attention, in the frame that the images share (``engine.atlas``), and brought back to each of them. An
-    image that does not fit the frame, and with ``is_alone`` every one, has the regions of its own attention.
+    Regions are those of each image's own attention. Which part tells the age is a property of the question,
+    though, not of one image: with ``is_together`` they are read off the mean of all attention, in the frame
+    that the images share (``engine.atlas``), and brought back to each image that fits it.
 
     Where the folder was ingested with the carpals erased, only the metacarpals are looked for, and no mask is
     laid over the map.
@@ -67,7 +67,7 @@ def find_boxes(
     manifest = _of_one_view(net, folder)
     read = _erased if manifest.get("crop", {}).get("erase") else regions
     total = int(manifest["counts"]["samples"])
-    frame_SS = common_frame(_some_images(folder, total)) if total and not is_alone else None
+    frame_SS = common_frame(_some_images(folder, total)) if total and is_together else None
     mean_SS, instances = np.zeros((SIDE, SIDE), np.float32), list[tuple[str, Geometry | dict[str, Found]]]()
     for done, looked in enumerate(look(net, folder), start=1):
         placed = place(frame_SS, looked.image_HW) if frame_SS is not None else None

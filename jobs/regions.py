@@ -19,15 +19,16 @@ def regions(
     run: Annotated[Path, typer.Argument(help="Finished run of one view; its attention gives the boxes.")],
     data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest` wrote, of the run's own view.")],
     out: Annotated[Path, typer.Option(metavar="BOXES", help="Parquet table to write.")],
-    alone: Annotated[
-        bool, typer.Option("--alone", help="Go by each image's own attention, not by that over all of them.")
+    together: Annotated[
+        bool, typer.Option("--together", help="Go by the attention over all images, not by each one's own.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
     """Find hand, carpals and metacarpals in every sample from a network's attention; no label is needed.
 
-    Images are laid over each other, and the regions are read off the mean of all attention: what one image
-    shows is coarse and moves with age. One that does not fit the others goes by its own attention.
+    With --together images are laid over each other, and the regions are read off the mean of all attention:
+    what one image shows is coarse and moves with age. One that does not fit the others goes by its own. That
+    was tried on phantoms and helps them much; look at the boxes before you trust it on radiographs.
 
     Boxes are in original pixels. An instance in which a region was not found gets the whole image, flagged.
     After `ingest --crop BOXES --region carpals --erase` and a training on that, only the metacarpals are
@@ -52,7 +53,7 @@ def regions(
     with progress("regions") as report:
         report(0, 0)
         digest = sha256_of_file(run / WEIGHTS_NAME)
-        rows = list(find_boxes(load_net(run), data, digest, report, is_alone=alone))
+        rows = list(find_boxes(load_net(run), data, digest, report, is_together=together))
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         write_boxes(temporary, rows)
