@@ -41,8 +41,6 @@ Read = Callable[[pa.Table, ReadSpec], pa.Table]
 # compiled student is many times faster than decoding.
 _READER_CPUS = 0.9
 _PREDICTOR_CPUS = 0.1
-_AT_HAND = 2
-"""Shards of a reader: the one that it reads and the next."""
 
 # Rows that wait for a predictor are work that a killed run loses, and memory: for each worker so many shards.
 _WAITING_SHARDS = 8
@@ -226,12 +224,12 @@ def _per_shard(
 
     No more begin where ``waiting_bytes`` of what was read lie in Ray's store.
 
-    Actors stay, where Ray ends the idle processes of tasks once a node has more of them than cores. Each has
-    its next shard at hand when it has done one: Ray takes 0.15 s to give it another.
+    Actors stay, where Ray ends the idle processes of tasks once a node has more of them than cores. Each gets
+    its next shard when it has done one: none waits behind another while a reader is idle.
     """
     return _shards(missing, waiting_bytes).map_batches(
         _Reader, batch_size=1, batch_format="pyarrow", num_cpus=_READER_CPUS,
-        compute=ActorPoolStrategy(size=min(readers, len(missing)), max_tasks_in_flight_per_actor=_AT_HAND),
+        compute=ActorPoolStrategy(size=min(readers, len(missing)), max_tasks_in_flight_per_actor=1),
         fn_constructor_kwargs={"read": read, "spec": spec},
     )  # fmt: skip
 
