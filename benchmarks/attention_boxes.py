@@ -18,7 +18,7 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -180,14 +180,14 @@ def results(cases: Sequence[Case], first: BoxRule, second: BoxRule) -> dict[str,
 
 def centred(cases: Sequence[Case], boxes: Sequence[Box]) -> list[Box]:
     """Boxes of the same size in the middle of each image: what the size alone is worth."""
-    moved = []
-    for case, box in zip(cases, boxes, strict=True):
-        rows, columns = case.looked.view.original_HW
-        x, y = (columns - 1) / 2 - (box.left + box.right) / 2, (rows - 1) / 2 - (box.top + box.bottom) / 2
-        moved.append(
-            replace(box, left=box.left + x, right=box.right + x, top=box.top + y, bottom=box.bottom + y)
-        )
-    return moved
+    return [in_the_middle(box, case.looked.view.original_HW) for case, box in zip(cases, boxes, strict=True)]
+
+
+def in_the_middle(box: Box, original_HW: tuple[int, int]) -> Box:
+    """A box of this size in the middle of an image."""
+    x = (original_HW[1] - 1) / 2 - (box.left + box.right) / 2
+    y = (original_HW[0] - 1) / 2 - (box.top + box.bottom) / 2
+    return Box(left=box.left + x, top=box.top + y, right=box.right + x, bottom=box.bottom + y)
 
 
 def draw(cases: Sequence[Case], path: Path) -> None:

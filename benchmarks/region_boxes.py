@@ -1,12 +1,12 @@
 """What `osteoray regions` wrote against true boxes, of phantoms or of real radiographs; last line JSON.
 
-    python -m benchmarks.region_boxes BOXES.parquet --phantoms COUNT --seed SEED --size ROWS
+    python -m benchmarks.region_boxes BOXES.parquet --phantoms COUNT --seed SEED --size ROWS --data INGEST
     python -m benchmarks.region_boxes BOXES.parquet --truth hand_rsna100 --data INGEST
 
 The phantoms are those of `osteoray phantom --task hand-age` with the same three numbers. TRUTH is as for
 benchmarks.attention_boxes; the carpal region is the box ``Wrist``, the metacarpal one the hull of ``MCP``.
-``even`` and ``odd`` halves (by place, or by number of the radiograph) stand apart, since thresholds were
-chosen on even ones. A box of the same size in the middle of the image stands beside each.
+``even`` and ``odd`` halves (by place, or by number of the radiograph) stand apart, for rules that were chosen
+on one of them. A box of the same size in the middle of the image stands beside each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.attention_boxes import hull, true_shares
+from benchmarks.attention_boxes import hull, in_the_middle, true_shares
 from engine import books
 from engine.boxes import Box, covered, iou
 from engine.dicom.write import uid_from
@@ -91,16 +91,8 @@ def judged(
             number, true_box = truth[row["sop_instance_uid"]]
             box = Box(left=row["left"], top=row["top"], right=row["right"], bottom=row["bottom"])
             cases.append((number, box, true_box, in_the_middle(box, shapes[row["sop_instance_uid"]])))
-    halves = {"all": cases, "even": cases[:0], "odd": cases[:0]}
-    halves["even"], halves["odd"] = ([case for case in cases if case[0] % 2 == odd] for odd in (0, 1))
-    return {name: facts(some) for name, some in halves.items()}
-
-
-def in_the_middle(box: Box, original_HW: tuple[int, int]) -> Box:
-    """A box of this size in the middle of an image."""
-    x, y = (original_HW[1] - 1) / 2, (original_HW[0] - 1) / 2
-    half_width, half_height = (box.right - box.left) / 2, (box.bottom - box.top) / 2
-    return Box(left=x - half_width, top=y - half_height, right=x + half_width, bottom=y + half_height)
+    even, odd = ([case for case in cases if case[0] % 2 == rest] for rest in (0, 1))
+    return {name: facts(some) for name, some in (("all", cases), ("even", even), ("odd", odd))}
 
 
 def facts(cases: Sequence[Case]) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def find_boxes(
     read = _erased if manifest.get("crop", {}).get("erase") else regions
     total = int(manifest["counts"]["samples"])
     frame_SS = common_frame(_some_images(folder, total)) if total and is_together else None
-    mean_SS, instances = np.zeros((SIDE, SIDE), np.float32), list[tuple[str, Geometry | dict[str, Found]]]()
+    mean_SS = np.zeros((SIDE, SIDE), np.float32)
+    instances: list[tuple[str, Geometry | dict[str, Found]]] = []
     for done, looked in enumerate(look(net, folder), start=1):
         placed = place(frame_SS, looked.image_HW) if frame_SS is not None else None
         if placed is not None and placed.is_sure:
