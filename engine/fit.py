@@ -36,6 +36,7 @@ from engine.teacher_cache import TeacherCache
 Log = dict[str, float]
 
 _SEED_STRIDE = 100_003
+_FINITE = "is_finite"
 _WITHHELD = 1  # a stream of random numbers of its own
 
 
@@ -167,13 +168,23 @@ def _train_epoch(lesson: _Lesson, state: State) -> Log:
     follow = _Follower(state.ema, state.trainee.net)
     sums: dict[str, Tensor] = {}
     lesson.model.train()
+    is_finite = None
     for place in range(steps):
         chosen_B = mine[place * per_worker : (place + 1) * per_worker]
         parts = _step(lesson, state, draws, chosen_B, total_steps=steps * recipe.epochs)
+        # Asked of the step before: a GPU has its next work by then, and is not waited for.
+        _require_finite(is_finite, state.step - 2)
+        is_finite = parts.pop(_FINITE)
         follow(min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.double()
+    _require_finite(is_finite, state.step - 1)
     return {_log_name(name): float(total) / steps for name, total in sums.items()}
+
+
+def _require_finite(is_finite: Tensor | None, step: int) -> None:
+    if is_finite is not None and not is_finite:
+        raise TrainingError(f"loss or gradient is not finite at step {step}: lower learning_rate or use f32")
 
 
 def _step(
@@ -195,13 +206,11 @@ def _step(
         for name, part in parts.items():
             sums[name] = sums.get(name, 0.0) + share * part.detach()
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    if not (torch.isfinite(sums["loss"]) and torch.isfinite(norm)):
-        raise TrainingError(
-            f"loss or gradient is not finite at step {state.step}: lower learning_rate or use f32"
-        )
+    is_finite = torch.isfinite(sums["loss"]) & torch.isfinite(norm)
+    state.optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # where 1, weights stay
     state.optimizer.step()
     state.step += 1
-    return sums
+    return {**sums, _FINITE: is_finite}
 
 
 def _objective(

@@ -30,6 +30,7 @@ from engine import books
 from engine.bundle import open_bundle
 from engine.errors import LeaseLostError
 from engine.outlook import Outlook, Sample, sample_of, shards_of
+from engine.predict import PREDICTORS
 from engine.reuse import TABLES, common_grid
 from engine.scoring import Scorer, result_tables
 from engine.shard import ReadSpec, read_rows, read_shard
@@ -61,7 +62,11 @@ class ScoreSpec:
     engines: tuple[str, ...]
     actors: int = 1
     threads: int = 1
-    gpus: float = 0.0
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each actor."""
+        return int(any(PREDICTORS[engine].on_gpu for engine in self.engines))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Predictors: prepared images to months, sd, attention map and embedding, on whichever engine the site has.
 
-Every predictor runs one instance at a time through a compiled graph, several in flight. A result then
-never depends on its neighbours in a batch: bulk scoring and HTTP give the same bits.
+Every predictor runs one instance at a time through a compiled graph, several in flight; on a GPU batches of
+one size. A result then never depends on its neighbours: bulk scoring and HTTP give the same bits.
 
 Legend: B instances, Q covariate columns, H, W network view, h, w attention grid, C channels.
 """
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from engine.bundle import ONNX_NAME, WEIGHTS_NAME, read_facts
 from engine.errors import BundleError, MissingDependencyError, UnknownNameError
 
+_GPU_BATCH = 64
 OUTPUT_NAMES = ("months", "sd_months", "attention", "embedding")
 
 
@@ -132,23 +133,101 @@ class TorchPredictor:
         return _stacked(outputs)
 
 
+class CudaPredictor:
+    """Torch on an NVIDIA GPU: one CUDA graph over a batch of fixed size, in f32 as on the CPU.
+
+    Fewer instances are filled up with black ones: the graph's shape, and so each answer, stays the same.
+    """
+
+    def __init__(self, bundle: Path, *, threads: int) -> None:
+        """Load the weights in ``bundle`` onto the current GPU; ``threads`` are those of torch on the CPU."""
+        import torch
+
+        from engine.models import Deployed, channels_last, load_model
+
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the parity gate
+        torch.backends.cudnn.benchmark = False  # the same kernels in every process, so the same bits
+        facts = read_facts(bundle)
+        net = load_model(facts["model"], bundle / WEIGHTS_NAME)
+        deployed = Deployed(net, temperature=facts["calibration"]["temperature"]).eval()
+        self._graph = channels_last(deployed).cuda()
+        self._replay: Callable[[Any, Any], list[Any]] | None = None
+
+    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
+        """See ``Predictor``."""
+        import torch
+
+        if not len(images_BHW):
+            return _stacked([])
+        if self._replay is None:
+            self._replay = _recorded_on_gpu(self._graph, images_BHW.shape[1:], covariates_BQ.shape[1])
+        outputs = []
+        for start in range(0, len(images_BHW), _GPU_BATCH):
+            part = slice(start, start + _GPU_BATCH)
+            image, told = torch.from_numpy(images_BHW[part]), torch.from_numpy(covariates_BQ[part])
+            outputs.append(self._replay(image, told))
+        return _stacked(outputs)
+
+
+def _recorded_on_gpu(graph: Any, size_HW: tuple[int, ...], columns: int) -> Callable[[Any, Any], list[Any]]:
+    """Record ``graph`` for batches of _GPU_BATCH; what comes back runs up to so many instances."""
+    import torch
+
+    pixels = torch.zeros(_GPU_BATCH, 1, *size_HW, dtype=torch.uint8, device="cuda")
+    told = torch.zeros(_GPU_BATCH, columns, device="cuda")
+
+    def run() -> Any:
+        image = pixels.float().contiguous(memory_format=torch.channels_last) / 255
+        return graph(image, told)
+
+    recorded = torch.cuda.CUDAGraph()
+    beside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.inference_mode():
+        with torch.cuda.stream(beside):  # libraries choose their kernels before anything is recorded
+            run()
+        torch.cuda.current_stream().wait_stream(beside)
+        with torch.cuda.graph(recorded):
+            outputs = run()
+
+    def replay(image_BHW: Any, told_BQ: Any) -> list[Any]:
+        count = len(image_BHW)
+        pixels[:count, 0].copy_(image_BHW)
+        told[:count].copy_(told_BQ)
+        pixels[count:].zero_()
+        told[count:].zero_()
+        recorded.replay()
+        return [part[:count].cpu().numpy() for part in outputs]
+
+    return replay
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One serving engine: the package it needs and how to open a bundle with it."""
+    """One serving engine: the package it needs, how to open a bundle with it, whether it needs a GPU."""
 
     package: str
     install: str
     open: Callable[..., Predictor]
+    on_gpu: bool = False
 
     def available(self) -> bool:
-        """Whether its package is installed."""
-        return find_spec(self.package) is not None
+        """Whether its package is installed, and a GPU is there where it needs one."""
+        return find_spec(self.package) is not None and (not self.on_gpu or _has_gpu())
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 PREDICTORS: dict[str, Backend] = {
     "openvino": Backend("openvino", "pip install 'osteoray[openvino]'", OpenVinoPredictor),
     "onnxruntime": Backend("onnxruntime", "pip install onnxruntime", OnnxRuntimePredictor),
     "torch": Backend("torch", "pip install torch", TorchPredictor),
+    "cuda": Backend("torch", "pip install torch, and an NVIDIA GPU", CudaPredictor, on_gpu=True),
 }
 """In order of preference: ``auto`` takes the first that is available."""
 

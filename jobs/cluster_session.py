@@ -57,7 +57,16 @@ def _require_answer(address: str) -> None:
 
 def cluster_cores() -> int:
     """Cores of all nodes of the cluster that runs or was joined; at least 1."""
+    return max(_held("CPU"), 1)
+
+
+def cluster_gpus() -> int:
+    """GPUs of all nodes of the cluster that runs or was joined."""
+    return _held("GPU")
+
+
+def _held(resource: str) -> int:
     import ray
 
     held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return max(int(held.get("CPU", 1)), 1)
+    return int(held.get(resource, 0))

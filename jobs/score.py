@@ -18,9 +18,9 @@ from engine import books, reuse, sources
 from engine.bundle import Bundle, open_bundle
 from engine.errors import UnknownNameError, UsageError
 from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_facts
-from engine.predict import choose_engine
+from engine.predict import PREDICTORS, choose_engine
 from engine.shard import ReadSpec
-from jobs.cluster_session import cluster_cores, start_ray
+from jobs.cluster_session import cluster_cores, cluster_gpus, start_ray
 from jobs.console import PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
@@ -245,7 +245,8 @@ class _Scoring:
 
         start_ray()
         cores = cluster_cores()
-        actors = max(cores // CORES_PER_PREDICTOR, 1)
+        is_on_gpu = any(PREDICTORS[bundle.engine].on_gpu for bundle in self.bundles)
+        actors = max(cluster_gpus() if is_on_gpu else cores // CORES_PER_PREDICTOR, 1)
         readers = self.run.terms.readers or cores
         scoring = ScoreSpec(
             bundles=tuple(bundle.folder.resolve() for bundle in self.bundles),

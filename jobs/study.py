@@ -64,7 +64,11 @@ def study(
     labels: Annotated[Path, typer.Option(help="Label table, as for `osteoray ingest`.")],
     out: Annotated[Path, typer.Option(help="Folder of the study; the same command again goes on.")],
     size: Annotated[int, typer.Option(min=32, help="Side of every view in pixels.")] = 112,
-    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers; on GPUs one per GPU.")] = 2,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="Find regions over all images, as `osteoray regions` does.")
+    ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of every recipe, e.g. epochs=2.")
     ] = None,
@@ -81,7 +85,11 @@ def study(
     if name not in STUDIES:
         raise UnknownNameError("study", name, STUDIES)
     rows = _chosen(only)
-    steps = list(_steps(rows, _Place(archive, labels, out, size, workers, tuple(set_ or []))))
+    place = _Place(
+        archive=archive, labels=labels, out=out, size=size, workers=workers, gpu=gpu, together=together,
+        changes=tuple(set_ or []),
+    )  # fmt: skip
+    steps = list(_steps(rows, place))
     with progress("study", "steps") as report:
         report(0, len(steps))
         for done, words in enumerate(steps, start=1):
@@ -94,13 +102,15 @@ def study(
     finish("study", {"out": str(out), "rows": len(table), "mae_months": errors}, as_json=json)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
     archive: Path
     labels: Path
     out: Path
     size: int
     workers: int
+    gpu: bool
+    together: bool
     changes: tuple[str, ...]
 
 
@@ -122,19 +132,12 @@ def _steps(rows: list[Row], place: _Place) -> Iterator[list[str]]:
     yield _ingest("O", None, place)
     if wanted - {"O"}:
         yield _train(by_name["O"], place)
-        yield [
-            "regions",
-            f"{runs / 'O'}",
-            "--data",
-            f"{data / 'O'}",
-            "--out",
-            f"{place.out / 'hand.parquet'}",
-        ]
+        yield _regions("O", place.out / "hand.parquet", place)
         yield _ingest("H", place.out / "hand.parquet", place)
     if wanted & {"R1", "R2"}:
         boxes = place.out / "carpals.parquet"
         yield _train(by_name["H"], place)
-        yield ["regions", f"{runs / 'H'}", "--data", f"{data / 'H'}", "--out", f"{boxes}"]
+        yield _regions("H", boxes, place)
         yield from (_ingest(view, boxes, place) for view in ("R1", "R2"))
     joins = {row.views for row in rows if "+" in row.views} | ({TEACHER} if is_taught else set())
     for views in (one for one in JOINS if one in joins):
@@ -143,13 +146,9 @@ def _steps(rows: list[Row], place: _Place) -> Iterator[list[str]]:
     if is_taught:
         yield _train(by_name[TEACHER], place)
         yield [
-            "teach",
-            f"{runs / TEACHER}",
-            "--data",
-            f"{data / TEACHER}",
-            "--out",
-            f"{place.out / 'taught'}",
-        ]
+            "teach", f"{runs / TEACHER}", "--data", f"{data / TEACHER}", "--out", f"{place.out / 'taught'}",
+            *_on_gpu(place),
+        ]  # fmt: skip
     yield from (_train(row, place) for row in rows)
 
 
@@ -161,12 +160,25 @@ def _ingest(view: str, boxes: Path | None, place: _Place) -> list[str]:
     ]  # fmt: skip
 
 
+def _regions(view: str, boxes: Path, place: _Place) -> list[str]:
+    together = ["--together"] if place.together else []
+    return [
+        "regions", f"{place.out / 'runs' / view}", "--data", f"{place.out / 'data' / view}", *together,
+        "--out", f"{boxes}",
+    ]  # fmt: skip
+
+
+def _on_gpu(place: _Place) -> list[str]:
+    return ["--gpu"] if place.gpu else []
+
+
 def _train(row: Row, place: _Place) -> list[str]:
     changes = [word for change in (*place.changes, *row.changes) for word in ("--set", change)]
     teacher = ["--teacher", f"{place.out / 'taught'}"] if row.is_taught else []
     return [
         "train", row.recipe, "--data", f"{place.out / 'data' / row.views}",
-        "--out", f"{place.out / 'runs' / row.folder}", "--workers", f"{place.workers}", *teacher, *changes,
+        "--out", f"{place.out / 'runs' / row.folder}", "--workers", f"{place.workers}", *_on_gpu(place),
+        *teacher, *changes,
     ]  # fmt: skip
 
 

@@ -14,6 +14,10 @@ from tests.story import Story
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # the story is told in the first test
 Images = tuple[np.ndarray, np.ndarray]
+ENGINES = [
+    pytest.param(name, marks=pytest.mark.skipif(not backend.available(), reason=f"needs {backend.install}"))
+    for name, backend in PREDICTORS.items()
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def reference(story: Story, real: Images) -> Scores:
     return open_predictor(story.bundle, "torch", threads=1).predict(*real)
 
 
-@pytest.mark.parametrize("engine", PREDICTORS)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_same_answers_as_torch(engine: str, story: Story, real: Images, reference: Scores) -> None:
     scores = open_predictor(story.bundle, engine, threads=2).predict(*real)
     assert np.abs(scores.months_B - reference.months_B).max() <= PARITY_MONTHS
@@ -35,7 +39,7 @@ def test_same_answers_as_torch(engine: str, story: Story, real: Images, referenc
     assert np.abs(scores.attention_Bhw.astype(int) - reference.attention_Bhw.astype(int)).max() <= 2
 
 
-@pytest.mark.parametrize("engine", PREDICTORS)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_number_never_depends_on_its_neighbours(engine: str, story: Story, real: Images) -> None:
     predictor = open_predictor(story.bundle, engine, threads=1)
     images, sex = real
@@ -44,7 +48,7 @@ def test_a_number_never_depends_on_its_neighbours(engine: str, story: Story, rea
     assert together.months_B.tolist() == alone
 
 
-@pytest.mark.parametrize("engine", PREDICTORS)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_no_instances_give_no_scores(engine: str, story: Story) -> None:
     scores = open_predictor(story.bundle, engine, threads=1).predict(
         np.zeros((0, 64, 64), np.uint8), np.zeros((0, 1), np.float32)

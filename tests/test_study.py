@@ -15,8 +15,11 @@ from tests.story import osteoray
 SMALL = ("epochs=1", "batch_size=8", "backbone=test_resnet", "precision=f32")
 
 
-def steps(*only: str) -> list[list[str]]:
-    place = _Place(Path("archive"), Path("labels.csv"), Path("out"), 112, 2, ())
+def steps(*only: str, gpu: bool = False, together: bool = False) -> list[list[str]]:
+    place = _Place(
+        archive=Path("archive"), labels=Path("labels.csv"), out=Path("out"), size=112, workers=2, gpu=gpu,
+        together=together, changes=(),
+    )  # fmt: skip
     return list(_steps(_chosen(list(only)), place))
 
 
@@ -38,6 +41,12 @@ def test_a_part_of_the_table_needs_a_part_of_the_steps() -> None:
     assert verbs.count("join") == 1
     assert "teach" not in verbs
     assert "teach" in [words[0] for words in steps("student, kd")]
+
+
+def test_every_step_is_told_how_the_study_runs() -> None:
+    for words in steps(gpu=True, together=True):
+        assert ("--gpu" in words) == (words[0] in ("train", "teach"))
+        assert ("--together" in words) == (words[0] == "regions")
 
 
 def test_rows_have_folders_of_their_own() -> None:
