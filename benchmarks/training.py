@@ -1,13 +1,17 @@
 """Training throughput: our loop against a plain one, and a recorded teacher against a live one, in turns.
 
-    python -m benchmarks.training loop DATA [--steps 40] [--rounds 3]
-    python -m benchmarks.training teacher DATA --run TEACHER --cache CACHE [--steps 40] [--rounds 3]
+    python -m benchmarks.training loop DATA [--gpu] [--rounds 3]
+    python -m benchmarks.training teacher DATA --run TEACHER --cache CACHE [--gpu] [--steps 40] [--rounds 3]
+    python -m benchmarks.training ladder [--gpu] [--size 224] [--batch 128] [--steps 40] [--rounds 3]
 
 ``loop``: the student's network alone, images per second through Ray Train with one worker on all cores and
 with two, against one process that does what timm's train.py does: for each batch data loader, forward,
 backward, clip, step and moving average, then validation; the same network, augmentation and precision.
 ``teacher``: epochs of the student's recipe without a teacher, with one that looks on, and with a cache.
-DATA is an ingest folder with labels. Turns alternate, so that a drift of the machine's speed meets all;
+``ladder``: images per second of a teacher's and a student's network over noise, without Ray, in f32, bf16 and
+compiled, and of the plain loop beside them.
+DATA is an ingest folder with labels. With ``--gpu`` all that trains does so on the first GPU. Turns
+alternate, so that a drift of the machine's speed meets all;
 ratios are of the medians of the turns, of wall time and (``teacher``) of CPU time. Last line JSON.
 """
 
@@ -34,9 +38,10 @@ from torch.utils.data import DataLoader, Dataset
 from engine.age_distribution import joint_loss
 from engine.augment import augmented, draw
 from engine.checkpoint import new_state
+from engine.covariates import unknown
 from engine.fit import Log, Teacher, World, epochs, predict, recorded_for
 from engine.models import AgeNet, channels_last, frozen
-from engine.recipe import Recipe, recipe_from_facts
+from engine.recipe import Recipe, model_of, recipe_from_facts
 from engine.recorded import RecordedTeacher
 from engine.run import load_net, read_metrics
 from engine.samples import TrainingSet, open_training_set, pack_images
@@ -48,6 +53,11 @@ from jobs.recipes import recipe_named
 
 TASK = task_named("hand-age")
 CPU = torch.device("cpu")
+
+
+def device_of(options: argparse.Namespace) -> torch.device:
+    """Where a training runs."""
+    return torch.device("cuda" if options.gpu else "cpu")
 
 
 def opened(data: Path, folder: Path, count: int) -> TrainingSet:
@@ -64,24 +74,29 @@ def opened(data: Path, folder: Path, count: int) -> TrainingSet:
     return replace(samples, splits_N=splits_N)
 
 
-def turns(recipe: Recipe, samples: TrainingSet, teacher: Teacher | RecordedTeacher | None) -> Iterator[Log]:
+def turns(
+    recipe: Recipe, samples: TrainingSet, teacher: Teacher | RecordedTeacher | None, device: torch.device
+) -> Iterator[Log]:
     """Epochs without end."""
     channels = teacher.channels if teacher else ()
-    state = new_state(recipe, TASK.model_facts(recipe.backbone), channels, CPU)
-    return epochs(recipe, TASK, samples, state, world=World(), teacher=teacher)
+    state = new_state(recipe, model_of(recipe, TASK, 1), channels, device)
+    return epochs(recipe, TASK, samples, state, world=World(device=device), teacher=teacher)
 
 
 def teachers(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Seconds an epoch, alone and with each kind of teacher."""
     recipe = replace(recipe_named("hand-student"), epochs=options.rounds + 1)
     samples = opened(options.data, folder, options.steps * recipe.batch_size)
-    live = Teacher(net=frozen(load_net(options.run)), precision=recipe.teacher_precision)
+    device = device_of(options)
+    live = Teacher(net=frozen(load_net(options.run)).to(device), precision=recipe.teacher_precision)
     exact = Teacher(net=live.net, precision="f32")
     trainings = {
-        "alone": turns(replace(recipe, distill={}), samples, None),
-        "live": turns(recipe, samples, live),
-        "live_f32": turns(recipe, samples, exact),
-        "recorded": turns(recipe, samples, recorded_for(samples, open_cache(options.cache), recipe.distill)),
+        "alone": turns(replace(recipe, distill={}), samples, None, device),
+        "live": turns(recipe, samples, live, device),
+        "live_f32": turns(recipe, samples, exact, device),
+        "recorded": turns(
+            recipe, samples, recorded_for(samples, open_cache(options.cache), recipe.distill), device
+        ),
     }
     wall, cpu = in_turns({name: _epoch(epoch) for name, epoch in trainings.items()}, options.rounds)
     return {
@@ -98,7 +113,7 @@ def teachers(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     }
 
 
-def _epoch(training: Iterator[Log]) -> Callable[[], object]:
+def _epoch(training: Iterator[Any]) -> Callable[[], object]:
     return lambda: next(training)
 
 
@@ -111,10 +126,10 @@ def in_turns(
         for name, work in works.items():
             before = time.perf_counter(), time.process_time()
             work()
+            print(f"{turn} {name}: {time.perf_counter() - before[0]:.2f} s", flush=True)
             if turn:
                 wall[name].append(time.perf_counter() - before[0])
                 cpu[name].append(time.process_time() - before[1])
-        print(f"turn {turn}/{rounds}", flush=True)
     return _medians(wall), _medians(cpu)
 
 
@@ -141,20 +156,25 @@ class Films(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]):
         return image, told, torch.tensor(self.samples.months_N[row]), place
 
 
-def plain_epochs(recipe: Recipe, samples: TrainingSet) -> Iterator[float]:
+def plain_epochs(recipe: Recipe, samples: TrainingSet, device: torch.device) -> Iterator[float]:
     """The loop of timm's train.py in one process; yields the seconds of each epoch."""
     torch.manual_seed(recipe.seed)
-    net = channels_last(AgeNet(TASK.model_facts(recipe.backbone)))
+    net = channels_last(AgeNet(model_of(recipe, TASK, 1))).to(device)
     ema = ModelEmaV2(net, decay=recipe.ema_decay)
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    loader = DataLoader(Films(samples), batch_size=recipe.batch_size, shuffle=True, drop_last=True)
+    loaders = {"num_workers": 8, "pin_memory": True, "persistent_workers": True} if device != CPU else {}
+    loader = DataLoader(
+        Films(samples), batch_size=recipe.batch_size, shuffle=True, drop_last=True, **loaders
+    )  # fmt: skip
     for epoch in range(recipe.epochs):
         started = time.perf_counter()
         draws = draw(len(samples.index_of("train")), recipe.augmentation, seed=recipe.seed, epoch=epoch)
         net.train()
-        for x_BVHW, told_BQ, months_B, place_B in loader:
+        for *parts, place_B in loader:
+            x_BVHW, told_BQ, months_B = (part.to(device, non_blocking=True) for part in parts)
             shown = augmented(x_BVHW, draws.at(place_B)).contiguous(memory_format=torch.channels_last)
-            logits_BK = net(shown, told_BQ).logits_BK
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits_BK = net(shown, told_BQ).logits_BK
             loss = joint_loss(logits_BK, months_B, weight=recipe.kl_weight, delta=recipe.delta_months)["task"]
             optimizer.zero_grad()
             loss.backward()
@@ -165,10 +185,59 @@ def plain_epochs(recipe: Recipe, samples: TrainingSet) -> Iterator[float]:
         yield time.perf_counter() - started
 
 
-def plain_seconds(facts: dict[str, Any], data: str, folder: str) -> list[float]:
-    """Seconds of each epoch of the plain loop on all cores of this machine."""
+def plain_seconds(facts: dict[str, Any], data: str, folder: str, device: str) -> list[float]:
+    """Seconds of each epoch of the plain loop on all cores of this machine, or on its GPU."""
     torch.set_num_threads(os.cpu_count() or 1)
-    return list(plain_epochs(recipe_from_facts(facts), open_training_set(Path(data), Path(folder), TASK)))
+    samples = open_training_set(Path(data), Path(folder), TASK)
+    return list(plain_epochs(recipe_from_facts(facts), samples, torch.device(device)))
+
+
+def noise(count: int, size: int) -> TrainingSet:
+    """``count`` samples of noise to train on, 32 to validate with."""
+    rng = np.random.default_rng(0)
+    total = count + 32
+    months_N = rng.uniform(12, 216, total).astype(np.float32)
+    names_N = np.array([f"{place}" for place in range(total)])
+    return TrainingSet(
+        images_NVHW=rng.integers(0, 256, (total, 1, size, size), np.uint8),
+        to_network_N33=np.broadcast_to(np.eye(3), (total, 3, 3)),
+        months_N=months_N,
+        covariates_NQ=np.zeros((total, len(unknown(TASK.covariates))), np.float32),
+        patients_N=names_N,
+        uids_N=names_N,
+        patient_sex_N=names_N,
+        age_N=months_N,
+        pseudo_N2=np.full((total, 2), np.nan, np.float32),
+        is_expert_N=np.ones(total, np.bool_),
+        splits_N=np.array(["train"] * count + ["val"] * 32),
+    )
+
+
+def ladder(options: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Images per second by network, precision and compilation; the folder is not used."""
+    device = device_of(options)
+    samples = noise(options.steps * options.batch, options.size)
+    works: dict[str, Callable[[], object]] = {}
+    for name in ("hand-teacher-pretrained", "hand-cut-student"):
+        recipe = replace(
+            recipe_named(name), distill={}, epochs=options.rounds + 1, batch_size=options.batch
+        )  # fmt: skip
+        works[f"{name} plain bf16"] = _epoch(plain_epochs(replace(recipe, precision="bf16"), samples, device))
+        for title, tried in (
+            ("f32", replace(recipe, precision="f32")),
+            ("bf16", replace(recipe, precision="bf16")),
+            ("bf16 compiled", replace(recipe, precision="bf16", compile=True)),
+        ):
+            works[f"{name} {title}"] = _epoch(turns(tried, samples, None, device))
+    wall, cpu = in_turns(works, options.rounds)
+    images = options.steps * options.batch
+    return {
+        "device": torch.cuda.get_device_name() if options.gpu else "cpu",
+        "size": options.size,
+        "batch": options.batch,
+        "images_per_second": {name: round(images / seconds, 1) for name, seconds in wall.items()},
+        "cpu_s_per_1000_images": {name: round(1000 * seconds / images, 3) for name, seconds in cpu.items()},
+    }
 
 
 def loops(options: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -177,47 +246,49 @@ def loops(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     pack_images(options.data, folder, TASK.label)
     samples = open_training_set(options.data, folder, TASK)
     # In a worker process of the same Ray, so that the kernel's scheduler sees both loops alike.
-    plain = ray.remote(num_cpus=os.cpu_count())(plain_seconds)
-    cores = os.cpu_count() or 1
+    cores, device = os.cpu_count() or 1, device_of(options)
+    plain = ray.remote(num_cpus=cores, num_gpus=int(options.gpu), max_calls=1)(plain_seconds)
     images = len(samples.index_of("train")) // recipe.batch_size * recipe.batch_size
     start_ray()
     speeds: dict[str, list[float]] = defaultdict(list)
     for turn in range(options.rounds):
-        spent = ray.get(plain.remote(recipe.facts(), str(options.data), str(folder)))
+        spent = ray.get(plain.remote(recipe.facts(), str(options.data), str(folder), device.type))
         speeds["plain"] += [images / seconds for seconds in spent[1:]]
-        for workers in (1, 2):
+        for workers in (1,) if options.gpu else (1, 2):
             run = folder / f"{workers}-{turn}"
             pack_images(options.data, run / "cache", TASK.label)
             train_on_ray(
                 recipe.facts(), options.data, run, teacher=None,
-                workers=Workers(count=workers, threads=max(cores // workers, 1)),
+                workers=Workers(count=workers, threads=max(cores // workers, 1), gpu=options.gpu),
             )  # fmt: skip
             speeds[f"ours_{workers}"] += [images / log["seconds"] for log in read_metrics(run)[1:]]
         print(f"turn {turn + 1}/{options.rounds}", flush=True)
     medians = {name: round(statistics.median(values), 1) for name, values in speeds.items()}
-    return {
-        "cores": cores,
-        "images_per_second": medians,
-        "ours_1_over_plain": round(medians["ours_1"] / medians["plain"], 3),
-        "ours_2_over_plain": round(medians["ours_2"] / medians["plain"], 3),
-        "ours_2_over_ours_1": round(medians["ours_2"] / medians["ours_1"], 3),
+    ratios = {
+        f"{name}_over_{of}": round(medians[name] / medians[of], 3)
+        for name, of in (("ours_1", "plain"), ("ours_2", "plain"), ("ours_2", "ours_1"))
+        if name in medians
     }
+    return {"cores": cores, "device": device.type, "images_per_second": medians, **ratios}
 
 
 def main() -> None:
-    """Measure one of the two."""
+    """Measure one of the three."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("loop", "teacher"))
-    parser.add_argument("data", type=Path)
+    parser.add_argument("what", choices=("loop", "teacher", "ladder"))
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measured = {"loop": loops, "teacher": teachers}[options.what](options, Path(folder))
+        measured = {"loop": loops, "teacher": teachers, "ladder": ladder}[options.what](options, Path(folder))
     print(json.dumps(measured))
 
 
