@@ -250,7 +250,10 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise TableError(f"{path} is absent or damaged: run `osteoray verify` on its folder") from error
+        reason = str(error).partition("\n")[0]
+        raise TableError(
+            f"{path} is absent or damaged: run `osteoray verify` on its folder ({reason})"
+        ) from error
 
 
 def shard_folder(folder: Path, shard: int) -> Path:

@@ -29,6 +29,7 @@ Head = Literal["distribution", "regression"]
 
 _RGB = 3
 _TRUNK = "trunk."
+_TOLD = "covariate_scale_shift.weight"
 _GATE_WIDTH = 64
 
 
@@ -273,8 +274,8 @@ def load_model(facts: Mapping[str, Any], path: Path) -> AgeNet:
 def load_start(model: AgeNet, path: Path) -> None:
     """Start from a safetensors file: a run's own weights whole, or the trunk alone.
 
-    The trunk is taken from a run that differs in anything else, its covariates or its head, and from a timm
-    checkpoint.
+    A run that is told other covariates gives all but the layer that takes them; one that differs in anything
+    else, as its head, and a timm checkpoint give the trunk.
     A first convolution over RGB becomes one over grey by summing its weights, so a grey image gives what
     its RGB copy gave; over several views, the same shared out to them.
 
@@ -284,8 +285,9 @@ def load_start(model: AgeNet, path: Path) -> None:
     try:
         given = safetensors.torch.load_file(path)
         whole, own = model.state_dict(), model.trunk.state_dict()
-        if given.keys() == whole.keys() and all(given[name].shape == whole[name].shape for name in whole):
-            model.load_state_dict(given)
+        same = {name: value for name, value in given.items() if _is_like(value, whole.get(name))}
+        if given.keys() == whole.keys() and whole.keys() - same.keys() <= {_TOLD}:
+            model.load_state_dict(same, strict=False)
             return
         if _TRUNK + next(iter(own)) in given:
             given = {name.removeprefix(_TRUNK): value for name, value in given.items()}
@@ -294,6 +296,10 @@ def load_start(model: AgeNet, path: Path) -> None:
         model.trunk.load_state_dict(fitted)
     except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise BundleError(f"{path} does not hold a trunk of {model.facts.backbone}: {error}") from error
+
+
+def _is_like(given: Tensor, like: Tensor | None) -> bool:
+    return like is not None and given.shape == like.shape
 
 
 def _as_views(given: Tensor, like: Tensor, views: tuple[int, ...]) -> Tensor:

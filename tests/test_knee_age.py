@@ -17,7 +17,7 @@ from engine.errors import BodyPartError, TrainingError
 from engine.instance import Instance
 from engine.labels import read_labels
 from engine.manifest import sha256_of_facts, write_json
-from engine.models import AgeNet, ModelFacts, load_start, save_weights
+from engine.models import AgeNet, Head, ModelFacts, load_start, save_weights
 from engine.pseudo_labelling import pseudo_labels
 from engine.run import RUN_NAME, WEIGHTS_NAME
 from engine.samples import Choice, TrainingSet, open_training_set, pack_images
@@ -154,16 +154,22 @@ def test_age_is_told_and_kept_and_hidden_images_are_one_noise(ingested: Path, tm
     assert np.array_equal(data.covariates_NQ, columns(rows, KNEE.covariates))
 
 
-def test_a_knee_model_starts_from_the_trunk_of_a_hand_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", ["distribution", "regression"])
+def test_a_knee_model_starts_from_all_of_a_hand_model_but_what_takes_covariates(
+    head: Head, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    hand = AgeNet(ModelFacts(backbone=BACKBONE))
+    hand = AgeNet(ModelFacts(backbone=BACKBONE, head=head))
+    torch.nn.init.ones_(hand.covariate_scale_shift.weight)
     save_weights(hand, tmp_path / "hand.safetensors")
     knee = AgeNet(KNEE.model_facts(BACKBONE))
-    head = knee.classify.weight.clone()
+    own_head = knee.classify.weight.clone()
     load_start(knee, tmp_path / "hand.safetensors")
     for own, given in zip(knee.trunk.state_dict().values(), hand.trunk.state_dict().values(), strict=True):
         assert torch.equal(own, given)
-    assert torch.equal(knee.classify.weight, head)
+    assert not knee.covariate_scale_shift.weight.any()
+    kept = hand.classify.weight if head == "distribution" else own_head
+    assert torch.equal(knee.classify.weight, kept)
 
 
 def run(folder: Path, seed: int, view: dict[str, object]) -> Path:
