@@ -31,7 +31,7 @@ from matplotlib.patches import Rectangle
 from engine.boxes import Box, covered, iou, whole_image
 from engine.dicom.write import uid_from
 from engine.localise import Looked, look
-from engine.regions import RULES, BoxRule, box_from_map, masked, on_grid
+from engine.regions import RULES, BoxRule, box_from_map, coarse, masked, on_grid
 from engine.run import load_net
 
 WANTED_SHARE, HALF = 0.9, 0.5
@@ -120,7 +120,7 @@ def hull(edges: list[tuple[float, ...]], original_HW: tuple[int, int]) -> Box:
 
 def carpal_boxes(cases: Sequence[Case], rule: BoxRule) -> list[Box]:
     """The first region of each case."""
-    return [box_from_map(case.looked.map_hw, rule, case.looked.view).box for case in cases]
+    return [box_from_map(coarse(case.looked.map_hw), rule, case.looked.view).box for case in cases]
 
 
 def metacarpal_boxes(cases: Sequence[Case], first: BoxRule, rule: BoxRule) -> list[Box]:
@@ -128,7 +128,7 @@ def metacarpal_boxes(cases: Sequence[Case], first: BoxRule, rule: BoxRule) -> li
     boxes = []
     for case in cases:
         view = case.looked.view
-        map_HW = on_grid(case.looked.map_hw, view.network_HW)
+        map_HW = on_grid(coarse(case.looked.map_hw), view.network_HW)
         rest_HW = masked(map_HW, box_from_map(map_HW, first, view), view)
         boxes.append(box_from_map(rest_HW, rule, view).box)
     return boxes

@@ -25,7 +25,17 @@ from engine.errors import TableError, UsageError
 from engine.geometry import Geometry, identity
 from engine.manifest import read_json
 from engine.models import AgeNet
-from engine.regions import COMMON_RULES, RULES, BoxRule, Found, Map, box_from_map, brought, regions
+from engine.regions import (
+    COMMON_RULES,
+    RULES,
+    BoxRule,
+    Found,
+    Map,
+    box_from_map,
+    brought,
+    coarse,
+    regions,
+)
 from engine.schema import tensor_values
 
 BATCH = 64
@@ -77,13 +87,16 @@ def find_boxes(
             mean_SS += carried_SS / max(float(carried_SS.sum()), _NOTHING)
             instances.append((looked.sop_instance_uid, placed.view(looked.view)))
         else:
-            instances.append((looked.sop_instance_uid, read(looked.map_hw, looked.view, RULES)))
+            own = read(coarse(looked.map_hw), looked.view, RULES)
+            instances.append((looked.sop_instance_uid, own))
         if on_progress:
             on_progress(done, total)
     common = read(smoothed(mean_SS), identity((SIDE, SIDE)), COMMON_RULES)
     for uid, way in instances:
-        own = way if isinstance(way, dict) else {name: brought(found, way) for name, found in common.items()}
-        for name, found in own.items():
+        boxes = (
+            way if isinstance(way, dict) else {name: brought(found, way) for name, found in common.items()}
+        )
+        for name, found in boxes.items():
             yield {
                 "sop_instance_uid": uid, "region": name,
                 "left": found.box.left, "top": found.box.top,

@@ -25,6 +25,8 @@ Mode = Literal["largest", "union"]
 Map = NDArray[np.float32]
 
 _EIGHT_NEIGHBOURS = 8
+_CELLS = 7
+"""A side of the maps that RULES were chosen on: a threshold means another box where attention is sharper."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,9 @@ RULES: dict[str, BoxRule] = {
     "carpals": BoxRule(tau=0.4),
     "metacarpals": BoxRule(tau=0.5, mode="union"),
 }
-"""Region to its rule. ``carpals`` is the most discriminative region, ``metacarpals`` what remains when its
-box is masked; the thresholds are those of benchmarks/attention_boxes.py, chosen on half of its cases."""
+"""Region to its rule, for maps as ``coarse`` gives them. ``carpals`` is the most discriminative region,
+``metacarpals`` what remains when its box is masked; the thresholds are those of benchmarks/attention_boxes.py,
+chosen on half of its cases."""
 
 COMMON_RULES: dict[str, BoxRule] = {
     "hand": RULES["hand"],
@@ -86,6 +89,14 @@ def regions(map_hw: Map, view: Geometry, rules: Mapping[str, BoxRule] = RULES) -
     found = {name: box_from_map(map_hw, rules[name], view) for name in ("hand", "carpals")}
     rest_HW = masked(on_grid(map_hw, view.network_HW), found["carpals"], view)
     return {**found, "metacarpals": box_from_map(rest_HW, rules["metacarpals"], view)}
+
+
+def coarse(map_hw: Map) -> Map:
+    """A map of more cells than RULES were chosen on, averaged down to as many; another as it is."""
+    height, width = map_hw.shape
+    shrunk = (min(width, _CELLS), min(height, _CELLS))
+    clean_hw = on_grid(map_hw, (height, width))
+    return np.asarray(cv2.resize(clean_hw, shrunk, interpolation=cv2.INTER_AREA))
 
 
 def brought(found: Found, frame: Geometry) -> Found:

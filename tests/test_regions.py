@@ -9,7 +9,7 @@ from engine import geometry
 from engine.boxes import Box, covered, cut, iou, read_boxes, whole_image, write_boxes
 from engine.errors import TableError, UnknownNameError, UsageError
 from engine.preprocess import View, apply
-from engine.regions import RULES, BoxRule, Found, box_from_map, brought, masked, on_grid, regions
+from engine.regions import RULES, BoxRule, Found, box_from_map, brought, coarse, masked, on_grid, regions
 
 GRID = (40, 40)
 PLAIN = geometry.identity(GRID)
@@ -23,6 +23,14 @@ def blob(rows: slice, columns: slice, value: float = 1.0) -> np.ndarray:
 
 def edges(box: Box) -> tuple[float, float, float, float]:
     return (box.left, box.top, box.right, box.bottom)
+
+
+@pytest.mark.parametrize("finer", [2, 3])
+def test_sharper_maps_of_the_same_attention_find_the_same_regions(finer: int) -> None:
+    map_77 = np.random.default_rng(0).random((7, 7)).astype(np.float32)
+    fine_hw = np.kron(map_77, np.ones((finer, finer), np.float32))
+    assert regions(coarse(fine_hw), PLAIN) == regions(map_77, PLAIN)
+    assert np.array_equal(coarse(map_77[:4]), map_77[:4])
 
 
 def test_the_box_holds_whole_pixels() -> None:
