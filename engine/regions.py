@@ -73,8 +73,8 @@ RULES: dict[str, BoxRule] = {
     "metacarpals": BoxRule(tau=0.5, mode="union"),
 }
 """Region to its rule, for maps as ``coarse`` gives them. ``carpals`` is the most discriminative region,
-``metacarpals`` what remains when its box is masked; the thresholds are those of benchmarks/attention_boxes.py,
-chosen on half of its cases."""
+``metacarpals`` what remains when its box is masked; the thresholds are those of
+benchmarks/attention_boxes.py, chosen on half of its cases."""
 
 COMMON_RULES: dict[str, BoxRule] = {
     "hand": RULES["hand"],
