@@ -30,7 +30,7 @@ from engine import books
 from engine.bundle import open_bundle
 from engine.errors import LeaseLostError
 from engine.outlook import Outlook, Sample, sample_of, shards_of
-from engine.predict import PREDICTORS
+from engine.predict import gpus_of
 from engine.reuse import TABLES, common_grid
 from engine.scoring import Scorer, result_tables
 from engine.shard import ReadSpec, read_rows, read_shard
@@ -66,7 +66,7 @@ class ScoreSpec:
     @property
     def gpus(self) -> int:
         """GPUs of each actor."""
-        return int(any(PREDICTORS[engine].on_gpu for engine in self.engines))
+        return gpus_of(self.engines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

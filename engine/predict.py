@@ -8,7 +8,7 @@ Legend: B instances, Q covariate columns, H, W network view, h, w attention grid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -212,9 +212,13 @@ class Backend:
     open: Callable[..., Predictor]
     on_gpu: bool = False
 
+    def installed(self) -> bool:
+        """Whether its package is installed on this machine."""
+        return find_spec(self.package) is not None
+
     def available(self) -> bool:
-        """Whether its package is installed, and a GPU is there where it needs one."""
-        return find_spec(self.package) is not None and (not self.on_gpu or _has_gpu())
+        """Whether it can run on this machine: a GPU is there where it needs one."""
+        return self.installed() and (not self.on_gpu or _has_gpu())
 
 
 def _has_gpu() -> bool:
@@ -227,24 +231,32 @@ PREDICTORS: dict[str, Backend] = {
     "openvino": Backend("openvino", "pip install 'osteoray[openvino]'", OpenVinoPredictor),
     "onnxruntime": Backend("onnxruntime", "pip install onnxruntime", OnnxRuntimePredictor),
     "torch": Backend("torch", "pip install torch", TorchPredictor),
-    "cuda": Backend("torch", "pip install torch, and an NVIDIA GPU", CudaPredictor, on_gpu=True),
+    "cuda": Backend("torch", "pip install torch; it needs an NVIDIA GPU", CudaPredictor, on_gpu=True),
 }
 """In order of preference: ``auto`` takes the first that is available."""
 
 
-def choose_engine(name: str) -> str:
+def gpus_of(engines: Iterable[str]) -> int:
+    """GPUs of a process that opens these engines: 1 where one of them runs on a GPU, else 0."""
+    return int(any(PREDICTORS[engine].on_gpu for engine in engines))
+
+
+def choose_engine(name: str, *, here: bool = True) -> str:
     """``auto`` to the first available engine; a name to itself.
+
+    A named engine that is to run elsewhere (not ``here``) needs no GPU on this machine.
 
     Raises:
         UnknownNameError: no such engine.
-        MissingDependencyError: its package is not installed.
+        MissingDependencyError: its package is not installed, or it would run here and there is no GPU.
     """
     if name == "auto":
         return next(key for key, backend in PREDICTORS.items() if backend.available())
     if name not in PREDICTORS:
         raise UnknownNameError("engine", name, [*PREDICTORS, "auto"])
-    if not PREDICTORS[name].available():
-        raise MissingDependencyError(f"engine {name} is not installed: {PREDICTORS[name].install}")
+    backend = PREDICTORS[name]
+    if not (backend.available() if here else backend.installed()):
+        raise MissingDependencyError(f"engine {name} cannot run on this machine: {backend.install}")
     return name
 
 

@@ -36,7 +36,7 @@ from engine.errors import (
 )
 from engine.isolation import Isolation, reader
 from engine.manifest import code_version
-from engine.predict import PREDICTORS, Predictor, open_predictor
+from engine.predict import Predictor, gpus_of, open_predictor
 from engine.reading import Reading
 from engine.scoring import verdicts
 
@@ -184,6 +184,7 @@ def deploy(
     if api_key is None and not _is_loopback(host):
         raise UsageError(f"{host} is open to the network: give --api-key-file, or serve on 127.0.0.1")
     folders = [folder.resolve() for folder in bundles]
+    gpus = gpus_of(open_bundle(folder).engine for folder in folders)
 
     def app() -> FastAPI:
         return build_app(folders, api_key=api_key, isolation=isolation)
@@ -193,16 +194,11 @@ def deploy(
         num_replicas=replicas,
         max_ongoing_requests=16,
         max_queued_requests=256,
-        ray_actor_options={"num_cpus": 0.5, "num_gpus": _gpus(folders)},
+        ray_actor_options={"num_cpus": 0.5, "num_gpus": gpus},
     )
     deployed = decorate(serve.ingress(app)())
     serve.start(http_options={"host": host, "port": port})
     serve.run(deployed.bind(), name=DEPLOYMENT, route_prefix="/")
-
-
-def _gpus(folders: Sequence[Path]) -> int:
-    """GPUs of each replica."""
-    return int(any(PREDICTORS[open_bundle(folder).engine].on_gpu for folder in folders))
 
 
 def _add_facts_routes(app: FastAPI, served: dict[str, Served], guard: list[Any]) -> None:

@@ -60,9 +60,24 @@ def cluster_cores() -> int:
     return max(_held("CPU"), 1)
 
 
-def cluster_gpus() -> int:
-    """GPUs of all nodes of the cluster that runs or was joined."""
-    return _held("GPU")
+def is_joining() -> bool:
+    """Whether RAY_ADDRESS names a cluster to join: what it has is known only then."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def require_gpus(least: int = 1) -> int:
+    """GPUs of all nodes of the cluster that runs or was joined.
+
+    Raises:
+        ClusterError: fewer than ``least``; a worker that needs one would wait for it without end.
+    """
+    gpus = _held("GPU")
+    if gpus < least:
+        raise ClusterError(
+            f"this needs {least} GPU(s) and the Ray cluster has {gpus}: join one that has them "
+            "(RAY_ADDRESS), or choose an engine that runs on CPUs"
+        )
+    return gpus
 
 
 def _held(resource: str) -> int:

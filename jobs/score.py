@@ -18,9 +18,9 @@ from engine import books, reuse, sources
 from engine.bundle import Bundle, open_bundle
 from engine.errors import UnknownNameError, UsageError
 from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_facts
-from engine.predict import PREDICTORS, choose_engine
+from engine.predict import choose_engine, gpus_of
 from engine.shard import ReadSpec
-from jobs.cluster_session import cluster_cores, cluster_gpus, start_ray
+from jobs.cluster_session import cluster_cores, is_joining, require_gpus, start_ray
 from jobs.console import PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
@@ -148,10 +148,13 @@ def opened_bundles(folders: Sequence[Path], engine: str | None) -> tuple[Bundle,
     Raises:
         UsageError: two are of one task: the second would get nothing.
         BundleError, TableError: one is incomplete or was changed.
-        MissingDependencyError: the engine is not installed.
+        MissingDependencyError: the engine is not installed, or there is no GPU for it.
     """
     opened = [open_bundle(folder) for folder in folders]
-    bundles = tuple(replace(bundle, engine=choose_engine(engine or bundle.engine)) for bundle in opened)
+    here = not is_joining()
+    bundles = tuple(
+        replace(bundle, engine=choose_engine(engine or bundle.engine, here=here)) for bundle in opened
+    )
     task, count = Counter(bundle.task for bundle in bundles).most_common(1)[0]
     if count > 1:
         raise UsageError(
@@ -246,12 +249,12 @@ class _Scoring:
 
         start_ray()
         cores = cluster_cores()
-        is_on_gpu = any(PREDICTORS[bundle.engine].on_gpu for bundle in self.bundles)
-        actors = max(cluster_gpus() if is_on_gpu else cores // CORES_PER_PREDICTOR, 1)
+        engines = tuple(bundle.engine for bundle in self.bundles)
+        actors = require_gpus() if gpus_of(engines) else max(cores // CORES_PER_PREDICTOR, 1)
         readers = self.run.terms.readers or cores
         scoring = ScoreSpec(
             bundles=tuple(bundle.folder.resolve() for bundle in self.bundles),
-            engines=tuple(bundle.engine for bundle in self.bundles),
+            engines=engines,
             actors=actors,
         )
         spec = replace(self.spec, known=self._index())

@@ -11,7 +11,7 @@ import typer
 
 from engine.bundle import open_bundle
 from engine.errors import UsageError
-from jobs.cluster_session import start_ray
+from jobs.cluster_session import require_gpus, start_ray
 
 MIN_KEY_CHARACTERS = 16
 
@@ -32,18 +32,21 @@ def serve(
 
     The same file gives the same number as `osteoray score` with the same bundle. /docs shows the API.
     """
+    from engine.predict import gpus_of
     from engine.serve import deploy
 
-    tasks = [open_bundle(folder).task for folder in model]
+    bundles = [open_bundle(folder) for folder in model]
     key = _key(api_key_file)
     start_ray()
+    if gpus_of(bundle.engine for bundle in bundles):
+        require_gpus(replicas)
     deploy(model, host=host, port=port, replicas=replicas, api_key=key)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     print(f"serving http://{host}:{port}  (API: /docs)  research use only", flush=True)
-    for task in tasks:
-        print(f"  curl --data-binary @FILE.dcm http://{host}:{port}/v1/{task}", flush=True)
+    for bundle in bundles:
+        print(f"  curl --data-binary @FILE.dcm http://{host}:{port}/v1/{bundle.task}", flush=True)
     stopped.wait()
 
 

@@ -20,7 +20,7 @@ from engine.run import EVALUATION_NAME, WEIGHTS_NAME, read_run
 from engine.samples import data_facts
 from engine.teacher_cache import KIND, OUTPUTS
 from engine.teaching import TeachSpec, open_teachers, require_outputs, sample_shards
-from jobs.cluster_session import start_ray
+from jobs.cluster_session import require_gpus, start_ray
 from jobs.console import finish, progress
 
 _OF_ONE = ("logits", "embedding", "attention", "features")
@@ -119,7 +119,10 @@ def run_teaching(spec: TeachSpec) -> tuple[dict[str, int], float]:
         from engine.bulk_teaching import teach as teach_all
 
         start_ray()
-        actors = 1 if spec.device != "cpu" else os.cpu_count() or 1
+        actors = os.cpu_count() or 1
+        if spec.device != "cpu":
+            require_gpus()
+            actors = 1
         with progress("teach", "samples") as report:
             teach_all(shards, spec, actors, report)
     return teacher_cache.close(spec.folder, len(shards)), time.perf_counter() - started

@@ -22,7 +22,7 @@ from engine.run import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME, epochs_logged, r
 from engine.samples import TrainingSet, choice_of, data_facts, open_training_set, pack_images, refuse_twins
 from engine.tasks import task_named
 from engine.teacher_cache import TeacherCache, is_cache, open_cache, require_intact
-from jobs.cluster_session import start_ray
+from jobs.cluster_session import require_gpus, start_ray
 from jobs.console import finish, progress
 from jobs.recipes import RECIPES, recipe_named
 
@@ -92,6 +92,8 @@ def run_training(
     from engine.train import Workers, train_on_ray
 
     start_ray()
+    if gpu:
+        require_gpus(workers)
     crew = Workers(count=workers, threads=max((os.cpu_count() or 1) // workers, 1), gpu=gpu)
     earlier = sum(log["seconds"] for log in read_metrics(out))
     started = time.perf_counter()

@@ -16,11 +16,14 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+import ray
 
-from engine.bundle import open_bundle
-from engine.manifest import read_json
+from engine.bundle import BUNDLE_NAME, SEAL, open_bundle, read_facts, sealed
+from engine.manifest import read_json, write_json
 from engine.phantom.faults import FAULTS as KINDS
+from engine.predict import PREDICTORS
 from engine.shard import ReadSpec
+from jobs.__main__ import main
 from jobs.running import running
 from jobs.score import Request, run_score
 from tests.breaking_child import broken, isolation
@@ -55,6 +58,51 @@ def test_faults_end_with_the_right_reason(story: Story, folder: str) -> None:
         for row in column(story.root / folder, table, ["reason"])
     ]
     assert Counter(rows) == Counter((fault.table, fault.reason) for fault in KINDS.values())
+
+
+@pytest.fixture
+def joined(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the cluster of the tests, which has no GPU, had been joined."""
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+NO_GPU = "this needs 1 GPU(s) and the Ray cluster has 0"
+
+
+@pytest.mark.parametrize("verb", ["score", "train", "teach"])
+def test_a_cluster_without_the_gpu_that_is_needed_is_refused(
+    story: Story, tmp_path: Path, joined: None, verb: str
+) -> None:
+    words = {
+        "score": (story.archive, "--model", story.bundle, "--engine", "cuda"),
+        "train": ("demo-teacher", "--data", story.samples, "--gpu"),
+        "teach": (story.teacher, "--data", story.samples, "--gpu"),
+    }
+    ended = osteoray(verb, *words[verb], "--out", tmp_path / "out")
+    assert (ended.code, ended.facts["error"]) == (1, "ORY-C01")
+    assert NO_GPU in ended.facts["message"]
+
+
+def test_serving_without_the_gpu_that_is_needed_is_refused(
+    story: Story, tmp_path: Path, joined: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(story.bundle, bundle)
+    facts = {name: fact for name, fact in read_facts(bundle).items() if name != SEAL}
+    write_json(bundle / BUNDLE_NAME, sealed({**facts, "engine": "cuda"}))
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--model", str(bundle)])
+    assert ended.value.code == 1
+    assert NO_GPU in capsys.readouterr().err
+
+
+def test_a_gpu_engine_is_refused_at_once_where_it_would_run_here(story: Story, tmp_path: Path) -> None:
+    if PREDICTORS["cuda"].available():
+        pytest.skip("this machine has a GPU")
+    words = (story.archive, "--model", story.bundle, "--engine", "cuda", "--out", tmp_path / "out")
+    ended = osteoray("score", *words)
+    assert (ended.code, ended.facts["error"]) == (1, "ORY-D01")
+    assert not (tmp_path / "out").exists()
 
 
 def test_samples_read_without_ray(story: Story) -> None:

@@ -8,7 +8,7 @@ import pytest
 from engine import predict
 from engine.errors import MissingDependencyError, UnknownNameError
 from engine.export import PARITY_MONTHS
-from engine.predict import PREDICTORS, Scores, choose_engine, open_predictor
+from engine.predict import PREDICTORS, Scores, choose_engine, gpus_of, open_predictor
 from engine.samples import gate_samples
 from tests.story import Story
 
@@ -74,3 +74,14 @@ def test_absent_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(MissingDependencyError, match="pip install"):
         choose_engine("openvino")
     assert choose_engine("auto") == "onnxruntime"
+
+
+def test_an_engine_that_runs_elsewhere_needs_no_gpu_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "_has_gpu", lambda: False)
+    assert choose_engine("cuda", here=False) == "cuda"
+    with pytest.raises(MissingDependencyError, match="NVIDIA GPU"):
+        choose_engine("cuda")
+
+
+def test_a_process_that_opens_one_gpu_engine_needs_one_gpu() -> None:
+    assert [gpus_of(()), gpus_of(("openvino", "torch")), gpus_of(("openvino", "cuda", "cuda"))] == [0, 0, 1]
