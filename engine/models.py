@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -274,8 +274,9 @@ def load_model(facts: Mapping[str, Any], path: Path) -> AgeNet:
 def load_start(model: AgeNet, path: Path) -> None:
     """Start from a safetensors file: a run's own weights whole, or the trunk alone.
 
-    A run that is told other covariates gives all but the layer that takes them; one that differs in anything
-    else, as its head, and a timm checkpoint give the trunk.
+    A run that was told the first of this network's covariates alone gives what it made of them, and the
+    others start without effect; one told others gives all but the layer that takes them. A run that differs
+    in anything else, as its head, and a timm checkpoint give the trunk.
     A first convolution over RGB becomes one over grey by summing its weights, so a grey image gives what
     its RGB copy gave; over several views, the same shared out to them.
 
@@ -287,7 +288,8 @@ def load_start(model: AgeNet, path: Path) -> None:
         whole, own = model.state_dict(), model.trunk.state_dict()
         same = {name: value for name, value in given.items() if _is_like(value, whole.get(name))}
         if given.keys() == whole.keys() and whole.keys() - same.keys() <= {_TOLD}:
-            model.load_state_dict(same, strict=False)
+            told = _told_more(given[_TOLD], whole[_TOLD], model.facts.covariates)
+            model.load_state_dict({_TOLD: told, **same})
             return
         if _TRUNK + next(iter(own)) in given:
             given = {name.removeprefix(_TRUNK): value for name, value in given.items()}
@@ -300,6 +302,14 @@ def load_start(model: AgeNet, path: Path) -> None:
 
 def _is_like(given: Tensor, like: Tensor | None) -> bool:
     return like is not None and given.shape == like.shape
+
+
+def _told_more(given_PQ: Tensor, like_PQ: Tensor, covariates: Sequence[str]) -> Tensor:
+    """The weights of a layer for some covariates with those of a run that was told the first of them."""
+    told_PQ, columns = torch.zeros_like(like_PQ), given_PQ.shape[1]
+    if columns in {len(unknown(covariates[:number])) for number in range(len(covariates))}:
+        told_PQ[:, :columns] = given_PQ
+    return told_PQ
 
 
 def _as_views(given: Tensor, like: Tensor, views: tuple[int, ...]) -> Tensor:

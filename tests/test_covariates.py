@@ -18,15 +18,34 @@ def test_sex_knows_only_two_codes() -> None:
     assert columns(rows, ("sex",)).tolist() == [[1], [-1], [0], [0], [0], [0]]
 
 
-def test_age_is_standardised_and_says_where_it_is_missing() -> None:
-    rows = [{"age_months": months} for months in (120.0, 180.0, 0.0, None, math.nan)]
-    assert columns(rows, ("chronological_age",)).tolist() == [[0, 0], [1, 0], [-2, 0], [0, 1], [0, 1]]
+def test_age_is_told_by_its_nearness_to_each_year() -> None:
+    told_NQ = columns(
+        [{"age_months": months} for months in (0.0, 66.0, 228.0, 700.0)], ("chronological_age",)
+    )
+    assert told_NQ.shape == (4, 21)
+    assert told_NQ[0, :3].tolist() == pytest.approx([1, math.exp(-0.5), math.exp(-2)])
+    assert told_NQ[1, 4:8].tolist() == pytest.approx([math.exp(-d * d / 2) for d in (1.5, 0.5, 0.5, 1.5)])
+    assert told_NQ[2, 18:].tolist() == pytest.approx([math.exp(-0.5), 1, 0])
+    assert told_NQ[3].tolist() == told_NQ[2].tolist()  # grown
+
+
+def test_ages_a_few_months_apart_are_told_apart() -> None:
+    ages_N = np.arange(0.0, 229.0, 6.0)
+    told_NQ = columns([{"age_months": months} for months in ages_N], ("chronological_age",))
+    steps_N = np.linalg.norm(np.diff(told_NQ, axis=0), axis=1)
+    assert steps_N.min() > 0.3
+
+
+@pytest.mark.parametrize("months", [None, math.nan, math.inf])
+def test_a_missing_age_is_told_to_be_missing(months: float | None) -> None:
+    assert columns([{"age_months": months}], ("chronological_age",)).tolist() == [[0] * 20 + [1]]
 
 
 def test_columns_stand_in_the_order_of_the_names() -> None:
     rows = [{"patient_sex": "F", "age_months": 60.0}]
-    assert columns(rows, BOTH).tolist() == [[-1, -1, 0]]
-    assert columns(rows, BOTH[::-1]).tolist() == [[-1, 0, -1]]
+    age = columns(rows, BOTH[1:])[0].tolist()
+    assert columns(rows, BOTH).tolist() == [[-1, *age]]
+    assert columns(rows, BOTH[::-1]).tolist() == [[*age, -1]]
     assert sources(BOTH) == ["patient_sex", "age_months"]
 
 
@@ -45,7 +64,7 @@ def test_an_unknown_value_is_coded_with_as_many_columns_as_a_known_one(name: str
 
 def test_hiding_takes_the_age_of_the_chosen_and_never_the_sex() -> None:
     told = columns([{"patient_sex": "M", "age_months": 180.0}] * 2, BOTH)
-    assert hidden(told, BOTH, np.array([True, False])).tolist() == [[1, 0, 1], [1, 1, 0]]
+    assert hidden(told, BOTH, np.array([True, False])).tolist() == [[1, *[0] * 20, 1], told[1].tolist()]
     assert hidden(told, BOTH, np.array([True, False])).dtype == np.float32
 
 

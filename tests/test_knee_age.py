@@ -155,7 +155,7 @@ def test_age_is_told_and_kept_and_hidden_images_are_one_noise(ingested: Path, tm
 
 
 @pytest.mark.parametrize("head", ["distribution", "regression"])
-def test_a_knee_model_starts_from_all_of_a_hand_model_but_what_takes_covariates(
+def test_a_knee_model_starts_from_all_of_a_hand_model_and_an_age_without_effect(
     head: Head, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -167,7 +167,9 @@ def test_a_knee_model_starts_from_all_of_a_hand_model_but_what_takes_covariates(
     load_start(knee, tmp_path / "hand.safetensors")
     for own, given in zip(knee.trunk.state_dict().values(), hand.trunk.state_dict().values(), strict=True):
         assert torch.equal(own, given)
-    assert not knee.covariate_scale_shift.weight.any()
+    sex = 1.0 if head == "distribution" else 0.0
+    assert knee.covariate_scale_shift.weight[:, 0].eq(sex).all()
+    assert not knee.covariate_scale_shift.weight[:, 1:].any()
     kept = hand.classify.weight if head == "distribution" else own_head
     assert torch.equal(knee.classify.weight, kept)
 
