@@ -51,6 +51,9 @@ def new_state(
     if recipe.weights:
         load_start(net, Path(recipe.weights))
     trainee = Trainee(net, teacher_channels if "hint" in recipe.distill else ())
+    if recipe.learns == "covariates":
+        trainee.requires_grad_(requires_grad=False)
+        net.covariate_scale_shift.requires_grad_(requires_grad=True)
     channels_last(trainee).to(device)
     ema = copy.deepcopy(net).eval().requires_grad_(requires_grad=False)
     return State(trainee=trainee, ema=ema, optimizer=_optimizer(trainee, recipe))
@@ -108,8 +111,9 @@ def load_state(state: State, folder: Path) -> None:
 
 
 def _optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
-    matrices = [p for p in trainee.parameters() if p.ndim > 1]
-    vectors = [p for p in trainee.parameters() if p.ndim <= 1]  # norms and biases are not decayed
+    learning = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in learning if parameter.ndim > 1]
+    vectors = [parameter for parameter in learning if parameter.ndim <= 1]  # norms and biases: no decay
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},

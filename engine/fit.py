@@ -167,7 +167,7 @@ def _train_epoch(lesson: _Lesson, state: State) -> Log:
     mine = order[world.rank :: world.size]
     follow = _Follower(state.ema, state.trainee.net)
     sums: dict[str, Tensor] = {}
-    lesson.model.train()
+    lesson.model.train(recipe.learns == "all")  # a norm that does not learn keeps its statistics, too
     is_finite = None
     for place in range(steps):
         chosen_B = mine[place * per_worker : (place + 1) * per_worker]

@@ -18,6 +18,7 @@ from engine.terms import TERMS
 
 Role = Literal["teacher", "student"]
 Precision = Literal["f32", "bf16"]
+Learns = Literal["all", "covariates"]
 
 _RANGES = {
     "epochs": (1, math.inf),
@@ -53,6 +54,8 @@ class Recipe:
     """Of the backbone, the first so many that are kept, one a halving of the grid; 0 keeps all."""
     weights: str = ""
     """safetensors file to start from: a run's own weights, or a trunk in timm's names; empty is random."""
+    learns: Learns = "all"
+    """``covariates``: only the layer that takes them, over a network that goes on as ``weights`` has it."""
     epochs: int
     batch_size: int = 32
     """Over all workers together."""
@@ -109,6 +112,7 @@ class Recipe:
             ("role", self.role, get_args(Role)),
             ("fusion", self.fusion, get_args(Fusion)),
             ("head", self.head, get_args(Head)),
+            ("choice of what learns", self.learns, get_args(Learns)),
             ("precision", self.precision, get_args(Precision)),
             ("teacher_precision", self.teacher_precision, get_args(Precision)),
             ("kind of labels", self.labels, get_args(Labels)),

@@ -17,6 +17,8 @@ DISTILL = {"age_kl": 10.0, "reg": 1.0, "kd": 1.0, "hint": 5.0, "gradcam": 2.0}
 MILD = Augmentation(rotation_deg=10.0, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1)
 """For small networks from scratch, which full augmentation slows more than it helps in few epochs."""
 
+AS_IT_IS = Augmentation(rotation_deg=0.0, scale=0.0, shift=0.0, gamma=0.0, contrast=0.0)
+
 
 def hand_teacher() -> Recipe:
     """A residual network from scratch; no weights to fetch."""
@@ -122,6 +124,24 @@ def knee_image_sex() -> Recipe:
     return replace(knee_teacher(), name="knee-image-sex", covariates="sex", covariate_dropout=0.0)
 
 
+def knee_told() -> Recipe:
+    """A network that reads knees, as that of knee-image-sex, told the chronological age as well.
+
+    Only the layer that takes the covariates learns, on films as they are: a network that learns both at once
+    leans on the age. Give the run with ``--set weights=RUN/model.safetensors``; ``--set covariates=sex`` is
+    the control.
+    """
+    return replace(
+        knee_teacher(),
+        name="knee-told",
+        learns="covariates",
+        epochs=16,
+        batch_size=16,
+        learning_rate=2e-3,
+        augmentation=AS_IT_IS,
+    )
+
+
 def knee_no_image() -> Recipe:
     """The control that sees no image: what sex and chronological age know alone."""
     return replace(knee_teacher(), name="knee-no-image", hide_image=True, covariate_dropout=0.0)
@@ -166,6 +186,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         hand_region_student,
         knee_teacher,
         knee_image_sex,
+        knee_told,
         knee_no_image,
         knee_student,
         demo_teacher,

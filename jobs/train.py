@@ -55,6 +55,8 @@ def train(
         raise UsageError(f"{workers} workers need {workers} cores, this machine has {cores}: lower --workers")
     if chosen.distill and teacher is None:
         raise UsageError(f"recipe {recipe} distils: give --teacher RUN, or --set distill=none")
+    if chosen.learns == "covariates" and not chosen.weights:
+        raise UsageError(f"recipe {recipe} adds to a network: give --set weights=RUN/model.safetensors")
     with lease.hold(out):
         facts = run_training(
             chosen, data, out, teacher=teacher if chosen.distill else None, workers=workers, gpu=gpu

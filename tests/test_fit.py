@@ -151,6 +151,21 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(discs: Traini
     assert not torch.equal(states[0].trainee.net.classify.weight, states[2].trainee.net.classify.weight)
 
 
+def test_a_network_that_is_only_told_more_keeps_all_else_as_it_was(
+    discs: TrainingSet, tmp_path: Path
+) -> None:
+    before = AgeNet(TASK.model_facts(BACKBONE))
+    save_weights(before, tmp_path / "before.safetensors")
+    recipe = tiny_recipe(learns="covariates", weights=str(tmp_path / "before.safetensors"))
+    state = started(recipe)
+    trained(recipe, discs, state)
+    kept, changed = before.state_dict(), []
+    for name, value in state.trainee.net.state_dict().items():
+        if not torch.equal(value, kept[name]):
+            changed.append(name)
+    assert changed == ["covariate_scale_shift.weight", "covariate_scale_shift.bias"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Watched(Task):
     """The task, keeping the true months of every batch it is asked about."""

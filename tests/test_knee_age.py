@@ -26,6 +26,7 @@ from engine.tasks import TASKS, task_named
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
 from tests.prepared import prepare
+from tests.story import osteoray
 from tests.training_fixture import BACKBONE, SIZE, disc, small_view
 
 torch.set_num_threads(1)
@@ -205,3 +206,10 @@ def test_a_run_of_another_view_is_refused(ingested: Path, tmp_path: Path) -> Non
     other = {**RULE.facts()["view"], "size_HW": (32, 32)}
     with pytest.raises(TrainingError, match="another view"):
         pseudo_labels([run(tmp_path / "run", 0, other)], ingested)
+
+
+def test_a_recipe_that_adds_to_a_network_wants_one(tmp_path: Path) -> None:
+    ended = osteoray("train", "knee-told", "--data", tmp_path, "--out", tmp_path / "run")
+    assert (ended.code, ended.facts["error"]) == (2, "ORY-U01")
+    assert "--set weights=" in ended.facts["message"]
+    assert not (tmp_path / "run").exists()

@@ -81,6 +81,7 @@ def test_spaces_around_the_sign_do_no_harm() -> None:
         ("backbone=resnet10", "resnet10t"),
         ("precision=bf", "bf16"),
         ("role=studnt", "student"),
+        ("learns=covariate", "covariates"),
     ],
 )
 def test_an_unknown_name_says_the_nearest(change: str, nearest: str) -> None:
