@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.calibration import Calibration, calibration_from_facts
 from engine.checks import Checks, load_checks
+from engine.covariates import unknown
 from engine.errors import BundleError
 from engine.instance import InputRule, rule_from_facts
 from engine.manifest import read_json, sha256_of_facts, sha256_of_file
@@ -67,6 +68,7 @@ def open_bundle(folder: Path) -> Bundle:
     facts = read_facts(folder)
     try:
         _check_digests(folder, facts)
+        _check_columns(folder, facts)
         return Bundle(
             folder=folder,
             task=facts["task"]["name"],
@@ -93,6 +95,19 @@ def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
 def sealed_files(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """The files of a bundle whose digests its facts hold."""
     return (*SEALED, CHECKS_NAME) if facts["checks"] else SEALED
+
+
+def _check_columns(folder: Path, facts: Mapping[str, Any]) -> None:
+    """A bundle from before covariates had the columns they have now would be told what it does not know.
+
+    Raises:
+        BundleError: it takes another number of them.
+    """
+    names = facts["model"]["covariates"]
+    if facts.get("covariate_columns", len(names)) != len(unknown(names)):
+        raise BundleError(
+            f"{folder / BUNDLE_NAME} is told its covariates as an earlier release did: train and export again"
+        )
 
 
 def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:

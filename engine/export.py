@@ -32,6 +32,7 @@ from engine.bundle import (
 )
 from engine.card import card
 from engine.checks import Checks, fit_checks
+from engine.covariates import unknown
 from engine.errors import ExportError, ParityError
 from engine.manifest import code_version, now, sha256_of_file, write_json
 from engine.models import Deployed, example_inputs
@@ -212,6 +213,7 @@ def _facts(
         "num_bins": run["model"]["num_bins"],
         "outputs": list(OUTPUT_NAMES),
         "attention_HW": list(attention.shape[1:]),
+        "covariate_columns": len(unknown(run["model"]["covariates"])),
         "engine": engine,
         "parity": parity,
         "code_version": code_version(),

@@ -112,3 +112,14 @@ def test_every_flipped_byte_is_found(bundle: Path) -> None:
                 open_bundle(bundle)
         (bundle / name).write_bytes(whole)
     open_bundle(bundle)
+
+
+def test_a_bundle_that_is_told_its_covariates_otherwise_is_refused(bundle: Path) -> None:
+    facts = {name: fact for name, fact in read_facts(bundle).items() if name != SEAL}
+    both = {"model": {"covariates": ["sex", "chronological_age"]}}
+    write_json(bundle / BUNDLE_NAME, sealed({**facts, **both, "covariate_columns": 22}))
+    assert open_bundle(bundle).covariates == ("sex", "chronological_age")
+    for earlier in ({"covariate_columns": 3}, {}):
+        write_json(bundle / BUNDLE_NAME, sealed({**facts, **both, **earlier}))
+        with pytest.raises(BundleError, match="train and export again"):
+            open_bundle(bundle)
