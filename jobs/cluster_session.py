@@ -75,7 +75,7 @@ def require_gpus(least: int = 1) -> int:
     if gpus < least:
         raise ClusterError(
             f"this needs {least} GPU(s) and the Ray cluster has {gpus}: join one that has them "
-            "(RAY_ADDRESS), or choose an engine that runs on CPUs"
+            "(RAY_ADDRESS), or run on CPUs (without --gpu, or with --engine openvino)"
         )
     return gpus
 
