@@ -75,7 +75,7 @@ def test_a_cluster_without_the_gpu_that_is_needed_is_refused(
 ) -> None:
     words = {
         "score": (story.archive, "--model", story.bundle, "--engine", "cuda"),
-        "train": ("demo-teacher", "--data", story.samples, "--gpu"),
+        "train": ("demo-teacher", "--data", story.samples, "--workers", 1, "--gpu"),
         "teach": (story.teacher, "--data", story.samples, "--gpu"),
     }
     ended = osteoray(verb, *words[verb], "--out", tmp_path / "out")
