@@ -15,6 +15,7 @@ import torch
 from engine import books, reuse, schema, sources, wire
 from engine.bundle import BUNDLE_NAME, SEALED, WEIGHTS_NAME, Bundle, open_bundle, sealed
 from engine.calibration import Calibration
+from engine.covariates import unknown
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.errors import (
     AlreadyScoredError,
@@ -158,6 +159,7 @@ def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
     facts = {
         "task": task.facts(), "model": model.facts(), "engine": "torch", "backbone": BACKBONE,
         "attention_HW": [-(-size // 32)] * 2, "calibration": calibration.facts(), "checks": None,
+        "covariate_columns": len(unknown(model.covariates)),
         "sha256": {name: sha256_of_file(folder / name) for name in SEALED},
     }  # fmt: skip
     write_json(folder / BUNDLE_NAME, sealed(facts))

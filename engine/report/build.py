@@ -214,16 +214,17 @@ def _part(score: ScoreFolder, place: int, labels: Path | None, load_image: LoadI
         elsewhere = score.predictions.join(frame, on="sop_instance_uid", how="anti")
         of_this = truth.frame.join(elsewhere, on="sop_instance_uid", how="anti", maintain_order="left")
         who = tables.evaluated(frame, replace(truth, frame=of_this))
+    mark = "" if place == 0 else f"-{place + 1}"
     return ModelPart(
         title=title,
-        mark="" if place == 0 else f"-{place + 1}",
+        mark=mark,
         suffix="" if is_alone else f": {title}",
         facts=facts,
         digest=_digest(facts, frame),
         scored=len(frame),
         who=who,
         accuracy=_accuracy(who) if who and len(who.frame) else None,
-        ages=plots.age_plot(frame) if len(frame) else None,
+        ages=plots.age_plot(frame, mark) if len(frame) else None,
         drift=drift(frame, facts.get("calibration")),
         looks=_looks(score.root, frame, who, load_image),
         main_facts=main_facts(facts),

@@ -89,8 +89,11 @@ def bland_altman_plot(frame: pl.DataFrame, agreement: BlandAltman) -> Markup:
         return _svg(figure, "agreement", "Bland-Altman plot of the error against the mean age")
 
 
-def age_plot(predictions: pl.DataFrame) -> Markup:
-    """Number of scored instances by predicted bone age, half a year a bar, stacked by sex."""
+def age_plot(predictions: pl.DataFrame, mark: str = "") -> Markup:
+    """Number of scored instances by predicted bone age, half a year a bar, stacked by sex.
+
+    ``mark`` tells the ids of two plots on a page apart whose bars are the same.
+    """
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(_WIDE)
         years = predictions.filter(pl.col("predicted").is_finite()).with_columns(pl.col("predicted") / 12)
@@ -111,7 +114,7 @@ def age_plot(predictions: pl.DataFrame) -> Markup:
         axes.set(xlabel="Predicted bone age, years", ylabel="Images")
         axes.legend(loc="upper left")
         axes.set_xlim(left=0)
-        return _svg(figure, "ages", "Histogram of predicted bone ages by sex")
+        return _svg(figure, f"ages{mark}", "Histogram of predicted bone ages by sex")
 
 
 def coverage_plot(frame: pl.DataFrame) -> Markup:
