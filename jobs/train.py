@@ -22,7 +22,7 @@ from engine.run import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME, epochs_logged, r
 from engine.samples import TrainingSet, choice_of, data_facts, open_training_set, pack_images, refuse_twins
 from engine.tasks import task_named
 from engine.teacher_cache import TeacherCache, is_cache, open_cache, require_intact
-from jobs.cluster_session import require_gpus, start_ray
+from jobs.cluster_session import is_joining, require_gpus, start_ray
 from jobs.console import finish, progress
 from jobs.recipes import RECIPES, recipe_named
 
@@ -51,7 +51,7 @@ def train(
     """
     chosen = with_changes(recipe_named(recipe), set_ or [])
     cores = os.cpu_count() or 1
-    if workers > cores and not os.environ.get("RAY_ADDRESS"):
+    if workers > cores and not is_joining():
         raise UsageError(f"{workers} workers need {workers} cores, this machine has {cores}: lower --workers")
     if chosen.distill and teacher is None:
         raise UsageError(f"recipe {recipe} distils: give --teacher RUN, or --set distill=none")
