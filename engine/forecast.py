@@ -7,11 +7,12 @@ from everywhere before all else, and what a place costs is told by the part of t
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from engine.hands import Hands
 
 NUM_PARTS = 32
 _PIECE = 16
@@ -38,72 +39,61 @@ def sample_places(count: int, workers: int) -> list[list[NDArray[np.int64]]]:
 
 @dataclass(slots=True, kw_only=True)
 class Forecast:
-    """Of ``count`` places in tasks that start at ``starts``, done in this order by so many ``workers``."""
+    """Of ``count`` places in tasks that start at ``starts``, done in this order by so many ``workers``.
+
+    Before the tasks come so many ``samples``: they are the first of the tasks that workers are given.
+    """
 
     count: int
     starts: NDArray[np.int64]
     workers: int
+    samples: int = 0
     sampled_n: NDArray[np.float64] = field(default_factory=lambda: np.zeros(NUM_PARTS))
     sampled_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(NUM_PARTS))
     came_n: NDArray[np.float64] = field(default_factory=lambda: np.zeros(NUM_PARTS))
     came_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(NUM_PARTS))
-    done: set[int] = field(default_factory=set)
-    freed_s: list[float] = field(default_factory=list)
-    """When a worker was through with its sample or a task, and took the next one."""
-    samplers: int = 0
-    """Workers that began with a sample."""
     pauses_s: list[float] = field(default_factory=list)
-    """What each task took beside its places: a worker is not at once told of the next one."""
+    """What each task took beside its places."""
+    _done: set[int] = field(default_factory=set)
+    _hands: Hands = field(init=False)
 
-    def sample(self, place_N: NDArray[np.int64], spent_s_N: NDArray[np.float64], now_s: float) -> None:
-        """Take note of what a worker's places of the sample cost, which came at ``now_s``."""
-        self._count(self.sampled_n, self.sampled_s, place_N, spent_s_N)
-        self.freed_s.append(now_s)
-        self.samplers += 1
+    def __post_init__(self) -> None:
+        """Nothing has come yet."""
+        self._hands = Hands(workers=self.workers, tasks=self.samples + len(self.starts))
 
-    def come(self, place_N: NDArray[np.int64], spent_s_N: NDArray[np.float64], now_s: float) -> None:
-        """Take note of what places of tasks cost that came at ``now_s``."""
-        self._count(self.came_n, self.came_s, place_N, spent_s_N)
-        task_N = np.searchsorted(self.starts, place_N, side="right") - 1
-        came = set(task_N.tolist()) - self.done
-        begun = range(self._at_once, self._at_once + len(self.freed_s))
-        self.pauses_s += [
-            now_s - self._begun_s(task) - float(spent_s_N[task_N == task].sum())
-            for task in came
-            if task in begun  # not one of the first, and its turn has come: what comes may overtake
-        ]
-        self.freed_s += [now_s] * len(came)
-        self.done |= came
+    def come(
+        self,
+        task: int,
+        worker: str,
+        place_N: NDArray[np.int64],
+        spent_s_N: NDArray[np.float64],
+        now_s: float,
+    ) -> None:
+        """Take note of what a task's places cost its worker; of a task in pieces, the first is its end.
+
+        Tasks count from 0, the samples first. What is not timed is in no ``place_N``.
+        """
+        if task < self.samples:
+            self._count(self.sampled_n, self.sampled_s, place_N, spent_s_N)
+        else:
+            self._count(self.came_n, self.came_s, place_N, spent_s_N)
+        if task in self._done:
+            return
+        self._done.add(task)
+        begun_s = self._hands.through(task, worker, now_s)
+        if begun_s is not None and task >= self.samples:
+            self.pauses_s.append(now_s - begun_s - float(spent_s_N.sum()))
 
     def left_s(self, now_s: float) -> float | None:
-        """Seconds until the last worker ends; None before anything is known.
-
-        Tasks are taken in order, each when a worker is free: so each was begun when its turn came, however
-        many came since.
-        """
+        """Seconds until the last worker ends; None before anything is known."""
         cost_P = self._cost_of_parts()
         if cost_P is None:
             return None
-        ends = np.append(self.starts[1:], self.count)
-        upto_s = np.concatenate([[0.0], np.cumsum(cost_P * np.diff(_bounds(self.count)))])
-        cost_T = np.diff(np.interp(np.append(self.starts, ends[-1]), _bounds(self.count), upto_s))
+        bounds = _bounds(self.count)
+        upto_s = np.concatenate([[0.0], np.cumsum(cost_P * np.diff(bounds))])
+        cost_T = np.diff(np.interp(np.append(self.starts, self.count), bounds, upto_s))
         cost_T += max(float(np.median(self.pauses_s)), 0.0) if self.pauses_s else 0.0
-        open_T = [task for task in range(len(self.starts)) if task not in self.done]
-        in_hand = [task for task in open_T if task < self._at_once + len(self.freed_s)]
-        free = [max(self._begun_s(task) + cost_T[task], now_s) for task in in_hand]
-        heapq.heapify(free)
-        for task in open_T[len(in_hand) :]:
-            heapq.heapreplace(free, free[0] + cost_T[task])
-        return float(max(free, default=now_s) - now_s)
-
-    @property
-    def _at_once(self) -> int:
-        """How many tasks workers began with, instead of a sample."""
-        return self.workers - self.samplers
-
-    def _begun_s(self, task: int) -> float:
-        """When a task was begun; those at once are counted from when the first worker was heard of."""
-        return self.freed_s[max(task - self._at_once, 0)]
+        return self._hands.ends_s(np.concatenate([np.zeros(self.samples), cost_T]), now_s) - now_s
 
     def _count(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 
 import numpy as np
 import pyarrow as pa
@@ -21,41 +22,51 @@ def shards_of(plan: pa.Table, shards: list[int]) -> pa.Table:
 
 
 def sample_of(rows: pa.Table, source: str, readers: int) -> Sample:
-    """What so many readers read of these plan rows first; nothing of streams, which have no way in."""
-    places = sample_places(rows.num_rows, readers)
-    return [
+    """What at most so many readers read of these rows first; nothing of streams, which have no way in."""
+    sample = [
         [
             [row["instance_index"] for row in piece if not sources.is_stream(source, row["path"])]
             for piece in (rows.take(pa.array(place_N)).to_pylist() for place_N in pieces)
         ]
-        for pieces in places
+        for pieces in sample_places(rows.num_rows, readers)
     ]
+    return [pieces for pieces in sample if any(pieces)]
 
 
 class Outlook:
     """The seconds left of scoring these plan rows, block by block."""
 
     def __init__(self, rows: pa.Table, sample: Sample, *, readers: int, actors: int) -> None:
-        """``readers`` read the sample and then a shard each; ``actors`` predict."""
+        """``readers`` are given the parts of the sample and then the shards; ``actors`` predict."""
         self._index_N = rows["instance_index"].to_numpy()
-        self._sampled = [index for pieces in sample for piece in pieces for index in piece]
+        shard_N, starts = np.unique(rows["shard"].to_numpy(), return_index=True)
+        self._task_of = {shard: len(sample) + place for place, shard in enumerate(shard_N.tolist())}
+        self._sample_of = {
+            index: task for task, pieces in enumerate(sample) for piece in pieces for index in piece
+        }
         self._actors = actors
         self._came, self._predict_s = [0], [0.0]
-        starts = np.unique(rows["shard"].to_numpy(), return_index=True)[1]
-        self._forecast = Forecast(count=rows.num_rows, starts=starts, workers=readers)
+        self._forecast = Forecast(count=rows.num_rows, starts=starts, workers=readers, samples=len(sample))
 
     def left_s(self, block: pa.Table) -> float | None:
         """Take note of a block; seconds until the slower stage is through, None where none is known.
 
-        ``block`` has ``instance_index``, ``read_s`` and ``predict_s``, null where they tell nothing.
+        ``block`` has ``instance_index``, ``shard``, ``reader``, and ``read_s`` and ``predict_s``, null where
+        they tell nothing.
         """
-        timed = block.filter(pc.is_valid(block["read_s"]))
-        index_N, read_s_N = timed["instance_index"].to_numpy(), timed["read_s"].to_numpy()
-        place_N, is_sample_N = np.searchsorted(self._index_N, index_N), np.isin(index_N, self._sampled)
         now_s = time.monotonic()
-        for note, is_N in ((self._forecast.sample, is_sample_N), (self._forecast.come, ~is_sample_N)):
-            if is_N.any():
-                note(place_N[is_N], read_s_N[is_N], now_s)
+        index_N, read_s_N = block["instance_index"].to_numpy(), block["read_s"].to_numpy()
+        place_N = np.searchsorted(self._index_N, index_N)
+        is_timed_N = np.isfinite(read_s_N)
+        by_task: dict[tuple[int, str], list[int]] = defaultdict(list)
+        names = ("instance_index", "shard", "reader")
+        for row, (index, shard, reader) in enumerate(
+            zip(*(block[name].to_pylist() for name in names), strict=True)
+        ):
+            by_task[self._sample_of.get(index, self._task_of[shard]), reader].append(row)
+        for (task, reader), rows in by_task.items():
+            timed = np.array(rows)[is_timed_N[rows]]
+            self._forecast.come(task, reader, place_N[timed], read_s_N[timed], now_s)
         self._came.append(self._came[-1] + block.num_rows)
         self._predict_s.append(self._predict_s[-1] + (pc.sum(block["predict_s"]).as_py() or 0.0))
         read_s = self._forecast.left_s(now_s)

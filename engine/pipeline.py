@@ -29,6 +29,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from engine import books
 from engine.bundle import open_bundle
 from engine.errors import LeaseLostError
+from engine.hands import TASKS_IN_HAND
 from engine.outlook import Outlook, Sample, sample_of, shards_of
 from engine.predict import gpus_of
 from engine.reuse import TABLES, common_grid
@@ -229,12 +230,14 @@ def _per_shard(
 
     No more begin where ``waiting_bytes`` of what was read lie in Ray's store.
 
-    Actors stay, where Ray ends the idle processes of tasks once a node has more of them than cores. Each gets
-    its next shard when it has done one: none waits behind another while a reader is idle.
+    Actors stay, where Ray ends the idle processes of tasks once a node has more of them than cores. Each has
+    its next shard at hand: Ray takes some 0.15 s to give it one, in which a core would be idle.
     """
     return _shards(missing, waiting_bytes).map_batches(
         _Reader, batch_size=1, batch_format="pyarrow", num_cpus=_READER_CPUS,
-        compute=ActorPoolStrategy(size=min(readers, len(missing)), max_tasks_in_flight_per_actor=1),
+        compute=ActorPoolStrategy(
+            size=min(readers, len(missing)), max_tasks_in_flight_per_actor=TASKS_IN_HAND
+        ),
         fn_constructor_kwargs={"read": read, "spec": spec},
     )  # fmt: skip
 
@@ -295,8 +298,9 @@ def _ingest_shard(batch: pa.Table, spec: ReadSpec) -> pa.Table:
 def _read_rows(batch: pa.Table, spec: ReadSpec, sample: Sample) -> pa.Table:
     """Read, decode and preprocess one shard but for the sample, or, below 0, that part of the sample.
 
-    Images travel as bytes, ``table`` is where a row ends, ``read_s`` what it cost: null for the first piece
-    of a sample, which also starts the decoders. No rows at all where the run has been asked to stop.
+    Images travel as bytes, ``table`` is where a row ends, ``reader`` who read it, ``read_s`` what it cost:
+    null for the first piece of a sample, which also starts the decoders. No rows at all where the run has
+    been asked to stop.
     """
     if not spec.pace.may_start():
         return batch.slice(0, 0)
@@ -319,7 +323,9 @@ def _read_rows(batch: pa.Table, spec: ReadSpec, sample: Sample) -> pa.Table:
 def _timed(planned: list[dict[str, Any]], spec: ReadSpec) -> pa.Table:
     began_s = time.perf_counter()
     rows = read_rows(planned, spec)
-    return _with_share(rows, "read_s", time.perf_counter() - began_s)
+    timed = _with_share(rows, "read_s", time.perf_counter() - began_s)
+    reader = ray.get_runtime_context().get_actor_id() or ""
+    return timed.append_column("reader", pa.repeat(pa.scalar(reader), rows.num_rows))
 
 
 def _with_share(rows: pa.Table, name: str, spent_s: float) -> pa.Table:

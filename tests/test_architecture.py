@@ -25,9 +25,9 @@ LAYERS: tuple[frozenset[str], ...] = (
             "budget",
             "covariates",
             "dicom",
-            "forecast",
             "freed_memory",
             "geometry",
+            "hands",
             "labels",
             "manifest",
             "metrics",
@@ -38,7 +38,9 @@ LAYERS: tuple[frozenset[str], ...] = (
             "versions",
         }
     ),
-    frozenset({"agreement", "atlas", "card", "folds", "grad_cam", "held_out", "looks", "pseudo_labels"}),
+    frozenset(
+        {"agreement", "atlas", "card", "folds", "forecast", "grad_cam", "held_out", "looks", "pseudo_labels"}
+    ),
     frozenset({"accuracy"}),
     frozenset({"calibration", "comparison", "controls"}),
     frozenset({"checks", "lease"}),

@@ -39,9 +39,12 @@ def test_same_answers_as_torch(engine: str, story: Story, real: Images, referenc
     assert np.abs(scores.attention_Bhw.astype(int) - reference.attention_Bhw.astype(int)).max() <= 2
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_number_never_depends_on_its_neighbours(engine: str, story: Story, real: Images) -> None:
-    predictor = open_predictor(story.bundle, engine, threads=1)
+def test_a_number_never_depends_on_its_neighbours(
+    engine: str, threads: int, story: Story, real: Images
+) -> None:
+    predictor = open_predictor(story.bundle, engine, threads=threads)
     images, sex = real
     together = predictor.predict(images, sex)
     alone = [predictor.predict(images[i : i + 1], sex[i : i + 1]).months_B[0] for i in range(len(images))]
