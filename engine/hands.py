@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from dataclasses import InitVar, dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,11 +71,9 @@ class Hands:
         end_s = now_s
         while busy:
             end_s, hand = busy[0]
-            tasks = held[hand]
-            tasks.pop(0)
-            tasks += [task for task in [next(waiting, None)] if task is not None]
-            if tasks:
-                heapq.heapreplace(busy, (end_s + cost_s_T[tasks[0]], hand))
+            held[hand] = [*held[hand][1:], *islice(waiting, 1)]
+            if held[hand]:
+                heapq.heapreplace(busy, (end_s + cost_s_T[held[hand][0]], hand))
             else:
                 heapq.heappop(busy)
         return float(end_s)
