@@ -22,7 +22,7 @@ class Hands:
 
     workers: int
     tasks: InitVar[int]
-    free_s: list[float | None] = field(init=False)
+    _free_s: list[float | None] = field(init=False)
     """When each hand was through with its last task; None where it is not heard of yet."""
     _held: list[list[int]] = field(init=False)
     _waiting: deque[int] = field(init=False)
@@ -33,7 +33,7 @@ class Hands:
         first = range(min(tasks, TASKS_IN_HAND * self.workers))
         self._held = [list(first[hand :: self.workers]) for hand in range(self.workers)]
         self._waiting = deque(range(len(first), tasks))
-        self.free_s = [None] * self.workers
+        self._free_s = [None] * self.workers
 
     def through(self, task: int, worker: str, now_s: float) -> float | None:
         """Take note that ``worker`` is through with a task; when it began it, None for its first one."""
@@ -49,7 +49,7 @@ class Hands:
                 other[other.index(task)] = mine.pop(0)
             elif other is not None:
                 other.remove(task)
-        begun_s, self.free_s[hand] = self.free_s[hand], now_s
+        begun_s, self._free_s[hand] = self._free_s[hand], now_s
         if self._waiting:
             mine.append(self._waiting.popleft())
         return begun_s
@@ -59,12 +59,12 @@ class Hands:
 
         The first task of a worker that is not heard of yet counts from when the first one was.
         """
-        first_s = min((free_s for free_s in self.free_s if free_s is not None), default=now_s)
+        first_s = min((free_s for free_s in self._free_s if free_s is not None), default=now_s)
         held = [list(tasks) for tasks in self._held]
         waiting = iter(self._waiting)
         busy = [
             (max((first_s if free_s is None else free_s) + cost_s_T[tasks[0]], now_s), hand)
-            for hand, (tasks, free_s) in enumerate(zip(held, self.free_s, strict=True))
+            for hand, (tasks, free_s) in enumerate(zip(held, self._free_s, strict=True))
             if tasks
         ]
         heapq.heapify(busy)
@@ -84,7 +84,7 @@ class Hands:
             named = set(self._hand_of.values())
             order = sorted(
                 range(self.workers),
-                key=lambda hand: (hand in named, task not in self._held[hand], self.free_s[hand] or 0.0),
+                key=lambda hand: (hand in named, task not in self._held[hand], self._free_s[hand] or 0.0),
             )
             self._hand_of[worker] = order[0]
         return self._hand_of[worker]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 
 import numpy as np
 import pyarrow as pa
@@ -39,11 +38,11 @@ class Outlook:
     def __init__(self, rows: pa.Table, sample: Sample, *, readers: int, actors: int) -> None:
         """``readers`` are given the parts of the sample and then the shards; ``actors`` predict."""
         self._index_N = rows["instance_index"].to_numpy()
-        shard_N, starts = np.unique(rows["shard"].to_numpy(), return_index=True)
-        self._task_of = {shard: len(sample) + place for place, shard in enumerate(shard_N.tolist())}
-        self._sample_of = {
-            index: task for task, pieces in enumerate(sample) for piece in pieces for index in piece
-        }
+        starts, task_N = np.unique(rows["shard"].to_numpy(), return_index=True, return_inverse=True)[1:]
+        self._task_N = len(sample) + task_N
+        for task, pieces in enumerate(sample):
+            sampled = [index for piece in pieces for index in piece]
+            self._task_N[np.searchsorted(self._index_N, sampled)] = task
         self._actors = actors
         self._came, self._predict_s = [0], [0.0]
         self._forecast = Forecast(count=rows.num_rows, starts=starts, workers=readers, samples=len(sample))
@@ -51,22 +50,20 @@ class Outlook:
     def left_s(self, block: pa.Table) -> float | None:
         """Take note of a block; seconds until the slower stage is through, None where none is known.
 
-        ``block`` has ``instance_index``, ``shard``, ``reader``, and ``read_s`` and ``predict_s``, null where
-        they tell nothing.
+        ``block`` has ``instance_index``, ``reader``, and ``read_s`` and ``predict_s``, null where they tell
+        nothing.
         """
         now_s = time.monotonic()
-        index_N, read_s_N = block["instance_index"].to_numpy(), block["read_s"].to_numpy()
-        place_N = np.searchsorted(self._index_N, index_N)
-        is_timed_N = np.isfinite(read_s_N)
-        by_task: dict[tuple[int, str], list[int]] = defaultdict(list)
-        names = ("instance_index", "shard", "reader")
-        for row, (index, shard, reader) in enumerate(
-            zip(*(block[name].to_pylist() for name in names), strict=True)
-        ):
-            by_task[self._sample_of.get(index, self._task_of[shard]), reader].append(row)
-        for (task, reader), rows in by_task.items():
-            timed = np.array(rows)[is_timed_N[rows]]
-            self._forecast.come(task, reader, place_N[timed], read_s_N[timed], now_s)
+        place_N = np.searchsorted(self._index_N, block["instance_index"].to_numpy())
+        task_N, reader_N, read_s_N = (
+            self._task_N[place_N],
+            block["reader"].to_numpy(),
+            block["read_s"].to_numpy(),
+        )
+        for task in np.unique(task_N).tolist():
+            is_N = task_N == task
+            reader, timed_N = str(reader_N[is_N][0]), is_N & np.isfinite(read_s_N)
+            self._forecast.come(task, reader, place_N[timed_N], read_s_N[timed_N], now_s)
         self._came.append(self._came[-1] + block.num_rows)
         self._predict_s.append(self._predict_s[-1] + (pc.sum(block["predict_s"]).as_py() or 0.0))
         read_s = self._forecast.left_s(now_s)

@@ -37,7 +37,6 @@ def block(first: int, *, read_s: float | None, predict_s: float) -> pa.Table:
     return pa.table(
         {
             "instance_index": np.arange(first, first + 256),
-            "shard": pa.array([first // 256] * 256, pa.int32()),
             "reader": ["a"] * 256,
             "read_s": pa.array([read_s] * 256, pa.float64()),
             "predict_s": np.full(256, predict_s),
