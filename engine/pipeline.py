@@ -152,7 +152,7 @@ def score(plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, watch: Watch | Non
     tasks = [*range(-len(sample), 0), *missing]
     read = partial(_read_rows, sample=sample)
     rows = _per_shard(
-        tasks, read, spec, watching.readers, _waiting_bytes(rows_of_shard, spec, readers + scoring.actors)
+        tasks, read, spec, readers, _waiting_bytes(rows_of_shard, spec, readers + scoring.actors)
     ).map_batches(
         _Scorer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
         num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
