@@ -89,6 +89,7 @@ def killed(options: argparse.Namespace) -> dict[str, Any]:
             print(f"killed {kills} times, {done} shards stand", file=sys.stderr, flush=True)
         else:
             ends.append(compared(broken, expected))
+            print(f"run {len(ends)} came to its end: {ends[-1]}", file=sys.stderr, flush=True)
             shutil.rmtree(broken)
     finish(words, broken)
     ends.append(compared(broken, expected))

@@ -284,14 +284,34 @@ def test_runs_are_compared_in_pairs_and_in_plain_words(tmp_path: Path) -> None:
         "30",
         "−3.00",
         "–",
+        "0.006",  # the smallest of 1,000 draws, times the three pairs that can be compared
         "good is better : the interval excludes zero.",
     ]
     level = score_page(tmp_path / "s", compare={"a": runs["level"], "b": mirrored(tmp_path)}).row("a minus b")
     assert level[2] == "0.00"
-    assert level[4] == "No difference can be claimed : the interval includes zero."
-    assert page.row("good minus elsewhere")[4].startswith("No image in common")
+    assert level[5] == "No difference can be claimed : the interval includes zero."
+    assert page.row("good minus elsewhere")[5].startswith("No image in common")
     assert page.row("empty")[5:8] == ["0", "–", "–"]
     assert page.row("bad")[1:5] == ["student", "mobilenetv3_small_100", "kd (1), attention (0.5)", "1.55"]
+
+
+def test_among_several_pairs_less_is_claimed(tmp_path: Path) -> None:
+    """The same two runs, alone and beside a third: what may be chance among three pairs is not claimed."""
+    errors = {"a": [2] * 30, "b": [3] * 19 + [1] * 8 + [2] * 3, "c": [-2] * 30}
+    runs = {
+        name: write_run(
+            tmp_path / name,
+            [HeldOut(uid=f"u{i}", truth=100, predicted=100 + error) for i, error in enumerate(held)],
+        )
+        for name, held in errors.items()
+    }
+    scored = write_score(tmp_path / "s")
+    alone = score_page(scored, compare={name: runs[name] for name in "ab"}).row("a minus b")
+    among = score_page(scored, compare=runs).row("a minus b")
+    assert 0.01 < float(alone[4]) < 0.05
+    assert alone[5] == "a is better : the interval excludes zero."
+    assert float(among[4]) == pytest.approx(3 * float(alone[4]), abs=0.002)
+    assert among[5] == "No difference can be claimed among so many pairs."
 
 
 def mirrored(tmp_path: Path) -> Path:

@@ -117,6 +117,7 @@ class Comparison:
 
     models: list[ModelRow]
     pairs: list[tables.PairedRow]
+    level: float
     curves: Markup | None
 
 
@@ -298,6 +299,7 @@ def _comparison(runs: list[RunFolder]) -> Comparison | None:
     return Comparison(
         models=[_model_row(run) for run in runs],
         pairs=tables.paired_rows(runs),
+        level=tables.LEVEL,
         curves=_validation_plot(runs, "compared"),
     )
 

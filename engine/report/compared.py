@@ -12,10 +12,7 @@ from engine import metrics
 from engine.metrics import Interval
 from engine.report import plots
 from engine.report.page import render
-from engine.report.tables import FEW
-
-LEVEL = 0.05
-"""Of the test behind a claim about a group."""
+from engine.report.tables import FEW, LEVEL
 
 
 def comparison_page(facts: Mapping[str, Any], *, title: str) -> str:

@@ -20,7 +20,11 @@ from engine.report.folders import HELD_OUT, SEXES, RunFolder, Truth
 WITHIN_MONTHS = (6, 12, 24)
 FEW = 20
 """Below this many instances a group is marked: its figures may be chance."""
+LEVEL = 0.05
+"""Of the test behind a claim about one of several pairs or groups."""
 _QUARTERS_FROM = 40
+_DRAWS_A_PAIR = 100
+"""The smallest p of D draws is 2 / (D + 1): times the number of pairs it stays at 0.02."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,14 @@ class PairedRow:
     first: str
     second: str
     paired: PairedDifference
+    p_holm: float
+    """Adjusted by Holm for looking at all pairs; NaN without any."""
+    draws: int
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether one of the two may be called the better one."""
+        return self.paired.interval.excludes_zero and self.p_holm < LEVEL
 
 
 def evaluated(predictions: pl.DataFrame, truth: Truth) -> Evaluated:
@@ -200,16 +212,27 @@ def least_sure(frame: pl.DataFrame, count: int) -> pl.DataFrame:
 
 
 def paired_rows(runs: list[RunFolder]) -> list[PairedRow]:
-    """Every pair of runs, on instances with the same truth in both; no common instance gives NaN."""
-    rows = []
-    for first, second in combinations(runs, 2):
-        a, b = evaluated_run(first.evaluation).frame, evaluated_run(second.evaluation).frame
-        both = a.join(b, on=["sop_instance_uid", "truth"], how="inner", suffix="_b", maintain_order="left")
-        truth_N = both["truth"].to_numpy()
-        paired = metrics.paired_bootstrap(
-            metrics.signed_errors(both["predicted"].to_numpy(), truth_N),
-            metrics.signed_errors(both["predicted_b"].to_numpy(), truth_N),
-            both["patient"].to_numpy(),
-        )
-        rows.append(PairedRow(first=first.name, second=second.name, paired=paired))
-    return rows
+    """Every pair of runs, on instances with the same truth in both; no common instance gives NaN.
+
+    There are as many draws as the smallest p that they can give needs to stand up to Holm over all pairs.
+    """
+    tables = [(run.name, evaluated_run(run.evaluation).frame) for run in runs]
+    pairs = list(combinations(tables, 2))
+    draws = max(metrics.DRAWS, _DRAWS_A_PAIR * len(pairs))
+    differences = [_paired(a, b, draws) for (_, a), (_, b) in pairs]
+    adjusted = metrics.holm([paired.p_value for paired in differences])
+    return [
+        PairedRow(first=first, second=second, paired=paired, p_holm=p, draws=draws)
+        for ((first, _), (second, _)), paired, p in zip(pairs, differences, adjusted, strict=True)
+    ]
+
+
+def _paired(a: pl.DataFrame, b: pl.DataFrame, draws: int) -> PairedDifference:
+    both = a.join(b, on=["sop_instance_uid", "truth"], how="inner", suffix="_b", maintain_order="left")
+    truth_N = both["truth"].to_numpy()
+    return metrics.paired_bootstrap(
+        metrics.signed_errors(both["predicted"].to_numpy(), truth_N),
+        metrics.signed_errors(both["predicted_b"].to_numpy(), truth_N),
+        both["patient"].to_numpy(),
+        draws=draws,
+    )
