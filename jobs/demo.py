@@ -13,7 +13,6 @@ import typer
 from engine import lease
 from engine.bundle import BUNDLE_NAME, Bundle, open_bundle
 from engine.labels import read_labels
-from engine.manifest import replacing
 from engine.recipe import Recipe, with_changes
 from engine.shard import ReadSpec
 from engine.sources import LABELS_NAME
@@ -22,7 +21,7 @@ from jobs.console import finish, progress
 from jobs.export import run_export
 from jobs.ingest import ingest_manifest, run_ingest
 from jobs.recipes import recipe_named
-from jobs.report import score_page
+from jobs.report import REPORT_NAME, score_page, write_page
 from jobs.running import running
 from jobs.salt import read_salt
 from jobs.score import Request, run_score
@@ -121,12 +120,9 @@ def _score(archive: Path, bundle: Bundle, out: Path) -> dict[str, Any]:
 
 
 def _report(scores: Path, archive: Path, runs: Mapping[str, Mapping[str, Any]]) -> Path:
-    page = scores / "report.html"
     folders = {name: scores.parent / "runs" / name for name in runs}
     html = score_page(scores, labels=archive / LABELS_NAME, compare=folders)
-    with replacing(page) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return page
+    return write_page(html, scores / REPORT_NAME)
 
 
 def _speeds(teacher: Path, bundle: Bundle, data: Path) -> dict[str, float]:

@@ -55,18 +55,23 @@ def report(
         page = run_report(folder, compare=runs)
     else:
         page = score_page(folder, labels=labels, compare=runs, images=images, has_names=names)
-    place = out or folder / REPORT_NAME
-    with replacing(place) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    place = write_page(page, out or folder / REPORT_NAME)
     kind = "run" if of_run else "score"
     finish("report", {"report": str(place), "kind": kind, "bytes": place.stat().st_size}, as_json=json)
+
+
+def write_page(html: str, place: Path) -> Path:
+    """Put a page in its place, whole or not at all; gives the place."""
+    with replacing(place) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return place
 
 
 def score_page(
     folder: Path,
     *,
-    labels: Path | None,
-    compare: Mapping[str, Path],
+    labels: Path | None = None,
+    compare: Mapping[str, Path] | None = None,
     images: bool = True,
     has_names: bool = False,
 ) -> str:
@@ -74,7 +79,7 @@ def score_page(
     from engine.report.build import score_report
 
     reader = image_reader(folder) if images else None
-    return score_report(folder, labels=labels, compare=compare, load_image=reader, has_names=has_names)
+    return score_report(folder, labels=labels, compare=compare or {}, load_image=reader, has_names=has_names)
 
 
 def _named_runs(words: Sequence[str]) -> dict[str, Path]:

@@ -25,6 +25,7 @@ from jobs.console import PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
 from jobs.plan import SHARD_SIZE_HELP, begun_plan, require_apart
+from jobs.report import REPORT_NAME, score_page, write_page
 from jobs.running import (
     MAX_FAILURES_HELP,
     RETRY_HELP,
@@ -47,6 +48,8 @@ ROUTE_HELP = (
     "any: what the header leaves open goes to the first bundle that takes it; named: it is filtered, and a "
     "bundle gets only films whose BodyPartExamined names a part of it alone."
 )
+REPORT_HELP = "Write OUT/report.html when all is scored, as `osteoray report` does."
+DELIVER_HELP = "Deliver there when all is scored, as `osteoray deliver --to` does; may be repeated."
 
 
 def score(
@@ -83,13 +86,8 @@ def score(
     max_failures: Annotated[str | None, typer.Option(metavar="N|P%", help=MAX_FAILURES_HELP)] = None,
     window: Annotated[str | None, typer.Option(metavar="FROM-TO", help=WINDOW_HELP)] = None,
     throttle: Annotated[float | None, typer.Option(min=0.01, help=THROTTLE_HELP)] = None,
-    deliver: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SINK",
-            help="Deliver there when all is scored, as `osteoray deliver --to` does; may be repeated.",
-        ),
-    ] = None,
+    report: Annotated[bool, typer.Option("--report", help=REPORT_HELP)] = False,
+    deliver: Annotated[list[str] | None, typer.Option(metavar="SINK", help=DELIVER_HELP)] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what SOURCE holds and how long it takes; write nothing."),
@@ -124,11 +122,20 @@ def score(
     )
     with running(out, terms) as run:
         counts, speed = run_score(spec, bundles, run, request)
-    ended: dict[str, Any] = {"audit_sha256": read_json(out / MANIFEST_NAME).get(books.AUDIT_HEAD)}
-    sent = delivered_to_all(out, deliver or ())
-    ended |= {"delivered": sent} if sent else {}
+    handed_on = _hand_on(out, deliver or (), has_report=report)
+    sent = handed_on.get("delivered", {})
     code = PARTIAL if counts["quarantined"] or any(map(is_partial, sent.values())) else 0
-    finish("score", {"out": str(out), **counts, **speed, **ended}, as_json=json, exit_code=code)
+    finish("score", {"out": str(out), **counts, **speed, **handed_on}, as_json=json, exit_code=code)
+
+
+def _hand_on(out: Path, sinks: Sequence[str], *, has_report: bool) -> dict[str, Any]:
+    """Page and deliveries of a finished folder, and the head of its audit log; gives what became of each."""
+    facts: dict[str, Any] = {"audit_sha256": read_json(out / MANIFEST_NAME).get(books.AUDIT_HEAD)}
+    if has_report:  # before the sinks: one that is down must not cost the page
+        facts["report"] = str(write_page(score_page(out), out / REPORT_NAME))
+    if sinks:
+        facts["delivered"] = delivered_to_all(out, sinks)
+    return facts
 
 
 def only_named(route: str) -> bool:

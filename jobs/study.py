@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import UnknownNameError, UsageError
-from engine.manifest import replacing, write_json
+from engine.manifest import write_json
 from engine.run import read_run
 from jobs.__main__ import main
 from jobs.console import finish, progress
+from jobs.report import write_page
 
 STUDIES = ("hand-age",)
 REGIONS = {"O": "", "H": "hand", "R1": "carpals", "R2": "metacarpals"}
@@ -219,5 +220,4 @@ def _write_page(rows: list[Row], out: Path) -> None:
 
     runs = {row.name: out / "runs" / row.folder for row in rows}
     last = runs.pop(rows[-1].name)
-    with replacing(out / "study.html") as temporary:
-        temporary.write_text(run_report(last, compare=runs), encoding="utf-8")
+    write_page(run_report(last, compare=runs), out / "study.html")

@@ -341,14 +341,22 @@ def test_what_is_no_sink_is_refused_before_anything_is_reached(tmp_path: Path) -
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_score_delivers_when_all_is_scored(story: Story, tmp_path: Path) -> None:
+def test_score_reports_and_delivers_when_all_is_scored(story: Story, tmp_path: Path) -> None:
     out, to, table = tmp_path / "scores", tmp_path / "results", tmp_path / "results.csv"
     shutil.copytree(story.scores, out)
     shutil.rmtree(out / "outbox", ignore_errors=True)
+    page = out / "report.html"
+    page.unlink(missing_ok=True)
     words = ("score", story.archive, "--model", story.bundle, "--out", out, "--shard-size", SHARD_SIZE)
-    ended = osteoray(*words, "--deliver", to, "--deliver", table)
+    ended = osteoray(*words, "--report", "--deliver", to, "--deliver", table)
     told = ended.facts["delivered"]
     assert ended.code == 3  # of the quarantined files
     assert told[str(to)]["sent"] == ended.facts["scored"] == len(list(to.iterdir()))
     assert table.is_file()
+    assert ended.facts["report"] == str(page)
+    assert "For research use only" in page.read_text(encoding="utf-8")
+    page.unlink()
+    nobody = f"dimse://127.0.0.1:{free_port()}/PACS"
+    assert osteoray(*words, "--report", "--deliver", nobody).facts["error"] == "ORY-O01"
+    assert page.is_file()  # though the PACS was down
     assert osteoray(*words, "--deliver", to).facts["delivered"][str(to)]["sent_this_run"] == 0
