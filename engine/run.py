@@ -16,11 +16,13 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import TrainingError
 from engine.manifest import read_json, replacing
-from engine.models import AgeNet, load_model
+
+if TYPE_CHECKING:
+    from engine.models import AgeNet
 
 RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
@@ -46,6 +48,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def load_net(folder: Path) -> AgeNet:
     """The trained network of a finished run, in eval mode."""
+    from engine.models import load_model  # brings torch, which those who read facts alone do without
+
     return load_model(read_run(folder)["model"], folder / WEIGHTS_NAME)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,27 @@ def test_the_job_reports_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     answer = run_job(capsys, good, compare=[f"bad={bad}"])
     assert answer["kind"] == "run"
     assert Page((good / "report.html").read_text(encoding="utf-8")).has_row("good minus bad")
+
+
+def test_pages_are_written_without_the_framework(tmp_path: Path) -> None:
+    score = write_score(tmp_path / "score", [Scored(uid="a", predicted=9)])
+    run = write_run(tmp_path / "run", [HeldOut(uid="a", truth=9, predicted=8)])
+    words = [["report", str(score)], ["report", str(run)], ["compare", str(score), str(score), "--out", "c"]]
+    code = (
+        "import sys\n"
+        "from jobs.__main__ import main\n"
+        f"for words in {words}:\n"
+        "    try:\n"
+        "        main(words)\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code, words\n"
+        "    assert not {'ray', 'torch', 'timm'} & set(sys.modules), words\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_job_refuses_what_makes_no_sense(tmp_path: Path) -> None:
