@@ -86,8 +86,10 @@ def bin_shares(values_N: Floats, deciles: Sequence[float]) -> Floats:
     inner = np.asarray(deciles[1:-1], np.float64)
     low_N, high_N = np.searchsorted(inner, values_N, "left"), np.searchsorted(inner, values_N, "right")
     shares_B = np.zeros(_BINS)
-    for low, high in zip(low_N, high_N, strict=True):
-        shares_B[low : high + 1] += 1 / (high - low + 1)
+    spans, counts = np.unique(low_N * _BINS + high_N, return_counts=True)
+    for span, count in zip(spans, counts, strict=True):
+        low, high = divmod(span, _BINS)
+        shares_B[low : high + 1] += count / (high - low + 1)
     return np.asarray(shares_B / len(values_N), np.float64)
 
 

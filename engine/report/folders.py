@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine import books, schema
@@ -105,17 +104,21 @@ def read_score_folder(folder: Path) -> ScoreFolder:
         raise UsageError(f"{folder} was written by '{manifest.get('kind')}': a report needs a score folder")
     shards = [marker.parent for marker in sorted(folder.glob("shards/*/shard.json"))]
     rejects = tuple(schema.REJECTS.names)
-    is_current = ~pl.col("instance_index").is_in(books.superseded(folder).to_pylist())
+    gone = books.superseded(folder).to_pylist()
+
+    def rows(table: str, columns: Sequence[str]) -> pl.DataFrame:
+        paths = [shard / f"{table}.parquet" for shard in shards]
+        frame = _frame(_there(paths) if table == "abstained" else paths, columns)
+        return frame.filter(~pl.col("instance_index").is_in(gone)) if gone else frame
+
     return ScoreFolder(
         root=folder,
         manifest={**_UNFINISHED, **manifest},
-        planned=_read(folder / books.PLAN_NAME, ["instance_index"]).num_rows,
-        predictions=_predictions(
-            _frame([s / "predictions.parquet" for s in shards], _SCORE_COLUMNS).filter(is_current)
-        ),
-        filtered=_frame([s / "filtered.parquet" for s in shards], rejects).filter(is_current),
-        abstained=_frame(_there(s / "abstained.parquet" for s in shards), rejects).filter(is_current),
-        quarantined=_frame([s / "quarantine.parquet" for s in shards], rejects).filter(is_current),
+        planned=books.rows_planned(folder),
+        predictions=_predictions(rows("predictions", _SCORE_COLUMNS)),
+        filtered=rows("filtered", rejects),
+        abstained=rows("abstained", rejects),
+        quarantined=rows("quarantine", rejects),
     )
 
 
@@ -157,7 +160,9 @@ def read_attention(folder: Path, frame: pl.DataFrame) -> dict[int, NDArray[np.ui
     """Attention maps uint8 [h, w] of the instances in ``frame``, by ``instance_index``."""
     maps: dict[int, NDArray[np.uint8]] = {}
     for (shard,), rows in frame.group_by(["shard"], maintain_order=True):
-        table = _read(folder / f"shards/{shard:05d}/predictions.parquet", ["instance_index", "attention_map"])
+        table = books.read_table(
+            folder / f"shards/{shard:05d}/predictions.parquet", ["instance_index", "attention_map"]
+        )
         wanted = set(rows["instance_index"])
         places = [i for i, index in enumerate(table["instance_index"].to_pylist()) if index in wanted]
         chosen = table.take(places)
@@ -172,7 +177,7 @@ def read_kept_cases(path: Path) -> tuple[pl.DataFrame, NDArray[np.uint8], NDArra
     Raises:
         TableError: the table is damaged or lacks a column.
     """
-    table = _read(path, [*_EVALUATION_COLUMNS, "truth_months", "image", "attention_map"])
+    table = books.read_table(path, [*_EVALUATION_COLUMNS, "truth_months", "image", "attention_map"])
     try:
         images_NHW, maps_Nhw = (schema.tensor_values(table[name]) for name in ("image", "attention_map"))
     except (AttributeError, KeyError) as error:
@@ -186,17 +191,13 @@ def _there(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def _read(path: Path, columns: Sequence[str]) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=list(columns), partitioning=None)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise TableError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}") from error
-
-
 def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:
     """The named columns of all tables below each other; a table that lacks one is refused."""
-    tables = [_read(path, columns).select(columns).replace_schema_metadata(None) for path in paths]
-    frame = pl.from_arrow(pa.concat_tables(tables)) if tables else _empty(columns)
+    tables = (books.read_table(path, columns).replace_schema_metadata(None) for path in paths)
+    first = next(tables, None)
+    if first is None:
+        return _empty(columns)
+    frame = pl.from_arrow(books.packed(chain([first], tables), first.schema))
     if not isinstance(frame, pl.DataFrame):  # polars types from_arrow as a frame or a series
         raise TableError(f"{columns} do not form a table")
     return frame
