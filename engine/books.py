@@ -198,9 +198,7 @@ def quarantined(folder: Path, reasons: Collection[str] | None = None) -> pa.Tabl
         TableError: there is no plan.
     """
     columns = pa.schema([("instance_index", pa.int64()), ("reason", pa.string())])
-    parts = [
-        pq.read_table(path, columns=columns.names).cast(columns) for path in tables_of(folder, "quarantine")
-    ]
+    parts = [read_table(path, columns.names).cast(columns) for path in tables_of(folder, "quarantine")]
     rows = pa.concat_tables([columns.empty_table(), *parts])
     rows = rows.filter(pc.invert(pc.is_in(rows["instance_index"], superseded(folder))))
     return rows if reasons is None else rows.filter(pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
@@ -210,7 +208,7 @@ def digests(folder: Path) -> pa.Table:
     """``instance_index`` and ``content_sha256`` of every row that ended; null where no bytes were read."""
     paths = [path for table in COUNT_NAMES for path in tables_of(folder, table)]
     columns = pa.schema([("instance_index", pa.int64()), ("content_sha256", pa.string())])
-    return pa.concat_tables(pq.read_table(path, columns=columns.names).cast(columns) for path in paths)
+    return pa.concat_tables(read_table(path, columns.names).cast(columns) for path in paths)
 
 
 def superseded(folder: Path) -> pa.Array:

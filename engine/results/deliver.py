@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine import books, lease, schema, sources
 from engine.dicom.identity import Identity, identity
-from engine.errors import FilteredError, InstanceError, SinkError, TableError, UsageError
+from engine.errors import FilteredError, InstanceError, SinkError, UsageError
 from engine.instance import rule_from_facts
 from engine.isolation import Isolation, Reader
 from engine.manifest import MANIFEST_NAME, read_json, sha256_of_bytes
@@ -29,7 +27,7 @@ from engine.results import outbox, secondary_capture, sr, uids
 from engine.results.dimse import Dimse, is_dimse
 from engine.results.folder import Folder
 from engine.results.outbox import Outbox, Parcel
-from engine.results.scored import Models, Scored, scored_of
+from engine.results.scored import COLUMNS, Models, Scored, scored_of
 from engine.results.sending import REFUSED, SENT, UNREACHABLE, Answer, Sink
 from engine.results.stow import Stow, is_stow
 
@@ -204,11 +202,7 @@ def scored_rows(scores: Path) -> Iterator[Scored]:
     """
     gone = set(books.superseded(scores).to_pylist())
     for path in books.tables_of(scores, "predictions"):
-        try:
-            names = [n for n in pq.read_schema(path).names if n != "attention_map"]
-            table = pq.read_table(path, columns=names, partitioning=None)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise TableError(f"{path} cannot be read as a table: restore it or score again") from error
+        table = books.read_present(path, COLUMNS)
         for row in table.to_pylist():
             if row["instance_index"] not in gone:
                 yield scored_of(row)

@@ -12,6 +12,11 @@ from engine.errors import TableError
 RESEARCH_USE = "Research use only, not for diagnosis"
 MANUFACTURER = "osteoray"
 INTERVAL_COLUMNS = ("interval_low_months", "interval_high_months")
+COLUMNS = (
+    "instance_index", "path", "shard", "sop_instance_uid", "content_sha256", "model_sha256",
+    "predicted_months", "sd_months", *INTERVAL_COLUMNS,
+)  # fmt: skip
+"""Of the predictions, those that a ``Scored`` is made of; tables of earlier versions have no interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
