@@ -124,6 +124,14 @@ def test_half_written_work_is_no_shard_and_goes_at_the_end(folder: Path) -> None
     assert not (folder / ".staging").exists()
 
 
+def test_a_table_without_a_wanted_column_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"b": [1], "a": [2], "c": [3]}), tmp_path / "t.parquet")
+    assert books.read_table(tmp_path / "t.parquet", ["a", "b"]).column_names == ["a", "b"]
+    assert books.read_present(tmp_path / "t.parquet", ["a", "z"]).to_pydict() == {"a": [2]}
+    with pytest.raises(TableError, match=r"t\.parquet has no column z"):
+        books.read_table(tmp_path / "t.parquet", ["a", "z"])
+
+
 def test_other_inputs_and_other_configuration_are_refused(folder: Path) -> None:
     with pytest.raises(TableError, match="other inputs"):
         books.write_plan(folder, plan().slice(1))

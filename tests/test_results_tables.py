@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 from fhir.resources.R4B.bundle import Bundle
 
+from engine import books
 from engine.results import fhir, tables
 from engine.results.scored import RESEARCH_USE
 from tests.report_fixture import Rejected, Scored, write_score
@@ -56,6 +58,27 @@ def test_a_csv_holds_every_instance_and_no_formula(tmp_path: Path) -> None:
     assert {float(row["predicted_months"]) for row in found if row["state"] == "scored"} == {
         90.0 + n for n in range(len(PAYLOADS))
     }
+
+
+def test_rows_of_many_shards_come_in_one_order_however_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_BATCH_ROWS", 2)
+    monkeypatch.setattr(books, "_PARTS_AT_ONCE", 2)
+    names = [f"{n * 7 % 11:02d}.dcm" for n in range(11)]
+    rows = [Scored(uid=name, predicted=12.345, sd=math.nan, path=name, sex=None) for name in names]
+    bad = [Rejected(path=f"{n:02d}.txt", reason="truncated", code="ORY-I03") for n in (5, 3)]
+    osteoray(
+        "deliver",
+        write_score(tmp_path / "s", rows, quarantined=bad, shard_size=3),
+        "--to",
+        tmp_path / "t.csv",
+    )
+    found = read_csv(tmp_path / "t.csv")
+    assert [row["path"] for row in found] == sorted([*names, "03.txt", "05.txt"])
+    assert {row["state"] for row in found if row["path"].endswith("txt")} == {"quarantined"}
+    assert {float(row["predicted_months"]) for row in found if row["state"] == "scored"} <= {12.34, 12.35}
+    assert {row["sd_months"] for row in found} == {row["patient_sex"] for row in found} == {""}
 
 
 def test_an_xlsx_holds_text_as_text_and_numbers_as_numbers(tmp_path: Path) -> None:
