@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from engine.manifest import code_version, replacing, write_json
+from engine.manifest import code_version, write_json
 from jobs.console import finish
+from jobs.report import image_reader, write_page
 
 if TYPE_CHECKING:
     from engine.held_out import HeldOut
@@ -44,11 +45,8 @@ def compare(
 
     facts = compared(run_a, run_b, teacher)
     write_json(out / FACTS_NAME, facts)
-    with replacing(out / PAGE_NAME) as temporary:
-        temporary.write_text(
-            comparison_page(facts, title=f"{facts['a']['name']} against {facts['b']['name']}"),
-            encoding="utf-8",
-        )
+    title = f"{facts['a']['name']} against {facts['b']['name']}"
+    write_page(comparison_page(facts, title=title), out / PAGE_NAME)
     overall, taught = facts["differences"][0], facts["teacher"]
     summary: dict[str, object] = {
         "report": str(out / PAGE_NAME),
@@ -73,11 +71,9 @@ def compare(
 def _compare_scores(scores_a: Path, scores_b: Path, out: Path, *, as_json: bool) -> NoReturn:
     """The page of two score folders, with pictures where the archive can still be read."""
     from engine.report.changed import changed_page
-    from jobs.report import image_reader
 
     page, changes = changed_page(scores_a, scores_b, image_reader(scores_a))
-    with replacing(out / PAGE_NAME) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_page(page, out / PAGE_NAME)
     overall = changes.rows[0]
     facts: dict[str, Any] = {
         "instances": overall.instances,
