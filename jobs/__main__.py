@@ -17,7 +17,7 @@ from engine.errors import EngineError, StorageError
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 VERBS: dict[str, str] = {
-    "demo": "The whole story on small synthetic input, under 10 minutes on 2 cores.",
+    "demo": "The whole story on small synthetic input, some 10 minutes on 2 cores.",
     "phantom": "Write a synthetic DICOM archive with known truth, with faults on request.",
     "convert": "Turn a public data set's layout into a DICOM archive with labels.csv.",
     "ingest": "Read an archive into model-ready samples; what is unusable is quarantined.",
