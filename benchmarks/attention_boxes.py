@@ -28,11 +28,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from engine.boxes import Box, covered, iou, whole_image
 from engine.dicom.write import uid_from
-from engine.localise import Looked, look
-from engine.regions import RULES, BoxRule, box_from_map, coarse, masked, on_grid
-from engine.run import load_net
+from engine.imaging.boxes import Box, covered, iou, whole_image
+from engine.tasks.ages.attention_boxes import RULES, BoxRule, box_from_map, coarse, masked, on_grid
+from engine.tasks.ages.find_regions import Looked, look
+from engine.training.run_folder import load_net
 
 WANTED_SHARE, HALF = 0.9, 0.5
 TAUS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)

@@ -28,15 +28,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from engine.dicom.guard import Limits, parse
+from engine.datasets.phantom.hand import expose
 from engine.dicom.header import TAGS
+from engine.dicom.parse import Limits, parse
 from engine.dicom.pixels import read_frame
 from engine.dicom.write import ENCODERS, Facts, uid_from, write_instance
-from engine.freed_memory import FRAMES, keep_freed_memory
-from engine.instance import InputRule
-from engine.phantom.hand import expose
-from engine.preprocess import Picture, View, apply_to_picture, least_HW
-from engine.reading import Reading, sample_of
+from engine.imaging.preprocess import Picture, View, apply_to_picture, least_HW
+from engine.ingest.instance import InputRule
+from engine.ingest.malloc import FRAMES, keep_freed_memory
+from engine.ingest.sample import Reading, sample_of
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
 
 SYNTAXES = ("explicit", "jpeg-ls", "jpeg-lossless", "jpeg-2000")

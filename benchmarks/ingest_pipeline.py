@@ -23,18 +23,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from engine import books, sources
-from engine.instance import InputRule
-from engine.pipeline import Watch, ingest
-from engine.preprocess import View
-from engine.shard import ReadSpec, read_shard
+from engine import sources
+from engine.deploy.on_ray import Watch, ingest
+from engine.imaging.preprocess import View
+from engine.ingest.instance import InputRule
+from engine.ingest.shard import ReadSpec, read_shard
+from engine.store import ledger
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
 from jobs.cluster_session import start_ray
 
 
 def commit(rows: list[dict[str, object]], spec: ReadSpec) -> int:
     """What a worker of the pool does with one shard; the number of its instances."""
-    return sum(books.commit_shard(spec.folder, int(str(rows[0]["shard"])), read_shard(rows, spec)).values())
+    return sum(ledger.commit_shard(spec.folder, int(str(rows[0]["shard"])), read_shard(rows, spec)).values())
 
 
 def by_pool(pool: ProcessPoolExecutor, plan: pa.Table, spec: ReadSpec) -> float:
@@ -51,7 +52,7 @@ def by_ray(plan: pa.Table, spec: ReadSpec, readers: int) -> float:
     """Seconds of Ray Data."""
     started = time.perf_counter()
     ingest(plan, spec, Watch(readers=readers))
-    assert not books.missing_shards(spec.folder, plan)
+    assert not ledger.missing_shards(spec.folder, plan)
     return time.perf_counter() - started
 
 
@@ -87,7 +88,7 @@ def main() -> None:
                 folder = Path(scratch) / f"{name}-{turn}"
                 placed = replace(spec, folder=folder)
                 folder.mkdir()
-                books.write_plan(folder, used)
+                ledger.write_plan(folder, used)
                 passed = (
                     by_pool(pool, used, placed) if name == "pool" else by_ray(used, placed, options.workers)
                 )

@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine import sources
-from engine.freed_memory import FRAMES, keep_freed_memory
-from engine.instance import InputRule
-from engine.preprocess import View
-from engine.shard import ReadSpec, read_shard
+from engine.imaging.preprocess import View
+from engine.ingest.instance import InputRule
+from engine.ingest.malloc import FRAMES, keep_freed_memory
+from engine.ingest.shard import ReadSpec, read_shard
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
 
 _USER_TIME, _SYSTEM_TIME = 11, 12  # of /proc/PID/stat, counted behind the name of the program

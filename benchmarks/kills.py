@@ -27,10 +27,10 @@ from typing import Any
 import polars as pl
 
 from benchmarks.verb import finish, joined_ray, start
-from engine import books, proof
 from engine.errors import EngineError
+from engine.store import ledger, verification
 
-_TABLES = tuple(books.COUNT_NAMES)
+_TABLES = tuple(ledger.COUNT_NAMES)
 WRONG = ("double", "lost", "different", "unreadable")
 
 
@@ -49,7 +49,7 @@ def rows(folder: Path) -> pl.DataFrame:
     """Every row of every table, images as digests, in the order of the plan."""
     frames = []
     for table in _TABLES:
-        for path in books.tables_of(folder, table):
+        for path in ledger.tables_of(folder, table):
             frame = pl.read_parquet(path)
             extensions = [name for name, kind in frame.schema.items() if isinstance(kind, pl.BaseExtension)]
             plain = [pl.col(name).ext.storage().hash(seed=0) for name in extensions]
@@ -106,7 +106,7 @@ def killed(options: argparse.Namespace) -> dict[str, Any]:
 def compared(folder: Path, expected: pl.DataFrame) -> dict[str, int]:
     """How many rows are double or lost, whether anything else differs, and whether the books fail."""
     try:
-        proof.verify(folder)
+        verification.verify(folder)
         found = rows(folder)
     except (EngineError, OSError, pl.exceptions.PolarsError) as error:
         print(f"{folder}: {error}", file=sys.stderr, flush=True)

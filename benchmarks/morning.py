@@ -21,38 +21,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.process_tree import peak_mib
-from engine import books
-from engine.manifest import MANIFEST_NAME, read_json
+from engine.store import ledger
+from engine.store.files import MANIFEST_NAME, read_json
 from jobs.running import running
 
 SHARD_ROWS = 256
 _NAMES = ("path", "sop_instance_uid", "study_instance_uid", "series_instance_uid", "patient_key")
-_OF_A_RUN = ("complete", "counts", "plan_sha256", "finished", books.AUDIT_HEAD)
+_OF_A_RUN = ("complete", "counts", "plan_sha256", "finished", ledger.AUDIT_HEAD)
 
 
 def repeated(scores: Path, target: Path, rows: int) -> None:
     """A folder of ``rows`` instances at ``target``, each one of ``scores`` under another name."""
-    plan = books.read_plan(scores)
-    tables = {name: _whole(scores, name) for name in ("predictions", *books.REJECT_TABLES)}
+    plan = ledger.read_plan(scores)
+    tables = {name: _whole(scores, name) for name in ("predictions", *ledger.REJECT_TABLES)}
     place = pa.array(range(rows), pa.int64())
     of_source = pa.array([row % plan.num_rows for row in range(rows)], pa.int64())
     grown = _under(plan.take(of_source), place, plan.num_rows)
     facts = {name: fact for name, fact in read_json(scores / MANIFEST_NAME).items() if name not in _OF_A_RUN}
     facts["config"] = {**facts["config"], "shard_size": SHARD_ROWS}
     with running(target) as run:
-        books.begin(target, facts, run.staging)
-        grown = books.write_plan(target, grown, run.staging)
-        run.begin("score", grown, books.missing_shards(target, grown))
+        ledger.begin(target, facts, run.staging)
+        grown = ledger.write_plan(target, grown, run.staging)
+        run.begin("score", grown, ledger.missing_shards(target, grown))
         for first in range(0, rows, SHARD_ROWS):
             wanted = range(first, min(first + SHARD_ROWS, rows))
             parts = {name: _rows_of(table, wanted, plan.num_rows) for name, table in tables.items()}
-            counts = books.commit_shard(target, first // SHARD_ROWS, parts, run.staging)
+            counts = ledger.commit_shard(target, first // SHARD_ROWS, parts, run.staging)
             run.on_shard(first // SHARD_ROWS, counts)
-        books.close(target, grown, {}, run.staging, run.log)
+        ledger.close(target, grown, {}, run.staging, run.log)
 
 
 def _whole(scores: Path, name: str) -> pa.Table:
-    return pa.concat_tables(books.read_table(path) for path in books.tables_of(scores, name))
+    return pa.concat_tables(ledger.read_table(path) for path in ledger.tables_of(scores, name))
 
 
 def _rows_of(table: pa.Table, wanted: range, period: int) -> pa.Table:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from engine.bundle import open_bundle
-from engine.evaluation import images_per_second as eager_speed
-from engine.export import images_per_second as compiled_speed
-from engine.predict import PREDICTORS, open_predictor
-from engine.run import load_net
-from engine.samples import gate_samples
+from engine.deploy.bundle import open_bundle
+from engine.deploy.engines import PREDICTORS, open_predictor
+from engine.deploy.export import images_per_second as compiled_speed
+from engine.training.dataset import gate_samples
+from engine.training.evaluate import images_per_second as eager_speed
+from engine.training.run_folder import load_net
 
 
 def main() -> None:

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine import covariates
-from engine.abstained import AbstainedError
-from engine.bundle import Bundle, open_bundle
-from engine.predict import Predictor, open_predictor
-from engine.preprocess import apply
-from engine.scoring import verdicts
+from engine.deploy.abstained import AbstainedError
+from engine.deploy.bundle import Bundle, open_bundle
+from engine.deploy.engines import Predictor, open_predictor
+from engine.deploy.score import verdicts
+from engine.imaging.preprocess import apply
+from engine.ingest import covariates
 
 Grey = NDArray[np.uint8]
 Make = Callable[[Grey, Grey, np.random.Generator], Grey]

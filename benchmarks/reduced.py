@@ -23,16 +23,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import covariates
-from engine.bundle import open_bundle
+from engine.deploy.bundle import open_bundle
+from engine.deploy.engines import open_predictor
 from engine.dicom import header as elements
-from engine.dicom.guard import Limits, parse
+from engine.dicom.parse import Limits, parse
 from engine.dicom.pixels import display_values
 from engine.dicom.write import Facts, uid_from, write_instance
-from engine.instance import InputRule
-from engine.predict import open_predictor
-from engine.preprocess import apply
-from engine.reading import Reading, sample_of
+from engine.imaging.preprocess import apply
+from engine.ingest import covariates
+from engine.ingest.instance import InputRule
+from engine.ingest.sample import Reading, sample_of
 
 _GRAIN = 4.0
 """sd of the noise below the 8 bits of the source, in stored values of 12 bits."""

@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.attention_boxes import hull, in_the_middle, true_shares
-from engine import books
-from engine.boxes import Box, covered, iou
+from engine.datasets.phantom.archive import true_carpals
 from engine.dicom.write import uid_from
-from engine.phantom.archive import true_carpals
+from engine.imaging.boxes import Box, covered, iou
+from engine.store import ledger
 
 HALF = 0.5
 LABELS = {"carpals": "Wrist", "metacarpals": "MCP"}
@@ -57,7 +57,7 @@ def shapes_of(data: Path) -> dict[str, tuple[int, int]]:
     names = ["sop_instance_uid", "rows", "columns"]
     rows = [
         row
-        for path in books.tables_of(data, "samples")
+        for path in ledger.tables_of(data, "samples")
         for row in pq.read_table(path, columns=names).to_pylist()
     ]
     return {row["sop_instance_uid"]: (row["rows"], row["columns"]) for row in rows}

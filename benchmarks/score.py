@@ -42,12 +42,14 @@ import pyarrow as pa
 
 from benchmarks.process_tree import peak_mib
 from benchmarks.verb import finish, start, told
-from engine import books, covariates, schema, sources
-from engine.bundle import Bundle, open_bundle
-from engine.pipeline import ScoreSpec, Watch
-from engine.pipeline import score as score_shards
-from engine.predict import open_predictor
-from engine.shard import ReadSpec, read_shard
+from engine import sources
+from engine.deploy.bundle import Bundle, open_bundle
+from engine.deploy.engines import open_predictor
+from engine.deploy.on_ray import ScoreSpec, Watch
+from engine.deploy.on_ray import score as score_shards
+from engine.ingest import covariates
+from engine.ingest.shard import ReadSpec, read_shard
+from engine.store import ledger, schema
 from jobs.cluster_session import start_ray
 
 CORES = os.cpu_count() or 1
@@ -116,7 +118,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             predicted = sum(task.result() for task in tasks)
             placed = replace(spec, folder=scratch / f"pipeline-{turn}")
             placed.folder.mkdir()
-            books.write_plan(placed.folder, used)
+            ledger.write_plan(placed.folder, used)
             started = time.perf_counter()
             assert score_shards(used, placed, scoring, Watch(readers=CORES)).ended == used.num_rows
             scored = used.num_rows / (time.perf_counter() - started)
@@ -178,7 +180,7 @@ def _planned(archive: Path, out: Path) -> tuple[int, float, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     out.mkdir()
-    plan = books.write_plan(out, sources.plan(str(archive)))
+    plan = ledger.write_plan(out, sources.plan(str(archive)))
     seconds = time.perf_counter() - started
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return plan.num_rows, seconds, max(grown, before) / 1024

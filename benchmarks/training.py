@@ -35,19 +35,19 @@ import torch
 from timm.utils import ModelEmaV2, dispatch_clip_grad
 from torch.utils.data import DataLoader, Dataset
 
-from engine.age_distribution import joint_loss
-from engine.augment import augmented, draw
-from engine.checkpoint import new_state
-from engine.covariates import unknown
-from engine.fit import Log, Teacher, World, epochs, predict, recorded_for
-from engine.models import AgeNet, channels_last, frozen
-from engine.recipe import Recipe, model_of, recipe_from_facts
-from engine.recorded import RecordedTeacher
-from engine.run import load_net, read_metrics
-from engine.samples import TrainingSet, open_training_set, pack_images
+from engine.distillation.cached_teacher import RecordedTeacher
+from engine.distillation.teacher_cache import open_cache
+from engine.imaging.augment import augmented, draw
+from engine.ingest.covariates import unknown
+from engine.models.network import AgeNet, channels_last, frozen
+from engine.models.ordered_bins import joint_loss
 from engine.tasks import task_named
-from engine.teacher_cache import open_cache
-from engine.train import Workers, train_on_ray
+from engine.training.checkpoint import new_state
+from engine.training.dataset import TrainingSet, open_training_set, pack_images
+from engine.training.loop import Log, Teacher, World, epochs, predict, recorded_for
+from engine.training.on_ray import Workers, train_on_ray
+from engine.training.recipe import Recipe, model_of, recipe_from_facts
+from engine.training.run_folder import load_net, read_metrics
 from jobs.cluster_session import start_ray
 from jobs.recipes import recipe_named
 

@@ -39,7 +39,8 @@ import pyarrow as pa
 from benchmarks.kills import WRONG, compared, rows
 from benchmarks.process_tree import tree_of
 from benchmarks.verb import GOOD_EXITS, finish, joined_ray, start
-from engine import audit, books, lease, sources
+from engine import sources
+from engine.store import audit_log, lease, ledger
 
 HELD = 75
 NEARLY_S = 0.05
@@ -71,7 +72,7 @@ def two_starters(words: list[str], options: argparse.Namespace) -> dict[str, Any
         turned_away = codes.count(HELD)
         good = sum(code in GOOD_EXITS for code in codes)
         ends["one_commits" if (good, turned_away) == (1, 1) else "other_exits"] += 1
-        starts = [line["event"] for line in audit.read(folder) if line["event"] in _STARTS]
+        starts = [line["event"] for line in audit_log.read(folder) if line["event"] in _STARTS]
         ends["other_starts"] += starts != ["taken_over" if trial % 2 else "started"]
         ends["left_behind"] += (folder / lease.STAGING).exists()
         ends.update(compared(folder, expected))
@@ -125,8 +126,8 @@ def same_again(words: list[str], options: argparse.Namespace) -> dict[str, Any]:
 def digest(folder: Path) -> str:
     """Of all columns of all tables, rows sorted by the number of their instance."""
     total = hashlib.sha256()
-    for name in books.COUNT_NAMES:
-        parts = [books.read_table(path) for path in books.tables_of(folder, name)]
+    for name in ledger.COUNT_NAMES:
+        parts = [ledger.read_table(path) for path in ledger.tables_of(folder, name)]
         if parts:
             table = pa.concat_tables(parts).sort_by("instance_index").combine_chunks()
             sink = pa.BufferOutputStream()

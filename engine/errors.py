@@ -229,7 +229,7 @@ class AlreadyScoredError(FilteredError):
     code = "ORY-F05"
     reason = "already_scored"
     route: tuple[int, str] = (0, "only_fit")
-    """Place of the rule that takes the instance, and why (``engine.routing``)."""
+    """Place of the rule that takes the instance, and why (``engine.ingest.routing``)."""
 
 
 class BodyPartError(FilteredError):

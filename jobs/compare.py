@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from engine.manifest import code_version, write_json
+from engine.store.files import code_version, write_json
 from jobs.console import finish
 from jobs.report import image_reader, write_page
 
 if TYPE_CHECKING:
-    from engine.held_out import HeldOut
+    from engine.evaluation.held_out import HeldOut
 
 FACTS_NAME, PAGE_NAME = "comparison.json", "comparison.html"
 
@@ -94,9 +94,9 @@ def compared(run_a: Path, run_b: Path, teacher: Path | None) -> dict[str, Any]:
         TrainingError: a run has not finished.
         TableError: the runs hold no instance in common, or contradict each other.
     """
-    from engine.comparison import compare as compare_tables
-    from engine.held_out import read_held_out
-    from engine.run import EVALUATION_NAME, read_run
+    from engine.evaluation.comparison import compare as compare_tables
+    from engine.evaluation.held_out import read_held_out
+    from engine.training.run_folder import EVALUATION_NAME, read_run
 
     runs = [run_a, run_b, *([teacher] if teacher else [])]
     facts = [read_run(run) for run in runs]

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from engine.convert import LAYOUTS
-from engine.convert import convert as convert_layout
+from engine.datasets.convert import LAYOUTS
+from engine.datasets.convert import convert as convert_layout
 from jobs.console import finish, progress
 
 DONE_WITH_SKIPPED = 3

@@ -51,11 +51,11 @@ def require_sinks(sinks: Sequence[str]) -> None:
     Raises:
         UsageError: one of them is none.
     """
-    from engine.results import files
-    from engine.results.deliver import kind_of
+    from engine.delivery import whole_files
+    from engine.delivery.send import kind_of
 
     for to in sinks:
-        if files.writer_for(to) is None:
+        if whole_files.writer_for(to) is None:
             kind = kind_of(to)
             if "://" in to:  # opening a folder would make it
                 kind.open(to).close()
@@ -82,11 +82,11 @@ def delivered(
     scores: Path, to: str, *, maps: bool = False, retry: tuple[str, ...] = (), threads: int = 4
 ) -> dict[str, Any]:
     """Deliver ``scores`` to one sink with a progress line; what another verb calls, too. Gives the counts."""
-    from engine.results import files, uids
-    from engine.results.deliver import Options
-    from engine.results.deliver import deliver as send
+    from engine.delivery import uids, whole_files
+    from engine.delivery.send import Options
+    from engine.delivery.send import deliver as send
 
-    writer = files.writer_for(to)
+    writer = whole_files.writer_for(to)
     if writer is not None:
         return writer(scores)
     kinds = uids.KINDS if maps else (uids.SR,)

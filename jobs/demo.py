@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from engine import lease
-from engine.bundle import BUNDLE_NAME, Bundle, open_bundle
-from engine.labels import read_labels
-from engine.recipe import Recipe, with_changes
-from engine.shard import ReadSpec
+from engine.deploy.bundle import BUNDLE_NAME, Bundle, open_bundle
+from engine.ingest.shard import ReadSpec
 from engine.sources import LABELS_NAME
+from engine.store import lease
+from engine.store.labels import read_labels
 from engine.tasks import task_named
+from engine.training.recipe import Recipe, with_changes
 from jobs.console import finish, progress
 from jobs.export import run_export
 from jobs.ingest import ingest_manifest, run_ingest
@@ -67,7 +67,7 @@ def demo(
 
 
 def _archive(folder: Path, count: int) -> Path:
-    from engine.phantom.archive import write_archive
+    from engine.datasets.phantom.archive import write_archive
 
     if not (folder / LABELS_NAME).exists():
         with progress("phantom") as report:
@@ -129,11 +129,11 @@ def _speeds(teacher: Path, bundle: Bundle, data: Path) -> dict[str, float]:
     """Images per second of the eager teacher and the compiled student, measured one after the other."""
     import torch
 
-    from engine.evaluation import images_per_second as eager_speed
-    from engine.export import images_per_second as compiled_speed
-    from engine.predict import open_predictor
-    from engine.run import load_net
-    from engine.samples import gate_samples
+    from engine.deploy.engines import open_predictor
+    from engine.deploy.export import images_per_second as compiled_speed
+    from engine.training.dataset import gate_samples
+    from engine.training.evaluate import images_per_second as eager_speed
+    from engine.training.run_folder import load_net
 
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)

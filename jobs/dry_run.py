@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from engine.bundle import Bundle
-from engine.instance import InputRule
-from engine.reading import Sample
-from engine.survey import Survey, survey
+from engine.deploy.bundle import Bundle
+from engine.ingest.instance import InputRule
+from engine.ingest.sample import Sample
+from engine.ingest.survey import Survey, survey
 from jobs.console import finish, planning, progress
 
 
@@ -79,8 +79,8 @@ def _model(found: Survey, place: int, bundle: Bundle) -> dict[str, Any]:
 
 def predictions_per_second(samples: Sequence[Sample], bundle: Bundle) -> float | None:
     """Samples that one thread scores in a second; None without samples."""
-    from engine import covariates
-    from engine.predict import open_predictor
+    from engine.deploy.engines import open_predictor
+    from engine.ingest import covariates
 
     if not samples:
         return None

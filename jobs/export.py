@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from engine.bundle import Bundle
+from engine.deploy.bundle import Bundle
+from engine.deploy.engines import PREDICTORS
 from engine.errors import ExportError
-from engine.predict import PREDICTORS
 from jobs.console import finish
 
 GATE_SAMPLES = 256
@@ -42,11 +42,11 @@ def export(
 
 def run_export(run: Path, out: Path, engine: str) -> Bundle:
     """Write the bundle of a finished run, gated on samples of the data it was trained on, and its checks."""
-    from engine.export import checks_of, require_one_pass
-    from engine.export import export as write_bundle
-    from engine.run import read_run
-    from engine.samples import choice_of, gate_samples, open_training_set, pack_images
+    from engine.deploy.export import checks_of, require_one_pass
+    from engine.deploy.export import export as write_bundle
     from engine.tasks import task_named
+    from engine.training.dataset import choice_of, gate_samples, open_training_set, pack_images
+    from engine.training.run_folder import read_run
 
     facts = read_run(run)
     if facts["recipe"]["hide_image"]:

@@ -12,12 +12,14 @@ from typing import Annotated, Any
 import pyarrow as pa
 import typer
 
-from engine import books, deidentified, lease, sources
-from engine.boxes import Crop, read_boxes
+from engine import sources
 from engine.errors import UsageError
-from engine.labels import read_labels
-from engine.manifest import code_version, sha256_of_facts, sha256_of_file
-from engine.shard import ReadSpec
+from engine.imaging.boxes import Crop, read_boxes
+from engine.ingest import deidentified
+from engine.ingest.shard import ReadSpec
+from engine.store import lease, ledger
+from engine.store.files import code_version, sha256_of_facts, sha256_of_file
+from engine.store.labels import read_labels
 from engine.tasks import task_named
 from jobs.cluster_session import cluster_cores, start_ray
 from jobs.console import PARTIAL, finish, progress
@@ -204,11 +206,11 @@ def run_ingest(
 
 def _ingest(spec: ReadSpec, run: Run, plan: pa.Table) -> dict[str, int]:
     """Ingest what is missing of a plan, and close the folder."""
-    from engine.pipeline import Watch
-    from engine.pipeline import ingest as ingest_shards
+    from engine.deploy.on_ray import Watch
+    from engine.deploy.on_ray import ingest as ingest_shards
 
-    missing = books.missing_shards(spec.folder, plan)
-    if missing or not books.is_complete(spec.folder):
+    missing = ledger.missing_shards(spec.folder, plan)
+    if missing or not ledger.is_complete(spec.folder):
         run.begin("ingest", plan, missing)
     if missing and not run.is_stopping():
         start_ray()
@@ -220,4 +222,4 @@ def _ingest(spec: ReadSpec, run: Run, plan: pa.Table) -> dict[str, int]:
             ingest_shards(plan, spec, watch)
     run.require_whole(plan)
     exported = deidentified.closing_facts(spec.folder) if spec.deidentified else {}
-    return books.close(spec.folder, plan, exported, run.staging, run.log)
+    return ledger.close(spec.folder, plan, exported, run.staging, run.log)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from engine import lease
+from engine.store import lease
 from jobs.console import finish
 
 
@@ -25,7 +25,7 @@ def join(
     recipe's `fusion` says how a network sees them. What is trained on this is a teacher: `osteoray teach`
     records it, and a student of one view learns from that.
     """
-    from engine.views import join as join_views
+    from engine.ingest.join_views import join as join_views
 
     with lease.hold(out):
         counts = join_views(data, out)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from engine.datasets.phantom.archive import write_archive
+from engine.datasets.phantom.knee_archive import write_knee_archive
 from engine.errors import UnknownNameError
-from engine.phantom.archive import write_archive
-from engine.phantom.knee_archive import write_knee_archive
 from jobs.console import finish, progress
 
 PHANTOMS: dict[str, Callable[..., dict[str, Any]]] = {

@@ -10,11 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine import books, schema, sources, versions
+from engine import sources
 from engine.errors import InstanceError, UsageError
-from engine.manifest import MANIFEST_NAME, read_json, sha256_of_bytes
-from engine.pace import Meter
-from engine.shard import ReadSpec
+from engine.ingest.shard import ReadSpec
+from engine.ingest.throttle import Meter
+from engine.store import ledger, revisions, schema
+from engine.store.files import MANIFEST_NAME, read_json, sha256_of_bytes
 from jobs.console import planning
 from jobs.salt import check_of
 
@@ -69,18 +70,18 @@ def begun_plan(
     if not size:
         size = sources.fitting_shard_size(listing.num_rows)
         _begin(spec, manifest_of(size))
-    if grow is None or not (spec.folder / books.PLAN_NAME).exists():
+    if grow is None or not (spec.folder / ledger.PLAN_NAME).exists():
         plan = _standing(spec, listing, retry)
     else:
-        before = books.read_plan(spec.folder)
-        if not books.is_complete(spec.folder):
+        before = ledger.read_plan(spec.folder)
+        if not ledger.is_complete(spec.folder):
             grow(before)
         plan = _grown(spec, before, listing, size)
     return _retried(spec, plan, listing, retry, size) if retry else plan
 
 
 def _begin(spec: ReadSpec, manifest: dict[str, Any]) -> None:
-    books.begin(spec.folder, {**manifest, "salt_check": check_of(spec.salt)}, spec.staging)
+    ledger.begin(spec.folder, {**manifest, "salt_check": check_of(spec.salt)}, spec.staging)
 
 
 def _size_of(folder: Path) -> int | None:
@@ -93,20 +94,20 @@ def _size_of(folder: Path) -> int | None:
 
 def _standing(spec: ReadSpec, listing: pa.Table, retry: Collection[str]) -> pa.Table:
     """The plan as it stands, or a new one. A retry does not ask whether the source is still as planned."""
-    is_begun = (spec.folder / books.PLAN_NAME).exists()
+    is_begun = (spec.folder / ledger.PLAN_NAME).exists()
     begun_on = read_json(spec.folder / MANIFEST_NAME).get("source")
     if retry and is_begun and begun_on == sources.identity(spec.source):
-        return books.read_plan(spec.folder)
+        return ledger.read_plan(spec.folder)
     forgiven = _failed(spec.folder, retry)["path"] if retry else None
-    return books.write_plan(spec.folder, listing, spec.staging, forgiven=forgiven)
+    return ledger.write_plan(spec.folder, listing, spec.staging, forgiven=forgiven)
 
 
 def _grown(spec: ReadSpec, before: pa.Table, listing: pa.Table, shard_size: int) -> pa.Table:
-    members = versions.same_size(before, listing).join(books.digests(spec.folder), keys="instance_index")
+    members = revisions.same_size(before, listing).join(ledger.digests(spec.folder), keys="instance_index")
     threads = _READERS_PER_CORE * (os.cpu_count() or 1)
     meter = Meter(spec.pace.per_second)
-    same = versions.unchanged(members, lambda path: _digest(spec, path, meter), threads=threads)
-    plan = versions.grown(before, listing, same, shard_size)
+    same = revisions.unchanged(members, lambda path: _digest(spec, path, meter), threads=threads)
+    plan = revisions.grown(before, listing, same, shard_size)
     added = plan.slice(before.num_rows)
     if added.num_rows:
         changed = sum(version > 1 for version in added["version"].to_pylist())
@@ -114,18 +115,20 @@ def _grown(spec: ReadSpec, before: pa.Table, listing: pa.Table, shard_size: int)
             "new": added.num_rows - changed,
             "changed": changed,
             "unchanged": len(same),
-            "vanished": versions.vanished(before, listing),
+            "vanished": revisions.vanished(before, listing),
         }
-        books.grow_plan(spec.folder, plan, facts, spec.staging)
+        ledger.grow_plan(spec.folder, plan, facts, spec.staging)
     return plan
 
 
 def _failed(folder: Path, reasons: Collection[str]) -> pa.Table:
     """Plan rows of what is quarantined for one of ``reasons``; none where there is no plan yet."""
-    if not (folder / books.PLAN_NAME).exists():
+    if not (folder / ledger.PLAN_NAME).exists():
         return schema.PLAN.empty_table()
-    plan = books.read_plan(folder)
-    return plan.filter(pc.is_in(plan["instance_index"], books.quarantined(folder, reasons)["instance_index"]))
+    plan = ledger.read_plan(folder)
+    return plan.filter(
+        pc.is_in(plan["instance_index"], ledger.quarantined(folder, reasons)["instance_index"])
+    )
 
 
 def _retried(
@@ -133,14 +136,14 @@ def _retried(
 ) -> pa.Table:
     """The plan and, behind it, what was quarantined for one of ``reasons``; a begun retry goes on."""
     wanted = sorted(set(reasons))
-    is_begun = books.last_growth(spec.folder).get("retry") == wanted
-    if is_begun and books.missing_shards(spec.folder, before):
+    is_begun = ledger.last_growth(spec.folder).get("retry") == wanted
+    if is_begun and ledger.missing_shards(spec.folder, before):
         return before
     failed = _failed(spec.folder, wanted)["instance_index"]
-    plan = versions.again(before, listing, failed.combine_chunks(), shard_size)
+    plan = revisions.again(before, listing, failed.combine_chunks(), shard_size)
     if plan.num_rows > before.num_rows:
         facts = {"retry": wanted, "retried": plan.num_rows - before.num_rows}
-        books.grow_plan(spec.folder, plan, facts, spec.staging)
+        ledger.grow_plan(spec.folder, plan, facts, spec.staging)
     return plan
 
 

@@ -39,7 +39,7 @@ def pseudo_label(  # noqa: PLR0913  one parameter an option
     """
     import torch
 
-    from engine.pseudo_labelling import pseudo_labels, write_pseudo_labels
+    from engine.tasks.ages.pseudo_labelling import pseudo_labels, write_pseudo_labels
 
     torch.set_num_threads(os.cpu_count() or 1)
     with progress("pseudo-label", "shards") as report:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from engine.augment import Augmentation
 from engine.errors import UnknownNameError
-from engine.recipe import Recipe
+from engine.imaging.augment import Augmentation
+from engine.training.recipe import Recipe
 
 DISTILL = {"age_kl": 10.0, "reg": 1.0, "kd": 1.0, "hint": 5.0, "gradcam": 2.0}
 """The task loss is in months, its gradient large; these bring the terms to the same order. Not tuned."""

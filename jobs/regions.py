@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from engine.boxes import write_boxes
 from engine.errors import UsageError
-from engine.manifest import read_json, replacing, sha256_of_file
-from engine.run import WEIGHTS_NAME, read_run
+from engine.imaging.boxes import write_boxes
+from engine.store.files import read_json, replacing, sha256_of_file
+from engine.training.run_folder import WEIGHTS_NAME, read_run
 from jobs.console import finish, progress
 
 
@@ -36,8 +36,8 @@ def regions(
     """
     import torch
 
-    from engine.localise import find_boxes, found_shares
-    from engine.run import load_net
+    from engine.tasks.ages.find_regions import find_boxes, found_shares
+    from engine.training.run_folder import load_net
 
     facts = read_run(run)
     if out.exists():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import UsageError
-from engine.manifest import MANIFEST_NAME, read_json, replacing
+from engine.store.files import MANIFEST_NAME, read_json, replacing
 from jobs.console import finish
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def image_reader(folder: Path) -> LoadImage | None:
     the site's salt is not needed.
     """
     from engine import sources
-    from engine.instance import rule_from_facts
-    from engine.reading import Reading, sample_of
+    from engine.ingest.instance import rule_from_facts
+    from engine.ingest.sample import Reading, sample_of
 
     manifest = read_json(folder / MANIFEST_NAME)
     rules = [rule_from_facts(model["task"]["rule"]) for model in manifest.get("models", [])]

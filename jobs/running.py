@@ -15,8 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine import audit, books, lease
-from engine.budget import Budget, read_budget
 from engine.errors import (
     BudgetSpentError,
     EngineError,
@@ -25,8 +23,10 @@ from engine.errors import (
     StoppedError,
     UnknownNameError,
 )
-from engine.manifest import code_version, sha256_of_file
-from engine.pace import Pace, Window, ask_to_stop, read_window
+from engine.ingest.throttle import Pace, Window, ask_to_stop, read_window
+from engine.store import audit_log, lease, ledger
+from engine.store.files import code_version, sha256_of_file
+from jobs.failure_budget import Budget, read_budget
 
 MAX_FAILURES_HELP = "Stop, with exit code 4, once more files are quarantined: a number, or a share as 1%."
 RETRY_HELP = "Read again what was quarantined for this reason, and nothing else; may be given several times."
@@ -89,7 +89,7 @@ class Run:
     """A folder that is held, its audit log, and why the run should end, if it should."""
 
     held: lease.Lease
-    log: audit.Log
+    log: audit_log.Log
     terms: Terms = Terms()
     why: str = ""
     failed: int = 0
@@ -109,9 +109,14 @@ class Run:
         """
         folder = self.held.folder
         self.planned = plan.num_rows
-        self.failed = books.quarantined(folder).num_rows
-        facts = {"verb": verb, "code_version": code_version(), "missing_shards": len(missing), **audit.who()}
-        growth = {name: fact for name, fact in books.last_growth(folder).items() if name != "planned"}
+        self.failed = ledger.quarantined(folder).num_rows
+        facts = {
+            "verb": verb,
+            "code_version": code_version(),
+            "missing_shards": len(missing),
+            **audit_log.who(),
+        }
+        growth = {name: fact for name, fact in ledger.last_growth(folder).items() if name != "planned"}
         if self.held.taken_from is not None:
             facts["taken_from"] = self.held.taken_from
         if growth:
@@ -177,7 +182,7 @@ class Run:
         """
         if not self.is_stopping():
             return
-        missing = len(books.missing_shards(self.held.folder, plan))
+        missing = len(ledger.missing_shards(self.held.folder, plan))
         if self.why == "lease":
             raise LeaseLostError(f"another run took {self.held.folder} over: this one ends, that one goes on")
         if missing or self.why == "budget":
@@ -196,13 +201,13 @@ class Run:
         )
 
     def _commonest(self) -> str:
-        counts = pc.value_counts(books.quarantined(self.held.folder)["reason"]).to_pylist()
+        counts = pc.value_counts(ledger.quarantined(self.held.folder)["reason"]).to_pylist()
         most = sorted(counts, key=lambda one: -one["counts"])[:_SHOWN_REASONS]
         text = ", ".join(f"{one['values']} {one['counts']}" for one in most)
         return f" (by reason: {text})" if text else ""
 
     def _note_shard(self, event: str, shard: int, **facts: Any) -> None:
-        digest = sha256_of_file(books.shard_folder(self.held.folder, shard) / "shard.json")
+        digest = sha256_of_file(ledger.shard_folder(self.held.folder, shard) / "shard.json")
         self.log.note(event, shard=shard, sha256_shard=digest, **facts)
 
 
@@ -213,7 +218,7 @@ def running(folder: Path, terms: Terms | None = None) -> Iterator[Run]:
     Raises:
         LeaseHeldError: another run holds it.
     """
-    with lease.hold(folder) as held, audit.kept(held) as log:
+    with lease.hold(folder) as held, audit_log.kept(held) as log:
         run = Run(held=held, log=log, terms=terms or Terms())
         with _ended_by_sigterm(run):
             yield run

@@ -14,12 +14,14 @@ from uuid import uuid4
 import pyarrow as pa
 import typer
 
-from engine import books, reuse, sources
-from engine.bundle import Bundle, open_bundle
+from engine import sources
+from engine.deploy.bundle import Bundle, open_bundle
+from engine.deploy.engines import choose_engine, gpus_of
 from engine.errors import UnknownNameError, UsageError
-from engine.manifest import MANIFEST_NAME, code_version, read_json, sha256_of_facts
-from engine.predict import choose_engine, gpus_of
-from engine.shard import ReadSpec
+from engine.ingest import reuse
+from engine.ingest.shard import ReadSpec
+from engine.store import ledger
+from engine.store.files import MANIFEST_NAME, code_version, read_json, sha256_of_facts
 from jobs.cluster_session import cluster_cores, is_joining, require_gpus, start_ray
 from jobs.console import PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
@@ -38,7 +40,7 @@ from jobs.running import (
 from jobs.salt import check_of, read_salt
 
 if TYPE_CHECKING:
-    from engine.pipeline import Work
+    from engine.deploy.on_ray import Work
 
 # One compiled student keeps up with this many cores that decode.
 CORES_PER_PREDICTOR = 8
@@ -130,7 +132,7 @@ def score(
 
 def _hand_on(out: Path, sinks: Sequence[str], *, has_report: bool) -> dict[str, Any]:
     """Page and deliveries of a finished folder, and the head of its audit log; gives what became of each."""
-    facts: dict[str, Any] = {"audit_sha256": read_json(out / MANIFEST_NAME).get(books.AUDIT_HEAD)}
+    facts: dict[str, Any] = {"audit_sha256": read_json(out / MANIFEST_NAME).get(ledger.AUDIT_HEAD)}
     if has_report:  # before the sinks: one that is down must not cost the page
         facts["report"] = str(write_page(score_page(out), out / REPORT_NAME))
     if sinks:
@@ -236,23 +238,23 @@ class _Scoring:
     def finish(self, plan: pa.Table) -> tuple[dict[str, int], dict[str, Any]]:
         """Score what is missing of a plan, and close the folder."""
         folder, run = self.spec.folder, self.run
-        missing = books.missing_shards(folder, plan)
-        if missing or not books.is_complete(folder):
+        missing = ledger.missing_shards(folder, plan)
+        if missing or not ledger.is_complete(folder):
             run.begin("score", plan, missing)
         speed: dict[str, Any] = {"wall_s": 0.0, "images_per_second": 0.0, "scored_this_run": 0, "reused": 0}
         if missing and not run.is_stopping():
             speed = self._score(plan)
         run.require_whole(plan)
         speed["kept"] = plan.num_rows - speed["scored_this_run"]
-        counts = books.close(folder, plan, {"speed": speed}, run.staging, run.log)
+        counts = ledger.close(folder, plan, {"speed": speed}, run.staging, run.log)
         if not speed["scored_this_run"]:  # nothing was left to do: show the speed of the run that did it
             earlier = read_json(folder / MANIFEST_NAME)["speed"]
             speed["images_per_second"] = earlier["images_per_second"]
         return counts, speed
 
     def _score(self, plan: pa.Table) -> dict[str, Any]:
-        from engine.pipeline import ScoreSpec, Watch
-        from engine.pipeline import score as score_shards
+        from engine.deploy.on_ray import ScoreSpec, Watch
+        from engine.deploy.on_ray import score as score_shards
 
         start_ray()
         cores = cluster_cores()

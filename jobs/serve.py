@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from engine.bundle import open_bundle
+from engine.deploy.bundle import open_bundle
 from engine.errors import UsageError
 from jobs.cluster_session import require_gpus, start_ray
 
@@ -32,8 +32,8 @@ def serve(
 
     The same file gives the same number as `osteoray score` with the same bundle. /docs shows the API.
     """
-    from engine.predict import gpus_of
-    from engine.serve import deploy
+    from engine.deploy.engines import gpus_of
+    from engine.serving.on_ray import deploy
 
     bundles = [open_bundle(folder) for folder in model]
     key = _key(api_key_file)

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import UnknownNameError, UsageError
-from engine.manifest import write_json
-from engine.run import read_run
+from engine.store.files import write_json
+from engine.training.run_folder import read_run
 from jobs.__main__ import main
 from jobs.console import finish, progress
 from jobs.report import write_page

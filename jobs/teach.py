@@ -12,14 +12,15 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from engine import lease, teacher_cache
+from engine.distillation import teacher_cache
+from engine.distillation.teacher_cache import KIND, OUTPUTS
 from engine.errors import TrainingError, UsageError
-from engine.held_out import read_held_out
-from engine.manifest import code_version, sha256_of_facts, sha256_of_file
-from engine.run import EVALUATION_NAME, WEIGHTS_NAME, read_run
-from engine.samples import data_facts
-from engine.teacher_cache import KIND, OUTPUTS
-from engine.teaching import TeachSpec, open_teachers, require_outputs, sample_shards
+from engine.evaluation.held_out import read_held_out
+from engine.store import lease
+from engine.store.files import code_version, sha256_of_facts, sha256_of_file
+from engine.training.dataset import data_facts
+from engine.training.record_teacher import TeachSpec, open_teachers, require_outputs, sample_shards
+from engine.training.run_folder import EVALUATION_NAME, WEIGHTS_NAME, read_run
 from jobs.cluster_session import require_gpus, start_ray
 from jobs.console import finish, progress
 
@@ -116,7 +117,7 @@ def run_teaching(spec: TeachSpec) -> tuple[dict[str, int], float]:
         raise UsageError(f"{spec.data} holds no sample")
     teacher_cache.begin(spec.folder, spec.facts)
     if teacher_cache.missing_shards(spec.folder, len(shards)):
-        from engine.bulk_teaching import teach as teach_all
+        from engine.training.record_on_ray import teach as teach_all
 
         start_ray()
         actors = os.cpu_count() or 1
@@ -136,8 +137,8 @@ def held_out_error(cache: Path, run: Path) -> dict[str, Any]:
     """
     if not (run / EVALUATION_NAME).is_file():
         return {}
-    from engine.accuracy import mean_error
-    from engine.evaluation import recorded_moments
+    from engine.tasks.ages.accuracy import mean_error
+    from engine.training.evaluate import recorded_moments
 
     held, recorded = read_held_out(run / EVALUATION_NAME), teacher_cache.open_cache(cache)
     held = held.chosen(np.array([uid in recorded.place_of for uid in held.uids_N], bool))

@@ -13,15 +13,29 @@ from typing import Annotated, Any
 
 import typer
 
-from engine import lease
+from engine.distillation.teacher_cache import TeacherCache, is_cache, open_cache, require_intact
 from engine.errors import TeacherCacheError, TrainingError, UsageError
-from engine.held_out import HeldOut
-from engine.manifest import code_version, read_json, sha256_of_file, write_json
-from engine.recipe import Recipe, model_of, recipe_from_facts, with_changes
-from engine.run import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME, epochs_logged, read_metrics, read_run
-from engine.samples import TrainingSet, choice_of, data_facts, open_training_set, pack_images, refuse_twins
+from engine.evaluation.held_out import HeldOut
+from engine.store import lease
+from engine.store.files import code_version, read_json, sha256_of_file, write_json
 from engine.tasks import task_named
-from engine.teacher_cache import TeacherCache, is_cache, open_cache, require_intact
+from engine.training.dataset import (
+    TrainingSet,
+    choice_of,
+    data_facts,
+    open_training_set,
+    pack_images,
+    refuse_twins,
+)
+from engine.training.recipe import Recipe, model_of, recipe_from_facts, with_changes
+from engine.training.run_folder import (
+    EVALUATION_NAME,
+    RUN_NAME,
+    WEIGHTS_NAME,
+    epochs_logged,
+    read_metrics,
+    read_run,
+)
 from jobs.cluster_session import is_joining, require_gpus, start_ray
 from jobs.console import finish, progress
 from jobs.recipes import RECIPES, recipe_named
@@ -86,12 +100,12 @@ def run_training(
     if not recipe.hide_image:
         refuse_twins(samples)  # what cannot be trained on ends here
     if teacher and is_cache(teacher):
-        from engine.fit import recorded_for
+        from engine.training.loop import recorded_for
 
         require_intact(teacher)
         recorded_for(samples, open_cache(teacher), recipe.distill)
     write_json(out / RUN_NAME, facts)
-    from engine.train import Workers, train_on_ray
+    from engine.training.on_ray import Workers, train_on_ray
 
     start_ray()
     if gpu:
@@ -162,8 +176,8 @@ def _require_unchanged(cache: TeacherCache) -> None:
 
 def _held_out_of(teacher: dict[str, Any] | None, samples: TrainingSet) -> HeldOut | None:
     """What the teacher predicts on the test split: from the cache, or as its run left it."""
-    from engine.evaluation import recorded_months
-    from engine.held_out import read_held_out
+    from engine.evaluation.held_out import read_held_out
+    from engine.training.evaluate import recorded_months
 
     if teacher is None:
         return None
@@ -185,8 +199,8 @@ def _weights_digest(path: str) -> str | None:
 def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> dict[str, Any]:
     import torch
 
-    from engine.evaluation import evaluate, gigaflops, images_per_second
-    from engine.models import load_model, num_parameters
+    from engine.models.network import load_model, num_parameters
+    from engine.training.evaluate import evaluate, gigaflops, images_per_second
 
     torch.set_num_threads(os.cpu_count() or 1)
     recipe = recipe_from_facts(facts["recipe"])

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from engine import deidentified, proof, teacher_cache
+from engine.distillation import teacher_cache
+from engine.ingest import deidentified
+from engine.store import verification
 from jobs.console import finish
 
 
@@ -32,6 +34,6 @@ def verify(
         taught = teacher_cache.open_cache(folder).facts["counts"]
         teacher_cache.require_intact(folder)
         finish("verify", {"folder": str(folder), **taught, "books": "balance"}, as_json=json)
-    counts = proof.verify(folder, audit_head)
+    counts = verification.verify(folder, audit_head)
     exported = deidentified.verify(folder)
     finish("verify", {"folder": str(folder), **counts, **exported, "books": "balance"}, as_json=json)

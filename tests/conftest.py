@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.story import Story, tell
+from tests.fixtures.story import Story, tell
 
 
 @pytest.fixture(scope="session", autouse=True)

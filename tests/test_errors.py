@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine import errors
-from engine.abstained import AbstainedError
+from engine.deploy.abstained import AbstainedError
 from engine.errors import EngineError, FilteredError, InstanceError, UnknownNameError
 
 _LINE = re.compile(r"^ {4}(?P<branches>[│├└─ ]*)(?P<name>[A-Z]\w+) +(?P<code>ORY-[A-Z]\d\d)\b", re.MULTILINE)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
-from engine.dicom.guard import PARSER_ERRORS, quiet
+from engine.dicom.parse import PARSER_ERRORS, quiet
 from engine.errors import HeaderError, NotGrayscaleError, TruncatedError
 
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})

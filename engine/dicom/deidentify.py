@@ -23,8 +23,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import correct_ambiguous_vr, write_dataset, write_file_meta_info
 from pydicom.uid import UID
 
+from engine.dicom import allowed_values, element_scan
 from engine.dicom import deid_values as values
-from engine.dicom import vocabulary, walk
 from engine.dicom.coded_text import without_text
 from engine.dicom.deid_profile import (
     BINARY_VRS,
@@ -35,7 +35,8 @@ from engine.dicom.deid_profile import (
     is_taken,
     vr_of,
 )
-from engine.dicom.guard import (
+from engine.dicom.header import TAGS, age_months, patient_key, text
+from engine.dicom.parse import (  # fmt: skip
     PARSER_ERRORS,
     DataSet,
     Limits,
@@ -45,8 +46,7 @@ from engine.dicom.guard import (
     quiet,
     require_pixels,
     walk_caps,
-)  # fmt: skip
-from engine.dicom.header import TAGS, age_months, patient_key, text
+)
 from engine.dicom.part10 import (
     DEFLATED,
     EXPLICIT_BE,
@@ -76,10 +76,10 @@ _STANDARD_SCHEMES = frozenset(
 _NATIVE = frozenset({IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED})
 _SCREEN_WORDS = ("SCREEN", "CAPTURE", "SNAPSHOT", "REPORT")
 _KNOWN_WORDS = {
-    0x00080060: lambda typed: vocabulary.modality(typed) or "OT",  # of type 1
-    0x00080070: vocabulary.maker,
-    0x00180015: vocabulary.body_part,
-    0x00185101: vocabulary.view,
+    0x00080060: lambda typed: allowed_values.modality(typed) or "OT",  # of type 1
+    0x00080070: allowed_values.maker,
+    0x00180015: allowed_values.body_part,
+    0x00185101: allowed_values.view,
 }
 """Modality, Manufacturer, BodyPartExamined, ViewPosition: what was typed there may be a name."""
 _SEQUENCE_END = (0xFFFE, 0xE0DD)
@@ -179,7 +179,7 @@ def _whole(data: bytes, image: DataSet, limits: Limits) -> _Whole:
         inflater.grow_to(limits.inflated(len(deflated)))
         view, start = memoryview(inflater.data), 0
     is_little = is_little_endian(view[start:], meta.transfer_syntax_uid)
-    found = walk.find(view, start, _Taken(), walk_caps(limits), is_little=is_little)
+    found = element_scan.find(view, start, _Taken(), walk_caps(limits), is_little=is_little)
     if found.pixel_at is None:
         raise TruncatedError("the file ends within its header: copy it again from its source")
     header = elements_found(view, found, is_little=is_little)
@@ -312,7 +312,7 @@ def _pixels(image: DataSet, whole: _Whole, syntax: str) -> bytes:
     if image.is_encapsulated:
         end = struct.pack("<HHI", *_SEQUENCE_END, 0)
         items = without_text(image.transfer_syntax_uid, value[: _items_end(value)])
-        return b"".join((tag, b"OB\0\0", struct.pack("<I", walk.UNDEFINED), items, end))
+        return b"".join((tag, b"OB\0\0", struct.pack("<I", element_scan.UNDEFINED), items, end))
     padded = bytes(value) + b"\0" * (len(value) % 2)
     length = struct.pack(order + "I", len(padded))
     if syntax == IMPLICIT_LE:

@@ -15,8 +15,8 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from engine.dicom import vocabulary
-from engine.dicom.guard import element_value
+from engine.dicom import allowed_values
+from engine.dicom.parse import element_value
 from engine.errors import HeaderError
 
 DAYS_PER_MONTH = 365.25 / 12
@@ -131,14 +131,14 @@ def columns(header: Dataset, transfer_syntax_uid: str, salt: bytes) -> dict[str,
         "study_instance_uid": _uid_or_none(header, "StudyInstanceUID"),
         "series_instance_uid": _uid_or_none(header, "SeriesInstanceUID"),
         "transfer_syntax_uid": transfer_syntax_uid,
-        "modality": vocabulary.modality(text(header, "Modality")),
-        "manufacturer": vocabulary.maker(text(header, "Manufacturer")),
+        "modality": allowed_values.modality(text(header, "Modality")),
+        "manufacturer": allowed_values.maker(text(header, "Manufacturer")),
         "photometric_interpretation": _one_of(text(header, "PhotometricInterpretation"), _PHOTOMETRIC),
         "rows": integer(header, "Rows", 0),
         "columns": integer(header, "Columns", 0),
         "bits_stored": integer(header, "BitsStored", 0),
-        "body_part_examined": vocabulary.body_part(text(header, "BodyPartExamined")),
-        "view_position": vocabulary.view(text(header, "ViewPosition")),
+        "body_part_examined": allowed_values.body_part(text(header, "BodyPartExamined")),
+        "view_position": allowed_values.view(text(header, "ViewPosition")),
         "laterality": laterality(header),
         "patient_sex": sex(header),
         "patient_key": patient_key(header, salt),

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from engine.dicom.guard import Limits, element_value, parse, quiet
 from engine.dicom.header import TAGS, tag_of, text
+from engine.dicom.parse import Limits, element_value, parse, quiet
 from engine.errors import HeaderError
 
 _DATE = re.compile(r"\d{8}")

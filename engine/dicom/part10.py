@@ -6,7 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from engine.dicom.walk import LONG_VRS
+from engine.dicom.element_scan import LONG_VRS
 from engine.errors import HeaderError, NotDicomError, OverLimitError, TruncatedError
 
 IMPLICIT_LE = "1.2.840.10008.1.2"

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 from pydicom.dataset import Dataset
 
-from engine.dicom.guard import PARSER_ERRORS, quiet
+from engine.dicom.parse import PARSER_ERRORS, quiet
 from engine.errors import HeaderError, TruncatedError
 
 _ITEM, _ITEM_TAG, _DELIMITER_TAG = struct.Struct("<II"), 0xE000FFFE, 0xE0DDFFFE

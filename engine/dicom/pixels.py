@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from engine.dicom import colour, functional, pixel_element, voi
+from engine.dicom import colour, functional_groups, pixel_element, voi
 from engine.dicom import header as elements
 from engine.dicom.decoders import FrameFacts, decode_frame, require_decoder
-from engine.dicom.guard import DataSet, Limits, require_pixels
+from engine.dicom.parse import DataSet, Limits, require_pixels
 from engine.errors import HeaderError, OverLimitError, PixelDecodeError
 
 _ROWS_AT_ONCE = 64  # the index of a whole image leaves the processor's cache: 4 times slower
@@ -100,7 +100,7 @@ def stored_values(data_set: DataSet, limits: Limits, *, frame: int = 0) -> NDArr
 
 def _stored(data_set: DataSet, limits: Limits, frame: int, least_HW: tuple[int, int] | None) -> _Stored:
     stream = require_pixels(data_set)
-    header = functional.of_frame(data_set.header, frame)
+    header = functional_groups.of_frame(data_set.header, frame)
     photometric = elements.text(header, "PhotometricInterpretation")
     facts = FrameFacts(
         rows=elements.integer(header, "Rows"),

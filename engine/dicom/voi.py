@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
 from engine.dicom import header as elements
-from engine.dicom.guard import PARSER_ERRORS, quiet
+from engine.dicom.parse import PARSER_ERRORS, quiet
 from engine.errors import HeaderError
 
 Values = NDArray[np.float64]

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from engine.agreement import BlandAltman, bland_altman
+from engine.evaluation.agreement import BlandAltman, bland_altman
 from engine.report import plots, tables
 from engine.report.drift import Drift, drift
 from engine.report.facts import distillation, flat_facts, main_facts
@@ -19,7 +19,7 @@ from engine.report.page import render
 from engine.report.reasons import ReasonRow, reason_rows
 from engine.report.tables import Estimate, Evaluated
 from engine.report.thumbnails import Case, LoadImage, cases, kept_cases
-from engine.run import CASES_NAME
+from engine.training.run_folder import CASES_NAME
 
 ENDS = ("scored", "filtered", "abstained", "quarantined")
 NUM_WORST, NUM_LEAST_SURE, NUM_FILES = 8, 4, 20

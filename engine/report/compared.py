@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from engine import metrics
-from engine.metrics import Interval
+from engine.evaluation import metrics
+from engine.evaluation.metrics import Interval
 from engine.report import plots
 from engine.report.page import render
 from engine.report.tables import FEW, LEVEL

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from engine.metrics import Floats
+from engine.evaluation.metrics import Floats
 from engine.report import plots
 
 STABLE, SHIFTED = 0.1, 0.25

@@ -17,10 +17,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from engine import books, schema
 from engine.errors import TableError, UsageError
-from engine.labels import read_labels
-from engine.manifest import MANIFEST_NAME, read_json
+from engine.store import ledger, schema
+from engine.store.files import MANIFEST_NAME, read_json
+from engine.store.labels import read_labels
 
 RUN_NAME = "run.json"
 SEXES = ("female", "male", "not stated")
@@ -104,7 +104,7 @@ def read_score_folder(folder: Path) -> ScoreFolder:
         raise UsageError(f"{folder} was written by '{manifest.get('kind')}': a report needs a score folder")
     shards = [marker.parent for marker in sorted(folder.glob("shards/*/shard.json"))]
     rejects = tuple(schema.REJECTS.names)
-    gone = books.superseded(folder).to_pylist()
+    gone = ledger.superseded(folder).to_pylist()
 
     def rows(table: str, columns: Sequence[str]) -> pl.DataFrame:
         paths = [shard / f"{table}.parquet" for shard in shards]
@@ -114,7 +114,7 @@ def read_score_folder(folder: Path) -> ScoreFolder:
     return ScoreFolder(
         root=folder,
         manifest={**_UNFINISHED, **manifest},
-        planned=books.rows_planned(folder),
+        planned=ledger.rows_planned(folder),
         predictions=_predictions(rows("predictions", _SCORE_COLUMNS)),
         filtered=rows("filtered", rejects),
         abstained=rows("abstained", rejects),
@@ -160,7 +160,7 @@ def read_attention(folder: Path, frame: pl.DataFrame) -> dict[int, NDArray[np.ui
     """Attention maps uint8 [h, w] of the instances in ``frame``, by ``instance_index``."""
     maps: dict[int, NDArray[np.uint8]] = {}
     for (shard,), rows in frame.group_by(["shard"], maintain_order=True):
-        table = books.read_table(
+        table = ledger.read_table(
             folder / f"shards/{shard:05d}/predictions.parquet", ["instance_index", "attention_map"]
         )
         wanted = set(rows["instance_index"])
@@ -177,7 +177,7 @@ def read_kept_cases(path: Path) -> tuple[pl.DataFrame, NDArray[np.uint8], NDArra
     Raises:
         TableError: the table is damaged or lacks a column.
     """
-    table = books.read_table(path, [*_EVALUATION_COLUMNS, "truth_months", "image", "attention_map"])
+    table = ledger.read_table(path, [*_EVALUATION_COLUMNS, "truth_months", "image", "attention_map"])
     try:
         images_NHW, maps_Nhw = (schema.tensor_values(table[name]) for name in ("image", "attention_map"))
     except (AttributeError, KeyError) as error:
@@ -193,11 +193,11 @@ def _there(paths: Iterable[Path]) -> list[Path]:
 
 def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:
     """The named columns of all tables below each other; a table that lacks one is refused."""
-    tables = (books.read_table(path, columns).replace_schema_metadata(None) for path in paths)
+    tables = (ledger.read_table(path, columns).replace_schema_metadata(None) for path in paths)
     first = next(tables, None)
     if first is None:
         return _empty(columns)
-    frame = pl.from_arrow(books.packed(chain([first], tables), first.schema))
+    frame = pl.from_arrow(ledger.packed(chain([first], tables), first.schema))
     if not isinstance(frame, pl.DataFrame):  # polars types from_arrow as a frame or a series
         raise TableError(f"{columns} do not form a table")
     return frame

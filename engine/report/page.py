@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from engine.metrics import Interval
+from engine.evaluation.metrics import Interval
 
 NOTHING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"

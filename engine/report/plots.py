@@ -20,12 +20,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, StrMethodFormatter
 
-from engine import metrics
-from engine.agreement import BlandAltman
-from engine.manifest import sha256_of_bytes
-from engine.metrics import Interval
+from engine.evaluation import metrics
+from engine.evaluation.agreement import BlandAltman
+from engine.evaluation.metrics import Interval
 from engine.report import tables
 from engine.report.folders import SEXES
+from engine.store.files import sha256_of_bytes
 
 INK, MUTED, RULE = "#1f2a33", "#5d6a75", "#dfe4e8"
 COLOURS = ("#b5651d", "#2b6394", "#7b8791", "#3f7f5f", "#7a5195", "#a23b4a")

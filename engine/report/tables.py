@@ -13,8 +13,8 @@ from itertools import combinations, pairwise
 import numpy as np
 import polars as pl
 
-from engine import agreement, metrics
-from engine.metrics import AGE_EDGES_YEARS, Floats, Interval, PairedDifference, Statistic
+from engine.evaluation import agreement, metrics
+from engine.evaluation.metrics import AGE_EDGES_YEARS, Floats, Interval, PairedDifference, Statistic
 from engine.report.folders import HELD_OUT, SEXES, RunFolder, Truth
 
 WITHIN_MONTHS = (6, 12, 24)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.errors import EngineError
-from engine.overlay import overlay
+from engine.imaging.overlay import overlay
 from engine.report.folders import read_attention, read_kept_cases
 
 LoadImage = Callable[[str], NDArray[np.uint8]]

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from engine.dicom.directory import is_directory
+from engine.dicom.dicomdir import is_directory
 from engine.errors import SourceReadError, StorageError, UsageError
 from engine.sources.archives import TAR_GZ, is_archive, split
 from engine.sources.dicomdir import DicomDir

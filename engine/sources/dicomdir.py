@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.dicom.directory import references
+from engine.dicom.dicomdir import references
 from engine.errors import InstanceError, OverLimitError, UsageError
 from engine.sources.listing import Entry
 from engine.sources.names import to_plan

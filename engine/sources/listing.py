@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine import schema
+from engine.store import schema
 
 OnProgress = Callable[[int], None]
 """Is told how many entries have been listed so far."""

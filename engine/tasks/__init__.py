@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from engine.errors import UnknownNameError
-from engine.task import Task
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
+from engine.tasks.task import Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (HAND_AGE, KNEE_AGE)}
 

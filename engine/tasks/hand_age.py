@@ -6,9 +6,9 @@ Gaussian.
 
 from __future__ import annotations
 
-from engine.instance import InputRule
-from engine.preprocess import View
-from engine.task import Task
+from engine.imaging.preprocess import View
+from engine.ingest.instance import InputRule
+from engine.tasks.task import Task
 
 PROJECTION_SOP_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography

@@ -1,18 +1,18 @@
 """knee-age: skeletal maturity in months from an AP knee radiograph, sex and chronological age.
 
 A model of hands gives it both a start and labels: pseudo-labels with their spread, made of the hand film of
-the same child (``engine.pseudo_labels``). Re-implementation from the abstract of
+the same child (``engine.tasks.ages.pseudo_labels``). Re-implementation from the abstract of
 DOI 10.1177/23259671261424923, which names ConvNeXt, both covariates and five folds; what it does not say is
 chosen as in age-distribution learning (arXiv 2006.00202).
 """
 
 from __future__ import annotations
 
-from engine.instance import InputRule
-from engine.preprocess import View
-from engine.schema import PSEUDO_COLUMNS
-from engine.task import Task
+from engine.imaging.preprocess import View
+from engine.ingest.instance import InputRule
+from engine.store.schema import PSEUDO_COLUMNS
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
+from engine.tasks.task import Task
 
 KNEE_AGE = Task(
     name="knee-age",

@@ -1,0 +1,1 @@
+"""Archives that we make: phantoms, and public data sets converted to DICOM."""

@@ -1,0 +1,43 @@
+"""A folder as a sink: one file an object, named by its UID, that appears whole or not at all.
+
+The files hold patient identity, so only their owner can read them.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from engine.delivery.sink import SENT, Answer
+from engine.store.files import replacing
+
+_LEFT_BEHIND_S = 3600.0
+"""A file under way for so long is one whose writer was killed."""
+
+
+class Folder:
+    """``DIR/<SOP instance UID>.dcm``."""
+
+    def __init__(self, place: str) -> None:
+        """Make the folder; clear away what killed deliveries left half written."""
+        self._root = Path(place)
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in self._root.glob(".*.dcm.*"):
+            if time.time() - path.stat().st_mtime > _LEFT_BEHIND_S:
+                path.unlink(missing_ok=True)
+
+    def send(self, uid: str, data: bytes) -> Answer:
+        """Write the file; one that is there already stays.
+
+        Raises:
+            OSError: the disk refused it: no other object would fare better.
+        """
+        target = self._root / f"{uid}.dcm"
+        if target.exists():
+            return Answer(SENT, "already_there")
+        with replacing(target, mode=0o600) as temporary:
+            temporary.write_bytes(data)
+        return Answer(SENT)
+
+    def close(self) -> None:
+        """Nothing is open."""

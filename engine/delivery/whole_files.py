@@ -1,0 +1,24 @@
+"""Forms of ``--to`` that are files written whole, without an outbox: tables and FHIR bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engine.delivery import fhir, tables
+
+FHIR = "fhir:"
+TABLES = (".csv", ".xlsx")
+
+Writer = Callable[[Path], dict[str, Any]]
+
+
+def writer_for(to: str) -> Writer | None:
+    """What writes a score folder to ``to``; None where ``to`` takes DICOM objects."""
+    if to.startswith(FHIR) and to != FHIR:
+        return partial(fhir.folder, target=Path(to.removeprefix(FHIR)))
+    if "://" not in to and Path(to).suffix.lower() in TABLES and not Path(to).is_dir():
+        return partial(tables.table, target=Path(to))
+    return None

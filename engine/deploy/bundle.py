@@ -1,0 +1,127 @@
+"""A model bundle: the compiled student with every fact that its use needs, and digests that seal it.
+
+BUNDLE/bundle.json         task, input rule, outputs, engine, calibration, metrics, code version, file digests
+BUNDLE/student.onnx        the graph
+BUNDLE/model.safetensors   the torch weights
+BUNDLE/card.md             model card
+BUNDLE/checks.safetensors  what its embedding is checked against; absent where too few images were held out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.deploy.out_of_distribution import Checks, load_checks
+from engine.errors import BundleError
+from engine.ingest.covariates import unknown
+from engine.ingest.instance import InputRule, rule_from_facts
+from engine.store.files import read_json, sha256_of_facts, sha256_of_file
+from engine.tasks.ages.calibration import Calibration, calibration_from_facts
+
+BUNDLE_NAME = "bundle.json"
+ONNX_NAME = "student.onnx"
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "card.md"
+CHECKS_NAME = "checks.safetensors"
+SEALED = (ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
+"""Files that every bundle has."""
+SEAL = "facts_sha256"
+_IDENTITY = ("sha256", "calibration", "checks")
+"""Facts that, with the input rule, decide what a score says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """The facts of an opened bundle; ``sha256`` identifies the model in every result row."""
+
+    folder: Path
+    task: str
+    rule: InputRule
+    covariates: tuple[str, ...]
+    map_HW: tuple[int, int]
+    engine: str
+    calibration: Calibration
+    checks: Checks | None
+    sha256: str
+    facts: dict[str, Any]
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of a bundle, its digests unchecked.
+
+    Raises:
+        TableError: there is no bundle.json.
+    """
+    return read_json(folder / BUNDLE_NAME)
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read a bundle and check that nothing in it was changed.
+
+    Raises:
+        BundleError: a file is absent or differs from its digest, or a fact is absent.
+        TableError: there is no bundle.json.
+    """
+    facts = read_facts(folder)
+    try:
+        _check_digests(folder, facts)
+        _check_columns(folder, facts)
+        return Bundle(
+            folder=folder,
+            task=facts["task"]["name"],
+            rule=rule_from_facts(facts["task"]["rule"]),
+            covariates=tuple(facts["model"]["covariates"]),
+            map_HW=(facts["attention_HW"][0], facts["attention_HW"][1]),
+            engine=facts["engine"],
+            calibration=calibration_from_facts(facts["calibration"]),
+            checks=load_checks(folder / CHECKS_NAME, facts["checks"]) if facts["checks"] else None,
+            sha256=sha256_of_facts(
+                {name: facts[name] for name in _IDENTITY} | {"rule": facts["task"]["rule"]}
+            ),
+            facts=facts,
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder / BUNDLE_NAME} lacks a fact: export the run again") from error
+
+
+def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a new bundle with a digest of themselves, so that a changed fact is found as well."""
+    return {**facts, SEAL: sha256_of_facts(facts)}
+
+
+def sealed_files(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files of a bundle whose digests its facts hold."""
+    return (*SEALED, CHECKS_NAME) if facts["checks"] else SEALED
+
+
+def _check_columns(folder: Path, facts: Mapping[str, Any]) -> None:
+    """A bundle from before covariates had the columns they have now would be told what it does not know.
+
+    Raises:
+        BundleError: it takes another number of them.
+    """
+    names = facts["model"]["covariates"]
+    if facts.get("covariate_columns", len(names)) != len(unknown(names)):
+        raise BundleError(
+            f"{folder / BUNDLE_NAME} is told its covariates as an earlier release did: train and export again"
+        )
+
+
+def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Compare every file with its digest, and the facts with their seal.
+
+    Raises:
+        BundleError: a file is absent, or something differs from its digest.
+    """
+    for name in sealed_files(facts):
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{path} is absent: export the run again")
+        if sha256_of_file(path) != facts["sha256"].get(name):
+            raise BundleError(f"{path} differs from its digest in {BUNDLE_NAME}: export the run again")
+    unsealed = {name: fact for name, fact in facts.items() if name != SEAL}
+    if sha256_of_facts(unsealed) != facts[SEAL]:
+        raise BundleError(f"{folder / BUNDLE_NAME} was changed after it was written: export the run again")

@@ -1,0 +1,267 @@
+"""What a network's own embedding says against an image: a known fault, or unlike all it was trained on.
+
+Fitted when a bundle is written, from training images and from faults that are made of them here; the limits
+from sound validation images alone, at a stated share of false alarms. In the space of standardised
+embeddings:
+
+- known faults: the log-likelihood ratio of each kind against sound images, Gaussians of one covariance within
+  all kinds (linear discriminants; Lee et al. 2018, arXiv 1807.03888; covariance after Ledoit and Wolf 2004);
+- novelty: squared distance from the sound mean outside the subspace in which sound images vary most, a
+  quarter of the channels (the residual of ViM, Wang et al. 2022, arXiv 2203.10807).
+
+An image that is further from the mean of the fault that it resembles than nearly all that were made is novel,
+too: a skull looks like anything but an upright hand. One instance is judged at a time: its verdict never
+depends on its neighbours.
+
+Legend: N images or embeddings, H, W network view, C channels, R of the subspace, F kinds of fault, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.deploy.abstained import (
+    AbstainedError,
+    CroppedError,
+    OutOfDistributionError,
+    RotatedError,
+    SeveralPartsError,
+)
+from engine.errors import BundleError
+from engine.tasks.ages.calibration import BELIEVED, conformal_quantile
+
+Floats = NDArray[np.float32]
+Images = NDArray[np.uint8]
+Embed = Callable[[Images], Floats]
+
+SOUND_IMAGES, FAULTY_IMAGES, VALIDATION_IMAGES = 2000, 400, 4000
+"""At most so many training images, of each fault, and of the validation split."""
+_SUBSPACE_SHARE = 4
+_LEAST_SCALE = 1e-6
+_FEWEST = 2
+_NAMED = 0.95
+"""Share of the faults made for training that are near enough to be called by their name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A kind of fault: how it is made of a sound image and another one, and what it is called."""
+
+    make: Callable[[Images, Images, np.random.Generator], Images]
+    error: type[AbstainedError]
+    message: str
+
+
+def _turned(quarters: int) -> Callable[[Images, Images, np.random.Generator], Images]:
+    return lambda image_HW, _, __: np.ascontiguousarray(np.rot90(image_HW, quarters))
+
+
+def _half(image_HW: Images, _: Images, rng: np.random.Generator) -> Images:
+    """One side of the image is missing."""
+    height, width = image_HW.shape
+    share = rng.uniform(0.4, 0.6)
+    rows, columns = round(share * height), round(share * width)
+    parts = (image_HW[:rows], image_HW[-rows:], image_HW[:, :columns], image_HW[:, -columns:])
+    return _fitted(parts[rng.integers(len(parts))], image_HW.shape, rng)
+
+
+def _quarter(image_HW: Images, _: Images, rng: np.random.Generator) -> Images:
+    """A window of about half the height and half the width."""
+    height, width = image_HW.shape
+    rows, columns = (round(rng.uniform(0.4, 0.6) * side) for side in (height, width))
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    return _fitted(image_HW[top : top + rows, left : left + columns], image_HW.shape, rng)
+
+
+def _two(image_HW: Images, other_HW: Images, rng: np.random.Generator) -> Images:
+    return _fitted(np.concatenate([image_HW, other_HW], axis=1), image_HW.shape, rng)
+
+
+def _fitted(image_HW: Images, size_HW: tuple[int, ...], rng: np.random.Generator) -> Images:
+    """On the grid of a view: by turns stretched over all of it, and with its aspect between black bars."""
+    height, width = size_HW
+    scale = min(height / image_HW.shape[0], width / image_HW.shape[1])
+    inner = (round(scale * image_HW.shape[0]), round(scale * image_HW.shape[1]))
+    rows, columns = inner if rng.random() < 1 / 2 else (height, width)
+    canvas_HW = np.zeros((height, width), np.uint8)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    small = Image.fromarray(image_HW).resize((columns, rows), Image.Resampling.BILINEAR)
+    canvas_HW[top : top + rows, left : left + columns] = np.asarray(small)
+    return canvas_HW
+
+
+_ROTATED = "the image resembles those of this task turned by 90 or 180 degrees"
+_CROPPED = "the image resembles a part of those of this task: something may be cut off"
+FAULTS: dict[str, Fault] = {
+    "turned_left": Fault(make=_turned(1), error=RotatedError, message=_ROTATED),
+    "upside_down": Fault(make=_turned(2), error=RotatedError, message=_ROTATED),
+    "turned_right": Fault(make=_turned(3), error=RotatedError, message=_ROTATED),
+    "half": Fault(make=_half, error=CroppedError, message=_CROPPED),
+    "quarter": Fault(make=_quarter, error=CroppedError, message=_CROPPED),
+    "two": Fault(
+        make=_two, error=SeveralPartsError, message="the image resembles two of this task's side by side"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """Fitted arrays: ``means_GC`` of sound images and of each fault (G = F + 1), standardised like all else.
+
+    A ratio above ``fault_limit`` is a fault, a residual above ``novelty_limit`` is novel; ``near_F`` are the
+    residuals within which a fault is called by its name.
+    """
+
+    centre_C: Floats
+    scale_C: Floats
+    means_GC: Floats
+    probes_FC: Floats
+    offsets_F: Floats
+    subspace_RC: Floats
+    near_F: Floats
+    faults: tuple[str, ...]
+    fault_limit: float
+    novelty_limit: float
+    train: int
+    validation: int
+    believed: float = BELIEVED
+
+    def facts(self) -> dict[str, Any]:
+        """All but the arrays, JSON-able."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: value for name, value in values.items() if not isinstance(value, np.ndarray)}
+        return {**plain, "faults": list(self.faults)}
+
+    def save(self, path: Path) -> None:
+        """Write the arrays as safetensors."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {
+            name: np.ascontiguousarray(value)  # a transposed one would be written in its own order
+            for name, value in values.items()
+            if isinstance(value, np.ndarray)
+        }
+        safetensors.numpy.save_file(arrays, path)
+
+    def findings(self, embedding_BC: Floats) -> list[AbstainedError | None]:
+        """What speaks against each instance; None where nothing does."""
+        return [self._finding(embedding_C) for embedding_C in embedding_BC]
+
+    def _finding(self, embedding_C: Floats) -> AbstainedError | None:
+        z_C = (embedding_C - self.centre_C) / self.scale_C
+        ratios_F = self.probes_FC @ z_C - self.offsets_F
+        likest = int(ratios_F.argmax())
+        is_faulty = bool(ratios_F[likest] > self.fault_limit)
+        mean_C = self.means_GC[likest + 1 if is_faulty else 0]
+        limit = float(self.near_F[likest]) if is_faulty else self.novelty_limit
+        if _residuals((z_C - mean_C)[None], self.subspace_RC)[0] > limit:
+            return OutOfDistributionError(
+                "the image is unlike all but 0.5 % of those the model was validated on"
+            )
+        if is_faulty:
+            fault = FAULTS[self.faults[likest]]
+            return fault.error(fault.message)
+        return None
+
+
+def load_checks(path: Path, facts: Mapping[str, Any]) -> Checks:
+    """The Checks that ``save`` and ``facts`` described.
+
+    Raises:
+        BundleError: they are not of this release.
+    """
+    try:
+        unknown = set(facts["faults"]) - set(FAULTS)
+        if unknown:
+            raise BundleError(f"{path} knows faults that this release does not: export the run again")
+        arrays: dict[str, Any] = safetensors.numpy.load_file(path)
+        return Checks(**arrays, **{**facts, "faults": tuple(facts["faults"])})
+    except (OSError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise BundleError(f"{path} does not hold the checks of a bundle: export the run again") from error
+
+
+def made(name: str, images_NHW: Images, *, seed: int = 0) -> Images:
+    """A fault of FAULTS made of each image; the next one is its neighbour on the film."""
+    rng = np.random.default_rng(seed)
+    others_NHW = np.roll(images_NHW, 1, axis=0)
+    pairs = zip(images_NHW, others_NHW, strict=True)
+    return np.stack([FAULTS[name].make(image_HW, other_HW, rng) for image_HW, other_HW in pairs])
+
+
+def fit_checks(embed: Embed, train_NHW: Images, validation_NHW: Images) -> Checks | None:
+    """Checks of the network behind ``embed``; None where the validation split is too small for a limit.
+
+    At most SOUND_IMAGES, FAULTY_IMAGES of each fault and VALIDATION_IMAGES are looked at, spread evenly.
+    """
+    if conformal_quantile(np.zeros(len(validation_NHW)), BELIEVED) is None or len(train_NHW) < _FEWEST:
+        return None
+    sound_NC = embed(_spread(train_NHW, SOUND_IMAGES)).astype(np.float64)
+    centre_C, scale_C = sound_NC.mean(0), np.maximum(sound_NC.std(0), _LEAST_SCALE)
+    some_NHW = _spread(train_NHW, FAULTY_IMAGES)
+    kinds = [(sound_NC - centre_C) / scale_C]
+    for place, name in enumerate(FAULTS):
+        kinds.append((embed(made(name, some_NHW, seed=place)) - centre_C) / scale_C)
+    means_GC = np.stack([kind_NC.mean(0) for kind_NC in kinds])
+    centred = [kind_NC - mean_C for kind_NC, mean_C in zip(kinds, means_GC, strict=True)]
+    within_CC = shrunk_covariance(np.concatenate(centred))
+    probes_FC = np.linalg.solve(within_CC, (means_GC[1:] - means_GC[0]).T).T
+    _, vectors_CC = np.linalg.eigh(shrunk_covariance(kinds[0]))
+    subspace_RC = vectors_CC.T[-(len(centre_C) // _SUBSPACE_SHARE) :]
+    near_F = [np.quantile(_residuals(kind_NC, subspace_RC), _NAMED) for kind_NC in centred[1:]]
+    unlimited = Checks(
+        centre_C=centre_C.astype(np.float32),
+        scale_C=scale_C.astype(np.float32),
+        means_GC=means_GC.astype(np.float32),
+        probes_FC=probes_FC.astype(np.float32),
+        offsets_F=(probes_FC * (means_GC[1:] + means_GC[0]) / 2).sum(1).astype(np.float32),
+        subspace_RC=subspace_RC.astype(np.float32),
+        near_F=np.array(near_F, np.float32),
+        faults=tuple(FAULTS),
+        fault_limit=np.inf,
+        novelty_limit=np.inf,
+        train=len(sound_NC),
+        validation=0,
+    )
+    return _limited(unlimited, embed(_spread(validation_NHW, VALIDATION_IMAGES)))
+
+
+def shrunk_covariance(centred_NC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance [C, C] of centred rows, drawn towards a multiple of the identity (Ledoit and Wolf 2004)."""
+    count, channels = centred_NC.shape
+    sample_CC = centred_NC.T @ centred_NC / count
+    target_CC = np.trace(sample_CC) / channels * np.eye(channels)
+    apart = float(((sample_CC - target_CC) ** 2).sum())
+    noise = float(((centred_NC**2).sum(1) ** 2).sum() / count**2 - (sample_CC**2).sum() / count)
+    share = min(max(noise / apart, 0.0), 1.0) if apart > 0 else 1.0
+    shrunk_CC: NDArray[np.float64] = (1 - share) * sample_CC + share * target_CC
+    return shrunk_CC
+
+
+def _limited(checks: Checks, sound_NC: Floats) -> Checks:
+    """The checks with the limits that BELIEVED of some sound validation images stay below, each alone."""
+    z_NC = (sound_NC - checks.centre_C) / checks.scale_C
+    ratios_N = (z_NC @ checks.probes_FC.T - checks.offsets_F).max(1)
+    novelty_N = _residuals(z_NC - checks.means_GC[0], checks.subspace_RC)
+    fault, novelty = (conformal_quantile(values_N, BELIEVED) for values_N in (ratios_N, novelty_N))
+    if fault is None or novelty is None:
+        raise ValueError("too few validation images for a limit")
+    return replace(checks, fault_limit=fault, novelty_limit=novelty, validation=len(sound_NC))
+
+
+def _residuals(apart_NC: NDArray[Any], subspace_RC: NDArray[Any]) -> NDArray[np.float64]:
+    """Squared lengths outside the subspace."""
+    outside_N: NDArray[np.float64] = (apart_NC**2).sum(1) - ((apart_NC @ subspace_RC.T) ** 2).sum(1)
+    return outside_N
+
+
+def _spread(images_NHW: Images, count: int) -> Images:
+    """At most ``count`` images, evenly over all."""
+    places = np.linspace(0, len(images_NHW) - 1, min(count, len(images_NHW))).round().astype(np.int64)
+    return images_NHW[places]

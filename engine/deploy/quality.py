@@ -1,0 +1,173 @@
+"""Input checks after scoring: what a score should not be believed of ends as ``abstained``, with its reason.
+
+Header rules ask what the file says of itself; image rules what the network saw; the last one how sure it was.
+Measured at 112 x 112 on 2,000 real hands (RSNA, at 100 x 100) and on faults made of 500 of them:
+
+    rule           false alarms   found
+    inverted       0.05 %         99 % of inverted hands
+    no_structure   0 %            all of 100 noise images
+    blank          0 %            all flat images
+    uncertain      0.5 % (set)    85 % inverted, 75 % two hands, 38 to 65 % halves and quarters, 24 to 29 %
+                                  turned by 90 or 180 degrees, all films with nothing but a marker; of other
+                                  parts 85 % of 60 knees, 14 % of 300 joint close-ups, 28 % of 153 skulls
+
+So no rule here tells several hands, a cropped or a turned one for certain, or another body part without a
+header that says so. That is the work of ``engine.deploy.out_of_distribution``, by the network's embedding;
+what it found is asked between image and spread. ``benchmarks/qa.py`` measures all of it together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.deploy.abstained import (
+    AbstainedError,
+    AgeAboveRangeError,
+    BlankError,
+    InvertedError,
+    NoStructureError,
+    UncertainError,
+)
+
+Floats = NDArray[np.float64]
+
+COLUMNS = ("age_months", "rows", "columns", "original_to_network")
+"""Columns of a sample that the verdicts look at."""
+
+_SIDE = 112
+_DARKER = -10.0
+"""Grey values of 255 by which the middle is darker than the ring around it, by mean and by median."""
+_LEAST_SD = 10.0
+"""Grey values; the flattest of 2,000 real hands has 22."""
+_LEAST_CORRELATION = 0.3
+"""Of pixels two columns apart; the least of 2,000 real hands has 0.39, noise has 0."""
+_RING = (0.06, 0.2)
+_MIDDLE = (0.25, 0.75)
+_LEAST_CONTENT = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """What a task's images may say of themselves."""
+
+    oldest_months: float
+    is_middle_bright: bool
+    """Whether bone lies in the middle and air around it, so that an exchange of black and white shows."""
+
+
+RANGES: dict[str, Range] = {
+    "hand-age": Range(oldest_months=20 * 12.0, is_middle_bright=True),
+    # Of 60 real knees, 28 % have a darker middle.
+    "knee-age": Range(oldest_months=25 * 12.0, is_middle_bright=False),
+}
+"""Task -> its range. A task without one is judged by its images and its sd alone."""
+
+
+def verdicts(
+    columns: Sequence[Mapping[str, Any]],
+    images_BHW: NDArray[np.uint8],
+    sd_B: Any,
+    *,
+    task: str,
+    widest_sd: float | None,
+    by_embedding: Sequence[AbstainedError | None] | None = None,
+) -> list[AbstainedError | None]:
+    """Why each of B scored instances should not be believed; None where nothing speaks against it.
+
+    Args:
+        columns: header columns and ``original_to_network`` of each instance.
+        images_BHW: the network's views.
+        sd_B: standard deviations of the predicted ages, months.
+        task: name in RANGES.
+        widest_sd: the model's own limit of sd in months, from its validation split; None asks nothing.
+        by_embedding: what ``engine.deploy.out_of_distribution`` found; None where the bundle has no checks.
+    """
+    limits = RANGES.get(task)
+    known = by_embedding if by_embedding is not None else [None] * len(columns)
+    return [
+        (header_fault(row, limits) if limits else None)
+        or image_fault(content(image_HW, row), is_middle_bright=bool(limits and limits.is_middle_bright))
+        or finding
+        or _spread_fault(float(sd), widest_sd)
+        for row, image_HW, sd, finding in zip(columns, images_BHW, np.asarray(sd_B), known, strict=True)
+    ]
+
+
+def header_fault(row: Mapping[str, Any], limits: Range) -> AbstainedError | None:
+    """What the header says against the instance; other body parts are filtered before (``InputRule``)."""
+    age = row.get("age_months")
+    if age is not None and age > limits.oldest_months:
+        return AgeAboveRangeError("the patient is older than the patients this task is for")
+    return None
+
+
+def image_fault(image_HW: NDArray[np.uint8], *, is_middle_bright: bool) -> AbstainedError | None:
+    """What the image [H, W], without its padding, speaks against itself."""
+    small_HW = _small(image_HW)
+    if small_HW.std() < _LEAST_SD:
+        return BlankError("the image is all of one grey")
+    if _correlation(small_HW) < _LEAST_CORRELATION:
+        return NoStructureError("the image is noise: neighbouring pixels do not resemble each other")
+    if is_middle_bright and _brighter_middle(small_HW) < _DARKER:
+        return InvertedError("the middle is darker than its surroundings: black and white may be exchanged")
+    return None
+
+
+def content(image_HW: NDArray[np.uint8], row: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """The part of the network's view that shows the original image; all of it where that is unknown."""
+    matrix, rows, columns = row.get("original_to_network"), row.get("rows"), row.get("columns")
+    if matrix is None or not rows or not columns:
+        return image_HW
+    xy_33 = np.asarray(matrix, np.float64).reshape(3, 3)
+    ends_32 = (xy_33 @ np.array([[0, columns], [0, rows], [1, 1]], np.float64))[:2]
+    (left, right), (top, bottom) = (np.sort(pair) for pair in ends_32)
+    height, width = image_HW.shape
+    area_HW = image_HW[
+        max(round(top), 0) : min(round(bottom), height), max(round(left), 0) : min(round(right), width)
+    ]
+    return area_HW if min(area_HW.shape, default=0) >= _LEAST_CONTENT else image_HW
+
+
+def _spread_fault(sd: float, widest_sd: float | None) -> AbstainedError | None:
+    if widest_sd is None or sd <= widest_sd:
+        return None
+    return UncertainError("the model is less sure than on all but 0.5 % of the images it was validated on")
+
+
+def _small(image_HW: NDArray[np.uint8]) -> Floats:
+    """At most _SIDE x _SIDE: on a finer grid noise and bones would look otherwise."""
+    height, width = image_HW.shape
+    size = (min(width, _SIDE), min(height, _SIDE))
+    if size == (width, height):
+        return image_HW.astype(np.float64)
+    return np.asarray(Image.fromarray(image_HW).resize(size, Image.Resampling.BOX), np.float64)
+
+
+def _correlation(image_HW: Floats) -> float:
+    apart_HW = image_HW - image_HW.mean()
+    return float((apart_HW[:, 2:] * apart_HW[:, :-2]).mean() / apart_HW.var())
+
+
+def _brighter_middle(image_HW: Floats) -> float:
+    """Grey values by which the middle is brighter than the ring; the larger of two opinions.
+
+    The outermost pixels are left out: plates often have a bright frame.
+    """
+    height, width = image_HW.shape
+    rows_H, columns_W = (np.arange(n) / n for n in (height, width))
+    outside = _within(rows_H, columns_W, _RING[0], 1 - _RING[0])
+    ring_HW = image_HW[outside & ~_within(rows_H, columns_W, _RING[1], 1 - _RING[1])]
+    middle_HW = image_HW[_within(rows_H, columns_W, *_MIDDLE)]
+    return float(max(np.median(middle_HW) - np.median(ring_HW), middle_HW.mean() - ring_HW.mean()))
+
+
+def _within(rows_H: Floats, columns_W: Floats, low: float, high: float) -> NDArray[np.bool_]:
+    is_row_H, is_column_W = (rows_H >= low) & (rows_H < high), (columns_W >= low) & (columns_W < high)
+    inside_HW: NDArray[np.bool_] = is_row_H[:, None] & is_column_W[None]
+    return inside_HW

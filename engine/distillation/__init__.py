@@ -1,0 +1,1 @@
+"""How a student learns from a teacher: terms, and the recorded teacher."""

@@ -1,0 +1,42 @@
+"""A student in training, and the weighted sum of its distillation terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from engine.distillation.terms import TERMS
+from engine.models.batch import Batch
+from engine.models.network import AgeNet, Outputs
+
+
+class Trainee(nn.Module):
+    """The network in training plus the adapters phi of the hint term, which are never deployed."""
+
+    def __init__(self, net: AgeNet, teacher_channels: tuple[int, ...] = ()) -> None:
+        """Adapters are made only where ``teacher_channels`` are given."""
+        super().__init__()
+        self.net = net
+        pairs = zip(net.channels, teacher_channels, strict=True) if teacher_channels else ()
+        self.adapters = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in pairs)
+
+    def forward(self, x_BVHW: Tensor, covariates_BQ: Tensor) -> Outputs:
+        """Outputs of the network, with adapted features."""
+        outputs: Outputs = self.net(x_BVHW, covariates_BQ)
+        maps = zip(self.adapters, outputs.features, strict=True) if len(self.adapters) else ()
+        return replace(outputs, adapted=tuple(adapt(f) for adapt, f in maps))
+
+
+def distillation(
+    student: Outputs, teacher: Outputs, batch: Batch, weights: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Each term as ``term/NAME/raw`` and ``term/NAME/weighted``; ``distill`` is the sum of the weighted."""
+    parts: dict[str, Tensor] = {}
+    total = student.logits_BK.new_zeros(())
+    for name, weight in weights.items():
+        raw = TERMS[name](student, teacher, batch)
+        parts[f"term/{name}/raw"], parts[f"term/{name}/weighted"] = raw, weight * raw
+        total = total + weight * raw
+    return {**parts, "distill": total}

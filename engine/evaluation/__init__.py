@@ -1,0 +1,1 @@
+"""What an answer is, and statistics of answers, without torch."""

@@ -1,0 +1,1 @@
+"""Pixels and their geometry: views, boxes, warps, augmentation."""

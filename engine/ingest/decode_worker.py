@@ -1,0 +1,110 @@
+"""The child process that reads and decodes: ``python -m engine.reader_child PARENT_PID MEMORY_BYTES``.
+
+Its standard input is a socket; an order names paths, or brings the bytes of one file, and each is answered in
+turn. Native decoders run here and nowhere else, so what they break is this process.
+
+It imports what decoding needs and no more: it must start quickly, after each file that ends it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from engine.errors import FilteredError, InstanceError
+from engine.ingest import wire
+from engine.ingest.malloc import FRAMES, keep_freed_memory
+from engine.ingest.sample import Sample, reading_from_facts, sample, sample_of
+
+_PR_SET_PDEATHSIG = 1
+_STANDARD_ERROR = 2
+
+
+def main() -> None:
+    """Answer orders until the other end is gone."""
+    parent, memory_bytes = (int(word) for word in sys.argv[1:])
+    _depend_on(parent)
+    channel = socket.socket(fileno=sys.stdin.fileno())
+    _bound(memory_bytes)
+    keep_freed_memory(FRAMES)  # fresh pages cost a third of a plain file's time
+    sys.excepthook = _reporting(channel)
+    wire.send(channel, {"ready": os.getpid()})
+    _silence()
+    orders = wire.Frames(channel)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            _answer(channel, *orders.receive())
+
+
+def _answer(channel: socket.socket, order: wire.Facts, data: bytearray) -> None:
+    """Fulfil one order; say that it has begun, since a later end of this process is then a file's doing."""
+    reading = reading_from_facts(order["reading"])
+    wire.send(channel, {"begun": True})
+    if order["paths"] is None:
+        _reply(channel, partial(sample_of, bytes(data), reading))
+        return
+    for path in order["paths"]:
+        _reply(channel, partial(sample, path, reading))
+
+
+def _reply(channel: socket.socket, read: Callable[[], Sample]) -> None:
+    try:
+        row, image_HW = read()
+    except (InstanceError, FilteredError) as error:
+        wire.send(channel, wire.error_facts(error))
+    else:
+        wire.send(channel, {"row": row, "shape": image_HW.shape}, image_HW.tobytes())
+
+
+def _depend_on(parent: int) -> None:
+    """Die with the parent, and take signals as a fresh process does."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        sys.exit()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _bound(memory_bytes: int) -> None:
+    """Let private memory grow by ``memory_bytes`` from here on; leave no core: it would hold patient data."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+    most = pages * resource.getpagesize() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):  # should the machine run out of memory, then this process is the one to end
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+
+
+def _silence() -> None:
+    """Codecs and parsers write what they find in a file to standard error; it may be patient data."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STANDARD_ERROR)
+    os.close(nowhere)
+
+
+def _reporting(
+    channel: socket.socket,
+) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
+    """A hook that tells the parent the type and place of an unforeseen error, never its message."""
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        frames = traceback.extract_tb(trace)
+        place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+        with suppress(OSError):
+            wire.send(channel, {"failed": f"{kind.__name__}{place}"})
+
+    return report
+
+
+if __name__ == "__main__":
+    main()

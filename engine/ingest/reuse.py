@@ -1,0 +1,211 @@
+"""What was scored before, found by the digest of its bytes: the earlier row is taken, nothing is decoded.
+
+A withheld score is as good as a told one: its row is taken with its reason.
+
+An index of earlier rows lies in a folder of its own, for as long as a run lasts:
+
+    keys.npy      first 64 bits of each digest, ascending, unsigned
+    places.npy    the whole digest, the model, and where the row is: table, folder, shard, row of the table
+    index.json    the folders, and the grid of the attention maps that this run writes
+
+A task looks up a digest by bisection in the mapped file, so the memory of a reader does not grow with the
+archive. Only rows of the same model, engine, patients' keys and code are taken: they would come out the same.
+A run with several models takes a row for the bytes that it would give to that very model.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine.errors import BooksError, UsageError
+from engine.imaging.overlay import enlarged
+from engine.store import ledger, schema
+from engine.store.files import MANIFEST_NAME, code_version, read_json, write_json
+
+TABLES = {"predictions": "reused", "abstained": "reused_abstained"}
+"""The tables whose rows are taken, and what such rows are called until they are in this run's."""
+
+_PLACE = np.dtype(
+    [("digest", "V32"), ("model", "u2"), ("table", "u1"), ("folder", "u2"), ("shard", "u4"), ("row", "u4")]
+)
+_PLACED = ("instance_index", "path", "shard", "version", "route")
+_READ = ("content_sha256", "model_sha256", "code_version")
+Grid = tuple[int, int]
+_OPEN_TABLES = 4
+
+
+def require_same(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse a folder whose rows could differ from what a run with the manifest ``facts`` would make.
+
+    Raises:
+        UsageError: it is no score folder, has no model in common, or is of another engine or salt.
+        TableError: it has no manifest.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    if manifest.get("kind") != "score":
+        raise UsageError(f"{folder} is no folder of `osteoray score`: there is nothing to reuse")
+    was, now = _engines(manifest), _engines(facts)
+    common = was.keys() & now.keys()
+    differing = [] if common else ["model"]
+    if any(was[model] != now[model] for model in common):
+        differing.append("engine")
+    if manifest.get("salt_check") != facts.get("salt_check"):
+        differing.append("salt")
+    if differing:
+        raise UsageError(
+            f"{folder} was scored with another {' and '.join(differing)}: its rows cannot be reused"
+        )
+
+
+def write_index(index: Path, folders: Sequence[Path], maps: Mapping[str, Grid]) -> int:
+    """Write the index of the rows in ``folders`` to the new folder ``index``; returns its rows.
+
+    ``maps`` holds the digests of this run's models, in their order, and the grid of each one's attention map.
+    """
+    index.mkdir()
+    parts = [part for number, folder in enumerate(folders) for part in _places(folder, number, maps)]
+    places_N = np.concatenate([np.zeros(0, _PLACE), *parts])
+    keys_N = _keys(places_N["digest"])
+    order_N = np.argsort(keys_N, kind="stable")
+    np.save(index / "keys.npy", keys_N[order_N])
+    np.save(index / "places.npy", places_N[order_N])
+    facts = {"folders": [str(folder.resolve()) for folder in folders], "map_HW": common_grid(maps.values())}
+    write_json(index / "index.json", facts)
+    return len(places_N)
+
+
+def common_grid(grids: Iterable[Grid]) -> Grid:
+    """The grid that the attention maps of several models are written on: as fine as the finest."""
+    rows, columns = zip(*grids, strict=True)
+    return max(rows), max(columns)
+
+
+def is_known(index: Path, digest: str, model: int = 0) -> bool:
+    """Whether bytes of this digest were scored before by ``model``, its place in the order of this run."""
+    return _find(index, digest, model) is not None
+
+
+def rows(index: Path, wanted: Iterable[Mapping[str, Any]]) -> dict[str, pa.Table]:
+    """The earlier rows of ``wanted``, by table. Each one wanted says its place, ``content_sha256`` and route.
+
+    The columns are those of the table and ``rule``; place, path and route are the wanted ones.
+
+    Raises:
+        BooksError: a row is not where the index says.
+        TableError: a table of an earlier folder cannot be read.
+    """
+    facts = read_json(index / "index.json")
+    folders, map_HW = facts["folders"], (facts["map_HW"][0], facts["map_HW"][1])
+    taken: dict[str, list[pa.Table]] = {}
+    for one in wanted:
+        name, row = _row(index, folders, one)
+        row = _on_grid(_placed(row, one), map_HW).append_column("rule", pa.array([one["rule"]], pa.int32()))
+        taken.setdefault(name, []).append(row)
+    return {name: pa.concat_tables(some).combine_chunks() for name, some in taken.items()}
+
+
+def _row(index: Path, folders: Sequence[str], one: Mapping[str, Any]) -> tuple[str, pa.Table]:
+    """The table in which an earlier row stands, and the row."""
+    place = _find(index, one["content_sha256"], one["rule"])
+    if place is not None:
+        name = list(TABLES)[place["table"]]
+        row = _table(folders[place["folder"]], int(place["shard"]), name).slice(int(place["row"]), 1)
+        if row["content_sha256"].to_pylist() == [one["content_sha256"]]:
+            return name, row
+    raise BooksError("an earlier row is not where it was: run `osteoray verify` on its folder")
+
+
+def _placed(row: pa.Table, one: Mapping[str, Any]) -> pa.Table:
+    for name in _PLACED:
+        if name in row.column_names:
+            field = row.schema.field(name)
+            row = row.set_column(row.schema.get_field_index(name), field, [pa.array([one[name]], field.type)])
+    return row
+
+
+def _on_grid(row: pa.Table, map_HW: Grid) -> pa.Table:
+    if "attention_map" not in row.column_names:
+        return row
+    place = row.schema.get_field_index("attention_map")
+    maps_Nhw = schema.tensor_values(row["attention_map"])
+    if maps_Nhw.shape[1:] == map_HW:
+        return row
+    column = schema.tensor_column(np.stack([enlarged(map_hw, map_HW) for map_hw in maps_Nhw]))
+    return row.set_column(place, "attention_map", column)
+
+
+def _engines(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Model digest -> engine, of a score folder's manifest."""
+    models = manifest.get("config", {}).get("models", [])
+    return {model["model_sha256"]: model["engine"] for model in models}
+
+
+def _places(folder: Path, number: int, maps: Mapping[str, Grid]) -> Iterator[NDArray[Any]]:
+    """Where the rows lie that this run may take: of its models and this code, on a grid that it can use."""
+    models = list(maps)
+    paths = [(kind, path) for kind, name in enumerate(TABLES) for path in ledger.tables_of(folder, name)]
+    for kind, path in paths:
+        usable = _usable(pq.read_schema(path), maps)
+        table = pq.read_table(path, columns=list(_READ)) if usable else None
+        if table is None or not table.num_rows:
+            continue
+        places_N = np.zeros(table.num_rows, _PLACE)
+        digests = b"".join(bytes.fromhex(digest) for digest in table["content_sha256"].to_pylist())
+        places_N["digest"] = np.frombuffer(digests, "V32")
+        made_by = table["model_sha256"].to_pylist()
+        places_N["model"] = [models.index(model) if model in usable else 0 for model in made_by]
+        places_N["table"] = kind
+        places_N["folder"], places_N["shard"] = number, int(path.parent.name)
+        places_N["row"] = np.arange(table.num_rows)
+        is_taken_N = np.array([model in usable for model in made_by])
+        yield places_N[is_taken_N & (np.array(table["code_version"].to_pylist()) == code_version())]
+
+
+def _usable(written: pa.Schema, maps: Mapping[str, Grid]) -> set[str]:
+    """The models whose rows this run may take from a table of this schema."""
+    if not set(_READ) <= set(written.names):  # abstained, by schema version 3: it does not say by which model
+        return set()
+    if "attention_map" not in written.names:
+        return set(maps)
+    written_HW = tuple(written.field("attention_map").type.shape)
+    return {model for model in maps if written_HW in {maps[model], common_grid(maps.values())}}
+
+
+def _keys(digest_N: NDArray[Any]) -> NDArray[np.uint64]:
+    """The first eight bytes of each digest as one number."""
+    bytes_N32 = np.frombuffer(np.ascontiguousarray(digest_N).tobytes(), np.uint8).reshape(-1, 32)
+    keys_N: NDArray[np.uint64] = (
+        np.ascontiguousarray(bytes_N32[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
+    )
+    return keys_N
+
+
+def _find(index: Path, digest: str, model: int) -> Any:
+    """The place of a digest that ``model`` scored, None where it has none."""
+    keys_N, places_N = _mapped(index)
+    raw = bytes.fromhex(digest)
+    key = np.uint64(int.from_bytes(raw[:8], "big"))
+    at = int(np.searchsorted(keys_N, key))
+    while at < len(keys_N) and keys_N[at] == key:
+        if places_N[at]["model"] == model and places_N[at]["digest"].tobytes() == raw:
+            return places_N[at]
+        at += 1
+    return None
+
+
+@functools.lru_cache(maxsize=1)
+def _mapped(index: Path) -> tuple[NDArray[np.uint64], NDArray[Any]]:
+    return np.load(index / "keys.npy", mmap_mode="r"), np.load(index / "places.npy", mmap_mode="r")
+
+
+@functools.lru_cache(maxsize=_OPEN_TABLES)
+def _table(folder: str, shard: int, name: str) -> pa.Table:
+    return ledger.read_table(ledger.shard_folder(Path(folder), shard) / f"{name}.parquet")

@@ -1,0 +1,211 @@
+"""What a source holds, told from headers alone: for ``--dry-run``. Writes nothing.
+
+Only the head of a file is read, by several threads at once, since the time goes into waiting for a disk or a
+server. A few instances are read and decoded in full, to say how long all of them will take.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from engine import sources
+from engine.dicom import header as elements
+from engine.dicom.functional_groups import of_frame
+from engine.dicom.parse import Limits, parse
+from engine.errors import FilteredError, InstanceError, MultiFrameError
+from engine.ingest import routing
+from engine.ingest.decode_process import Isolation, reader
+from engine.ingest.instance import InputRule
+from engine.ingest.sample import Reading, Sample
+
+HEAD_BYTES = 256 << 10
+_THREADS = 8
+_WAITING = 4 * _THREADS
+_PROBED = 12
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Where an instance goes (``engine.ingest.routing``), and BodyPartExamined, empty if not stated."""
+
+    rule: int
+    route: str
+    body_part: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Survey:
+    """Counts over all members of a source."""
+
+    planned: int = 0
+    shards: int = 0
+    size_bytes: int = 0
+    """Of the members whose size the source says."""
+    unsized: int = 0
+    taken: Counter[Taken] = field(default_factory=Counter)
+    """Instances that a task takes, as far as their header says: by its rule, the reason and the body part."""
+    sop_classes: Counter[str] = field(default_factory=Counter)
+    transfer_syntaxes: Counter[str] = field(default_factory=Counter)
+    body_parts: Counter[str] = field(default_factory=Counter)
+    """BodyPartExamined as it stands in the header; empty where it says none."""
+    filtered: Counter[str] = field(default_factory=Counter)
+    quarantined: Counter[str] = field(default_factory=Counter)
+    headers_per_second: float = 0.0
+    probe: list[Sample] = field(default_factory=list)
+    """A few instances, read and decoded in full."""
+    decoded_per_second: float | None = None
+    """One core, measured on the probe; None where nothing fits."""
+    eta_s: float | None = None
+    """Time that an ingest on all cores of this machine takes, after its start."""
+
+    @property
+    def fits(self) -> int:
+        """Instances that some task takes, as far as their header says."""
+        return self.taken.total()
+
+    def by(self, rule: int) -> Counter[Taken]:
+        """What the rule at this place takes."""
+        return Counter({taken: count for taken, count in self.taken.items() if taken.rule == rule})
+
+
+def survey(
+    source: str, rules: Sequence[InputRule], shard_size: int | None = None, *, is_named: bool = False,
+    on_plan: Callable[[int], None] | None = None, on_progress: OnProgress | None = None,
+) -> Survey:  # fmt: skip
+    """Count what lies in ``source`` and what of it each of the ``rules``, one or several, takes.
+
+    What only decoding finds out (damaged pixels) is not counted.
+
+    Raises:
+        UsageError, StorageError: the source cannot be listed.
+    """
+    plan = sources.plan(source, shard_size, on_plan)
+    found = Survey(planned=plan.num_rows, shards=plan["shard"][-1].as_py() + 1)
+    reading = Reading(
+        source=source, rule=rules[0], further_rules=tuple(rules[1:]), salt=b"survey", is_named=is_named
+    )
+    probes = [_Probe(most=max(_PROBED // len(rules), 1)) for _ in rules]
+    began = time.perf_counter()
+    for done, (path, size, data) in enumerate(_heads(source, plan), start=1):
+        found.unsized += size < 0
+        found.size_bytes += max(size, 0)
+        taken_by = _count(path, data, reading, found)
+        if taken_by is not None:
+            probes[taken_by].offer(path)
+        if on_progress:
+            on_progress(done, plan.num_rows)
+    found.headers_per_second = found.planned / max(time.perf_counter() - began, 1e-9)
+    paths = [path for probe in probes for path in probe.paths]
+    if paths:
+        _decode(paths, reading, found)
+    return found
+
+
+@dataclass(slots=True)
+class _Probe:
+    """At most so many paths, spread evenly over all that were offered."""
+
+    most: int
+    paths: list[str] = field(default_factory=list)
+    stride: int = 1
+    offered: int = 0
+
+    def offer(self, path: str) -> None:
+        if self.offered % self.stride == 0:
+            self.paths.append(path)
+        self.offered += 1
+        if len(self.paths) > self.most:
+            self.paths, self.stride = self.paths[::2], 2 * self.stride
+
+
+Head = bytes | InstanceError
+
+
+def _heads(source: str, plan: pa.Table) -> Iterator[tuple[str, int, Head]]:
+    """Path, size and first bytes of every member, in the order of the plan; some are read ahead."""
+    rows = ((path.as_py(), size.as_py()) for path, size in zip(plan["path"], plan["size_bytes"], strict=True))
+    waiting: deque[tuple[str, int, Future[Head]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for path, size in rows:
+                waiting.append((path, size, pool.submit(_head, source, path)))
+                if len(waiting) == _WAITING:
+                    yield _ended(waiting)
+            while waiting:
+                yield _ended(waiting)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ended(waiting: deque[tuple[str, int, Future[Head]]]) -> tuple[str, int, Head]:
+    path, size, future = waiting.popleft()
+    return path, size, future.result()
+
+
+def _head(source: str, path: str) -> Head:
+    try:
+        return sources.head(source, path, HEAD_BYTES)
+    except InstanceError as error:
+        return error
+
+
+def _count(path: str, data: Head, reading: Reading, found: Survey) -> int | None:
+    """Put one member into the counts; the place of the rule that takes it."""
+    try:
+        if isinstance(data, InstanceError):
+            raise data
+        columns, frames = _columns(reading.source, path, data, reading.limits)
+        found.sop_classes[columns["sop_class_uid"]] += 1
+        found.transfer_syntaxes[columns["transfer_syntax_uid"]] += 1
+        body_part = columns["body_part_examined"] or ""
+        found.body_parts[body_part] += 1
+        route = routing.route(columns, reading.rules, is_named=reading.is_named)
+        if frames > 1:
+            raise MultiFrameError("several frames")
+    except FilteredError as error:
+        found.filtered[error.reason] += 1
+    except InstanceError as error:
+        found.quarantined[error.reason] += 1
+    else:
+        found.taken[Taken(route.rule, route.reason, body_part)] += 1
+        return route.rule
+    return None
+
+
+def _columns(source: str, path: str, data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
+    """Header columns and number of frames; where the head does not hold all of them, from the whole file."""
+    try:
+        return _parsed(data, limits)
+    except InstanceError:
+        if len(data) < HEAD_BYTES:
+            raise
+    return _parsed(sources.read(source, path, max_bytes=limits.file_bytes), limits)
+
+
+def _parsed(data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
+    data_set = parse(data, elements.TAGS, limits)
+    header = of_frame(data_set.header, 0)
+    columns = elements.columns(header, data_set.transfer_syntax_uid, b"survey")
+    return columns, elements.num_frames(header)
+
+
+def _decode(paths: list[str], reading: Reading, found: Survey) -> None:
+    """Measure real reading on a few instances: the first one alone starts the process that decodes."""
+    reading_process = reader(Isolation())
+    reading_process.read(reading, paths[:1])
+    began = time.perf_counter()
+    outcomes = reading_process.read(reading, paths)
+    wall_s = max(time.perf_counter() - began, 1e-9)
+    found.probe = [outcome for outcome in outcomes if not isinstance(outcome, InstanceError | FilteredError)]
+    found.decoded_per_second = len(paths) / wall_s
+    found.eta_s = found.fits / found.decoded_per_second / (os.cpu_count() or 1)

@@ -1,0 +1,378 @@
+"""The books of an output folder: shards committed whole, counted, and closed.
+
+DIR/plan.parquet            every input, written first; it grows where a source is read again
+DIR/shards/00042/           appears by one rename, with its tables and shard.json (counts, digests)
+DIR/audit.jsonl             what was done, line by line (``engine.store.audit_log``)
+DIR/manifest.json           written last; ``complete`` is true only then
+DIR/.leases  DIR/.staging   who holds the folder, and what is being written (``engine.store.lease``)
+
+``staging`` is that of the lease in all functions here: a step of a run that lost the folder raises
+LeaseLostError and changes nothing. Without one, nobody else may write to the folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from engine.errors import BooksError, TableError
+from engine.store import revisions, schema
+from engine.store.audit_log import Log
+from engine.store.files import (
+    MANIFEST_NAME,
+    now,
+    read_json,
+    replacing,
+    sha256_of_facts,
+    sha256_of_file,
+    sync,
+    write_json,
+)
+from engine.store.lease import STAGING, durable
+
+PLAN_NAME = "plan.parquet"
+AUDIT_HEAD = "audit_sha256"
+"""Field of a finished manifest: digest of the last line of the audit log."""
+REJECT_TABLES = ("filtered", "abstained", "quarantine")
+COUNT_NAMES = {
+    "samples": "samples",
+    "predictions": "scored",
+    "filtered": "filtered",
+    "abstained": "abstained",
+    "quarantine": "quarantined",
+}
+"""Table to the name of its row count in manifests and summaries."""
+_UNLEASED = "unleased"
+_PARTS_AT_ONCE = 128
+
+
+def begin(folder: Path, facts: Mapping[str, Any], staging: Path | None = None) -> None:
+    """Write the manifest of a job that starts, or accept the one it resumes.
+
+    Raises:
+        TableError: the folder was begun by another kind of job or with another configuration.
+    """
+    path = folder / MANIFEST_NAME
+    if path.exists():
+        earlier = read_json(path)
+        for name in ("kind", "config_sha256"):
+            if earlier.get(name) != facts[name]:
+                raise TableError(
+                    f"{folder} was begun with another configuration ({name}): choose another --out"
+                )
+        if earlier.get("salt_check", facts.get("salt_check")) != facts.get("salt_check"):
+            raise TableError(
+                f"{folder} was begun under another salt, so its patients would get other keys: "
+                "point OSTEORAY_SALT at the former one, or choose another --out"
+            )
+        return
+    _write_manifest(folder, {**facts, "started": now(), "complete": False}, staging)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the manifest says that all is done.
+
+    Raises:
+        TableError: there is no manifest.
+    """
+    return bool(read_json(folder / MANIFEST_NAME)["complete"])
+
+
+def close(
+    folder: Path,
+    plan: pa.Table,
+    facts: Mapping[str, Any],
+    staging: Path | None = None,
+    log: Log | None = None,
+) -> dict[str, int]:
+    """Write the manifest of a finished job, last of all files; returns its counts.
+
+    Raises:
+        BooksError: a shard is missing, or the rows are not as many as the plan's.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    if manifest["complete"]:
+        return dict(manifest["counts"])
+    counts = totals(folder, plan)
+    ended = sum(counts.values()) - counts["planned"]
+    if ended != counts["planned"]:
+        raise BooksError(f"{folder}: {ended} of {counts['planned']} planned instances ended")
+    clear_staging(folder)
+    digest = sha256_of_file(folder / PLAN_NAME)
+    closed = {"counts": counts, "plan_sha256": digest, "finished": now(), "complete": True}
+    manifest = {**manifest, **facts, **closed}
+    if log:
+        manifest[AUDIT_HEAD] = log.note(
+            "finished", counts=counts, plan_sha256=digest, manifest_sha256=manifest_digest(manifest)
+        )
+    _write_manifest(folder, manifest, staging)
+    return counts
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Digest of all that a manifest says, but for the head of the audit log, which holds this digest."""
+    return sha256_of_facts({name: fact for name, fact in manifest.items() if name != AUDIT_HEAD})
+
+
+def write_plan(
+    folder: Path, plan: pa.Table, staging: Path | None = None, *, forgiven: pa.Array | None = None
+) -> pa.Table:
+    """Write the plan, or find it there; returns it as it stands: with what was planned again since then.
+
+    A member whose size changed makes it another plan, unless its path is among the ``forgiven``: those are
+    about to be planned again.
+
+    Raises:
+        TableError: the folder was begun on other inputs.
+    """
+    path = folder / PLAN_NAME
+    if not path.exists():
+        _replace_plan(path, plan, staging)
+        return plan
+    before = read_table(path)
+    if not _is_grown_from(before, plan, pa.array([], pa.string()) if forgiven is None else forgiven):
+        raise TableError(
+            f"{folder} was begun on other inputs or another shard size: "
+            "give --incremental to take in what is new or changed, or choose another --out"
+        )
+    return before
+
+
+def _is_grown_from(before: pa.Table, plan: pa.Table, forgiven: pa.Array) -> bool:
+    """Whether ``before`` is ``plan`` and, behind it, later versions of its members, the last of its sizes."""
+    begun, again = before.slice(0, plan.num_rows), before.slice(plan.num_rows)
+    same = revisions.same_size(before, plan)["path"]
+    changed = plan.filter(pc.invert(pc.is_in(plan["path"], same)))["path"]
+    return bool(
+        begun.drop_columns("size_bytes").equals(plan.drop_columns("size_bytes"))
+        and pc.all(pc.is_in(changed, forgiven), min_count=0).as_py()
+        and pc.all(
+            pc.and_(pc.greater(again["version"], 1), pc.is_in(again["path"], plan["path"])), min_count=0
+        ).as_py()
+    )
+
+
+def grow_plan(folder: Path, plan: pa.Table, facts: Mapping[str, Any], staging: Path | None = None) -> None:
+    """Put a plan in the place of one that it begins with; the folder is incomplete again.
+
+    ``facts`` of the growth join the manifest's ``growths``. Killed in between, the folder is as before but
+    for its manifest, and the same growth can be done again.
+
+    Raises:
+        BooksError: the plan does not begin with the present one.
+    """
+    before = read_plan(folder)
+    if not plan.slice(0, before.num_rows).equals(before):
+        raise BooksError(f"{folder}: a plan may grow, never change")
+    manifest = read_json(folder / MANIFEST_NAME)
+    growths = [*manifest.get("growths", []), {"at": now(), "planned": plan.num_rows, **facts}]
+    _write_manifest(folder, {**manifest, "complete": False, "growths": growths}, staging)
+    _replace_plan(folder / PLAN_NAME, plan, staging)
+
+
+def last_growth(folder: Path) -> dict[str, Any]:
+    """Facts of the growth that gave the plan its present length; empty where it never grew.
+
+    Raises:
+        TableError: there is no manifest or plan.
+    """
+    growths = read_json(folder / MANIFEST_NAME).get("growths", [])
+    planned = rows_planned(folder)
+    return dict(growths[-1]) if growths and growths[-1].get("planned") == planned else {}
+
+
+def quarantined(folder: Path, reasons: Collection[str] | None = None) -> pa.Table:
+    """``instance_index`` and ``reason`` of the quarantined rows that count: of all reasons, or of some.
+
+    Raises:
+        TableError: there is no plan.
+    """
+    columns = pa.schema([("instance_index", pa.int64()), ("reason", pa.string())])
+    parts = [read_table(path, columns.names).cast(columns) for path in tables_of(folder, "quarantine")]
+    rows = pa.concat_tables([columns.empty_table(), *parts])
+    rows = rows.filter(pc.invert(pc.is_in(rows["instance_index"], superseded(folder))))
+    return rows if reasons is None else rows.filter(pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
+
+
+def digests(folder: Path) -> pa.Table:
+    """``instance_index`` and ``content_sha256`` of every row that ended; null where no bytes were read."""
+    paths = [path for table in COUNT_NAMES for path in tables_of(folder, table)]
+    columns = pa.schema([("instance_index", pa.int64()), ("content_sha256", pa.string())])
+    return pa.concat_tables(read_table(path, columns.names).cast(columns) for path in paths)
+
+
+def superseded(folder: Path) -> pa.Array:
+    """``instance_index`` of the rows that a later version of the same member replaced; mostly none.
+
+    Raises:
+        TableError: there is no plan.
+    """
+    row_versions = read_table(folder / PLAN_NAME, ["version"])["version"]
+    is_grown = pc.any(pc.greater(row_versions, 1)).as_py()
+    return revisions.superseded(read_plan(folder)) if is_grown else pa.array([], pa.int64())
+
+
+def _write_manifest(folder: Path, facts: Mapping[str, Any], staging: Path | None) -> None:
+    with durable(staging):
+        write_json(folder / MANIFEST_NAME, facts, staging)
+
+
+def _replace_plan(path: Path, plan: pa.Table, staging: Path | None) -> None:
+    with durable(staging), replacing(path, staging) as temporary:
+        pq.write_table(plan.cast(schema.stamped(schema.PLAN, "plan")), temporary, compression="zstd")
+
+
+def read_plan(folder: Path) -> pa.Table:
+    """The plan of ``folder``.
+
+    Raises:
+        TableError: there is none.
+    """
+    return read_table(folder / PLAN_NAME)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One Parquet table, or some columns of it.
+
+    Raises:
+        TableError: absent, damaged, or without one of the columns.
+    """
+    table = read_present(path, columns)
+    present = set(table.column_names)
+    lacking = [name for name in columns or () if name not in present]
+    if lacking:
+        raise TableError(f"{path} has no column {lacking[0]}: it was written by another version, or damaged")
+    return table if columns is None else table.select(columns)
+
+
+def read_present(path: Path, columns: Collection[str] | None) -> pa.Table:
+    """Those of the columns that one Parquet table has, or all, in its order.
+
+    Raises:
+        TableError: absent or damaged.
+    """
+    try:
+        with pq.ParquetFile(path) as file:  # a third of the time of ``pq.read_table``, which makes a data set
+            names = file.schema_arrow.names
+            wanted = names if columns is None else [name for name in names if name in columns]
+            return file.read(wanted, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def packed(parts: Iterable[pa.Table], columns: pa.Schema) -> pa.Table:
+    """Parts below each other in one chunk: thousands of small arrays would take twice their room."""
+    ahead, groups = iter(parts), [columns.empty_table()]
+    while group := list(islice(ahead, _PARTS_AT_ONCE)):
+        groups.append(pa.concat_tables(group).unify_dictionaries().combine_chunks())
+    return pa.concat_tables(groups).unify_dictionaries().combine_chunks()
+
+
+def _damaged(path: Path, error: Exception) -> TableError:
+    reason = str(error).partition("\n")[0]
+    return TableError(f"{path} is absent or damaged: run `osteoray verify` on its folder ({reason})")
+
+
+def rows_planned(folder: Path) -> int:
+    """How many rows the plan has.
+
+    Raises:
+        TableError: there is none.
+    """
+    path = folder / PLAN_NAME
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def shard_folder(folder: Path, shard: int) -> Path:
+    """Where a committed shard lies."""
+    return folder / "shards" / f"{shard:05d}"
+
+
+def missing_shards(folder: Path, plan: pa.Table) -> list[int]:
+    """Shards of the plan that are not committed yet, ascending."""
+    planned = range(plan["shard"][-1].as_py() + 1)
+    return [shard for shard in planned if not (shard_folder(folder, shard) / "shard.json").exists()]
+
+
+def commit_shard(
+    folder: Path, shard: int, tables: Mapping[str, pa.Table], staging: Path | None = None
+) -> dict[str, int]:
+    """Write the tables of a shard and make them appear at once; returns rows by table, as they stand.
+
+    A shard that is already there is kept: both were made from the same inputs, the first one counts.
+
+    Raises:
+        LeaseLostError: another run took the folder over; it will make the shard.
+    """
+    target = shard_folder(folder, shard)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if staging is None:
+        (folder / STAGING / _UNLEASED).mkdir(parents=True, exist_ok=True)
+    with durable(staging):
+        return _commit_from(staging or folder / STAGING / _UNLEASED, target, shard, tables)
+
+
+def _commit_from(root: Path, target: Path, shard: int, tables: Mapping[str, pa.Table]) -> dict[str, int]:
+    staging = Path(tempfile.mkdtemp(prefix=f"{shard:05d}.", dir=root))
+    counts = {name: table.num_rows for name, table in tables.items()}
+    digests = {}
+    for name, table in tables.items():
+        path = staging / f"{name}.parquet"
+        pq.write_table(table, path, compression="zstd")
+        sync(path)
+        digests[path.name] = sha256_of_file(path)
+    write_json(staging / "shard.json", {"shard": shard, "rows": counts, "sha256": digests})
+    sync(staging)
+    staging.chmod(0o755)
+    try:
+        staging.rename(target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if not (target / "shard.json").exists():
+            raise
+        shutil.rmtree(staging)
+        return dict(read_json(target / "shard.json")["rows"])
+    sync(target.parent)
+    return counts
+
+
+def clear_staging(folder: Path) -> None:
+    """Remove what was left half-written without a lease; what a lease leaves goes with the next one."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder / STAGING / _UNLEASED)
+    with suppress(OSError):
+        (folder / STAGING).rmdir()
+
+
+def totals(folder: Path, plan: pa.Table) -> dict[str, int]:
+    """Rows by table over all committed shards, from their shard.json, named as in COUNT_NAMES."""
+    counts: Counter[str] = Counter(planned=plan.num_rows)
+    for shard in range(plan["shard"][-1].as_py() + 1):
+        path = shard_folder(folder, shard) / "shard.json"
+        if path.exists():
+            counts.update(named(read_json(path)["rows"]))
+    return dict(counts)
+
+
+def tables_of(folder: Path, table: str) -> list[Path]:
+    """Paths of one table's parts, in shard order."""
+    return sorted((folder / "shards").glob(f"[0-9]*/{table}.parquet"))
+
+
+def named(rows: Mapping[str, int]) -> dict[str, int]:
+    """Row counts by the names of manifests and summaries instead of those of tables."""
+    return {COUNT_NAMES[table]: count for table, count in rows.items()}

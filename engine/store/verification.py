@@ -1,0 +1,150 @@
+"""The proof, from the files alone, that every planned input of a folder ended exactly once, undamaged."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engine.errors import BooksError
+from engine.store import audit_log, ledger
+from engine.store.files import MANIFEST_NAME, read_json, sha256_of_file
+from engine.store.lease import CLAIMS, STAGING
+
+OURS = frozenset({MANIFEST_NAME, ledger.PLAN_NAME, audit_log.AUDIT_NAME, "shards", CLAIMS, STAGING})
+"""What the books themselves write into an output folder."""
+BESIDE = frozenset({"deidentified", "outbox", "report.html", "results"})
+"""What other verbs put beside it by default; it is theirs to check."""
+
+
+def verify(folder: Path, audit_head: str | None = None) -> dict[str, int]:
+    """Prove that the books of ``folder`` balance; returns the counts. Reads every file of the folder.
+
+    ``audit_head`` is the digest that the run showed when it ended, where somebody kept it.
+
+    Raises:
+        BooksError: names the first contradiction found.
+        TableError: no manifest or plan, or a table that cannot be read.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    plan = ledger.read_plan(folder)
+    _require(
+        bool(manifest.get("complete")), f"{folder} is not complete: run the same command again to resume"
+    )
+    digest = sha256_of_file(folder / ledger.PLAN_NAME)
+    _require(manifest.get("plan_sha256") == digest, f"{folder / ledger.PLAN_NAME} was changed or damaged")
+    _verify_plan(folder, plan)
+    planned_by_shard: dict[int, set[int]] = {}
+    for index, shard in zip(plan["instance_index"].to_pylist(), plan["shard"].to_pylist(), strict=True):
+        planned_by_shard.setdefault(shard, set()).add(index)
+    counts: Counter[str] = Counter(planned=plan.num_rows)
+    for shard, planned in planned_by_shard.items():
+        counts.update(_verify_shard(ledger.shard_folder(folder, shard), planned))
+    _verify_names(folder, planned_by_shard)
+    stated = manifest.get("counts", {})
+    _require(stated == dict(counts), f"the manifest states {stated}, the tables hold {dict(counts)}")
+    _verify_audit(folder, manifest, planned_by_shard, audit_head)
+    return dict(counts)
+
+
+def _verify_plan(folder: Path, plan: pa.Table) -> None:
+    """Indices count from 0, shards ascend without a gap, and the versions of each path count from 1."""
+    indices, shards = plan["instance_index"].to_pylist(), plan["shard"].to_pylist()
+    is_sound = indices == list(range(len(indices))) and all(
+        later - earlier in {0, 1} for earlier, later in zip([0, *shards], shards, strict=False)
+    )
+    seen: Counter[str] = Counter()
+    for path, version in zip(plan["path"].to_pylist(), plan["version"].to_pylist(), strict=True):
+        seen[path] += 1
+        is_sound = is_sound and seen[path] == version
+    _require(
+        is_sound, f"{folder / ledger.PLAN_NAME} does not count its rows, shards or versions as a plan does"
+    )
+
+
+def _verify_names(folder: Path, shards: Iterable[int]) -> None:
+    here = {entry.name for entry in os.scandir(folder)}
+    _nothing_foreign(folder, here - OURS - BESIDE)
+    known = {ledger.shard_folder(folder, shard).name for shard in shards}
+    _nothing_foreign(folder / "shards", {entry.name for entry in os.scandir(folder / "shards")} - known)
+
+
+def _nothing_foreign(folder: Path, foreign: set[str]) -> None:
+    _require(
+        not foreign,
+        f"{folder} holds {len(foreign)} entries that no run of osteoray wrote, such as "
+        f"{min(foreign, default='')}: move them away",
+    )
+
+
+def _verify_shard(folder: Path, planned: set[int]) -> Counter[str]:
+    rows, digests = _stated(folder / "shard.json")
+    present = {entry.name for entry in os.scandir(folder)} - {"shard.json"}
+    _require(present == set(digests), f"{folder} holds other files than its shard.json names")
+    ended: Counter[int] = Counter()
+    for table, count in rows.items():
+        path = folder / f"{table}.parquet"
+        _require(sha256_of_file(path) == digests[path.name], f"{path} was changed or damaged")
+        content = ledger.read_table(path)
+        _require("instance_index" in content.column_names, f"{path} has no column instance_index")
+        _require(content.num_rows == count, f"{path} has another row count than stated")
+        ended.update(content["instance_index"].to_pylist())
+    doubled = sum(1 for count in ended.values() if count > 1)
+    _require(doubled == 0, f"{folder}: {doubled} instance(s) ended twice")
+    _require(
+        set(ended) <= planned, f"{folder}: {len(set(ended) - planned)} row(s) of instances never planned here"
+    )
+    _require(set(ended) == planned, f"{folder}: {len(planned - set(ended))} planned instance(s) have no row")
+    return Counter(ledger.named(rows))
+
+
+def _stated(path: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """Rows by table and digests by file name, as a shard.json states them."""
+    facts = read_json(path)
+    rows, digests = facts.get("rows"), facts.get("sha256")
+    if not isinstance(rows, dict) or not isinstance(digests, dict):
+        raise BooksError(f"{path} states no rows or no digests")
+    if not set(rows) <= set(ledger.COUNT_NAMES) or set(digests) != {f"{name}.parquet" for name in rows}:
+        raise BooksError(f"{path} states other tables than a shard has")
+    return rows, digests
+
+
+def _verify_audit(
+    folder: Path, manifest: Mapping[str, Any], shards: Iterable[int], audit_head: str | None
+) -> None:
+    """The chain is whole, ends where the manifest says, and tells of each shard and of the manifest."""
+    lines = list(audit_log.read(folder))
+    head = manifest.get(ledger.AUDIT_HEAD)
+    if head is None:
+        _require(
+            not lines and audit_head is None, f"{folder / MANIFEST_NAME} states no digest of the audit log"
+        )
+        return
+    found = lines[-1] if lines else {}
+    _require(
+        found.get("sha256") == head and audit_head in {None, head},
+        f"{folder / audit_log.AUDIT_NAME} does not end with the line that is stated: some are gone or new",
+    )
+    _require(
+        found.get("manifest_sha256") == ledger.manifest_digest(manifest),
+        f"{folder / MANIFEST_NAME} is not the one that the audit log tells of: it was changed",
+    )
+    told = Counter(line["shard"] for line in lines if line["event"] in audit_log.SHARD_EVENTS)
+    digests = {
+        line["shard"]: line["sha256_shard"] for line in lines if line["event"] in audit_log.SHARD_EVENTS
+    }
+    for shard in shards:
+        path = ledger.shard_folder(folder, shard) / "shard.json"
+        _require(
+            told[shard] == 1 and digests[shard] == sha256_of_file(path),
+            f"{path} is not the one that the audit log tells of: it was changed, or made twice",
+        )
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise BooksError(message)

@@ -1,0 +1,1 @@
+"""Skeletal age: the kind of answer that hand-age and knee-age share."""

@@ -1,0 +1,92 @@
+"""A Task: what goes in, what the truth is, what is minimised. The science of one clinical question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from engine.distillation.weighted_terms import distillation
+from engine.ingest.instance import InputRule
+from engine.models.batch import Batch
+from engine.models.network import Fusion, Head, ModelFacts, Outputs
+from engine.models.ordered_bins import joint_loss
+from engine.tasks.ages.pseudo_labels import pseudo_label_loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """How the parts of an objective are weighed: lambda of the joint loss, sd of its soft label, terms."""
+
+    kl: float
+    delta_months: float
+    terms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One clinical question: ``label`` is the column of truth, in months; ``rule`` says what fits.
+
+    ``covariates`` are what the network is told beside the image, names in COVARIATES. ``more_labels`` are
+    columns that a label table may have beside ``label``.
+    """
+
+    name: str
+    label: str
+    rule: InputRule
+    covariates: tuple[str, ...]
+    more_labels: tuple[str, ...] = ()
+    origin: str = ""
+    """What the method follows, and where its source was silent: stands on every model card."""
+
+    def objective(
+        self, student: Outputs, teacher: Outputs | None, batch: Batch, weights: Weights
+    ) -> dict[str, Tensor]:
+        """Task loss plus weighted terms; ``loss`` is what is minimised, the rest is for the log."""
+        parts = _task_loss(student.logits_BK, batch, weights)
+        if teacher is None or not weights.terms:
+            return {**parts, "loss": parts["task"]}
+        parts |= distillation(student, teacher, batch, weights.terms)
+        return {**parts, "loss": parts["task"] + parts["distill"]}
+
+    def told(self, names: tuple[str, ...]) -> Task:
+        """The same question for a network that is told ``names`` beside the image; none leaves all."""
+        return replace(self, covariates=names) if names else self
+
+    def model_facts(
+        self,
+        backbone: str,
+        *,
+        num_views: int = 1,
+        fusion: Fusion = "late",
+        head: Head = "distribution",
+        stages: int = 0,
+    ) -> ModelFacts:
+        """Facts of a network for this question."""
+        return ModelFacts(
+            backbone=backbone,
+            covariates=self.covariates,
+            num_views=num_views,
+            fusion=fusion,
+            head=head,
+            stages=stages,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able facts for manifests and bundles."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "more_labels": list(self.more_labels),
+            "rule": self.rule.facts(),
+            "covariates": list(self.covariates),
+            "origin": self.origin,
+        }
+
+
+def _task_loss(logits_BK: Tensor, batch: Batch, weights: Weights) -> dict[str, Tensor]:
+    if batch.pseudo_B2 is None:
+        return joint_loss(logits_BK, batch.months_B, weight=weights.kl, delta=weights.delta_months)
+    return pseudo_label_loss(logits_BK, batch, weight=weights.kl, least_sd=weights.delta_months)

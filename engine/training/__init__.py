@@ -1,0 +1,1 @@
+"""From samples to a run: recipe, data set, loop, checkpoint, evaluation."""

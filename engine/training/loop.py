@@ -1,0 +1,319 @@
+"""The training loop, one for every role: plain torch, no Ray. An epoch is one item of a generator.
+
+Everything random follows from (seed, epoch, rank), so a resumed run continues as if it had not stopped.
+Legend: B batch, N samples, V views, Q covariate columns, H, W view.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engine.distillation.cached_teacher import RecordedTeacher, recorded
+from engine.distillation.teacher_cache import TeacherCache
+from engine.errors import TrainingError
+from engine.imaging.augment import Draws, augmented, draw
+from engine.ingest.covariates import hidden
+from engine.models.batch import Batch
+from engine.models.network import AgeNet, Outputs, compiled
+from engine.models.ordered_bins import moments
+from engine.tasks.task import Task, Weights
+from engine.training.checkpoint import State
+from engine.training.dataset import TrainingSet
+from engine.training.recipe import Recipe
+
+Log = dict[str, float]
+
+_SEED_STRIDE = 100_003
+_FINITE = "is_finite"
+_WITHHELD = 1  # a stream of random numbers of its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """This worker among all workers; ``wrap`` makes a module synchronise its gradients."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """A frozen network that sees what the student sees, and the precision it runs in."""
+
+    net: AgeNet
+    precision: str
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each tap."""
+        return self.net.channels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lesson:
+    """What stays the same over a training; ``model`` is the trainee wrapped by its world."""
+
+    recipe: Recipe
+    task: Task
+    data: TrainingSet
+    train_N: NDArray[np.int64]
+    """Places of the training split in the data; all below is numbered within it."""
+    teacher: Teacher | RecordedTeacher | None
+    world: World
+    model: nn.Module
+
+
+def epochs(
+    recipe: Recipe,
+    task: Task,
+    data: TrainingSet,
+    state: State,
+    *,
+    world: World,
+    teacher: Teacher | RecordedTeacher | None,
+) -> Iterator[Log]:
+    """Train ``state`` in place, from its epoch on; yields the log of each epoch.
+
+    Ends with the recipe's last epoch, or when the validation error has not fallen for ``patience`` of them. A
+    recorded teacher numbers the samples of the training split.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        MissingDependencyError: the recipe compiles, and there is no compiler.
+    """
+    if recipe.compile:
+        compiled(state.trainee.net)
+    lesson = _Lesson(
+        recipe=recipe, task=task, data=data, train_N=data.index_of("train"), teacher=teacher, world=world,
+        model=world.wrap(state.trainee),
+    )  # fmt: skip
+    for epoch in range(state.epoch, recipe.epochs):
+        if recipe.patience and state.epoch - state.best_epoch >= recipe.patience:
+            return
+        started = time.perf_counter()
+        log = _train_epoch(_withheld(lesson, state.epoch), state)
+        state.epoch = epoch + 1
+        error_months = _validation_error(state.ema, data, world)
+        log["val/mae_months"] = error_months
+        if recipe.patience and error_months < state.best_error_months:
+            state.best_error_months, state.best_epoch = error_months, state.epoch
+            state.best = copy.deepcopy(state.ema)
+        yield {"epoch": state.epoch, "step": state.step, **log, "seconds": time.perf_counter() - started}
+
+
+def recorded_for(data: TrainingSet, cache: TeacherCache, terms: Iterable[str]) -> RecordedTeacher:
+    """A teacher cache as the teacher of the training split of ``data``.
+
+    Raises:
+        TeacherCacheError: a sample is not in the cache, or a term needs what was not recorded.
+    """
+    train_N = data.index_of("train")
+    size_HW = (data.images_NVHW.shape[2], data.images_NVHW.shape[3])
+    return recorded(cache, terms, data.uids_N[train_N].tolist(), data.to_network_N33[train_N], size_HW)
+
+
+def predict(
+    net: AgeNet, data: TrainingSet, index_B: NDArray[np.int64], *, batch_size: int = 128
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Expected months [B] and sd [B] of some samples, in float32 and eval mode."""
+    mean_B, sd_B = moments(torch.from_numpy(predict_logits(net, data, index_B, batch_size=batch_size)))
+    return mean_B.numpy(), sd_B.numpy()
+
+
+def predict_logits(
+    net: AgeNet, data: TrainingSet, index_B: NDArray[np.int64], *, batch_size: int = 128
+) -> NDArray[np.float32]:
+    """Logits [B, K] of some samples, in float32 and eval mode."""
+    device = next(net.parameters()).device
+    net.eval()
+    logits = [np.zeros((0, net.facts.num_bins), np.float32)]
+    with torch.inference_mode():
+        for start in range(0, len(index_B), batch_size):
+            batch = _batch(data, index_B[start : start + batch_size], device)
+            logits.append(net(batch.x_BVHW, batch.covariates_BQ).logits_BK.float().cpu().numpy())
+    return np.concatenate(logits)
+
+
+def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
+    """Linear warm-up over the recipe's share of steps, then a cosine to zero."""
+    warm_steps = max(int(recipe.warmup * total_steps), 1)
+    if step < warm_steps:
+        return recipe.learning_rate * (step + 1) / warm_steps
+    progress = (step - warm_steps) / max(total_steps - warm_steps, 1)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _train_epoch(lesson: _Lesson, state: State) -> Log:
+    recipe, world, count = lesson.recipe, lesson.world, len(lesson.train_N)
+    torch.manual_seed(_SEED_STRIDE * (_SEED_STRIDE * recipe.seed + state.epoch) + world.rank)
+    order = np.random.default_rng((recipe.seed, state.epoch)).permutation(count)
+    draws = draw(count, recipe.augmentation, seed=recipe.seed, epoch=state.epoch)
+    per_worker = max(recipe.batch_size // world.size, 1)
+    steps = max(count // (per_worker * world.size), 1)
+    mine = order[world.rank :: world.size]
+    follow = _Follower(state.ema, state.trainee.net)
+    sums: dict[str, Tensor] = {}
+    lesson.model.train(recipe.learns == "all")  # a norm that does not learn keeps its statistics, too
+    is_finite = None
+    for place in range(steps):
+        chosen_B = mine[place * per_worker : (place + 1) * per_worker]
+        parts = _step(lesson, state, draws, chosen_B, total_steps=steps * recipe.epochs)
+        # Asked of the step before: a GPU has its next work by then, and is not waited for.
+        _require_finite(is_finite, state.step - 2)
+        is_finite = parts.pop(_FINITE)
+        follow(min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value.double()
+    _require_finite(is_finite, state.step - 1)
+    return {_log_name(name): float(total) / steps for name, total in sums.items()}
+
+
+def _require_finite(is_finite: Tensor | None, step: int) -> None:
+    if is_finite is not None and not is_finite:
+        raise TrainingError(f"loss or gradient is not finite at step {step}: lower learning_rate or use f32")
+
+
+def _step(
+    lesson: _Lesson, state: State, draws: Draws, chosen_B: NDArray[np.int64], *, total_steps: int
+) -> dict[str, Tensor]:
+    """One step of the optimiser on some samples, in as many parts as the recipe says."""
+    recipe, model = lesson.recipe, lesson.model
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, state.step, total_steps)
+    weights = _weights(recipe, state.step / total_steps)
+    state.optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    portions = np.array_split(chosen_B, min(recipe.accumulate, len(chosen_B)))
+    for number, portion_B in enumerate(portions, 1):
+        share = len(portion_B) / len(chosen_B)
+        with _synchronised(model, number == len(portions)):
+            parts = _objective(lesson, draws, portion_B, weights)
+            torch.autograd.backward(share * parts["loss"])
+        for name, part in parts.items():
+            sums[name] = sums.get(name, 0.0) + share * part.detach()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    is_finite = torch.isfinite(sums["loss"]) & torch.isfinite(norm)
+    state.optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # where 1, weights stay
+    state.optimizer.step()
+    state.step += 1
+    return {**sums, _FINITE: is_finite}
+
+
+def _objective(
+    lesson: _Lesson, draws: Draws, chosen_B: NDArray[np.int64], weights: Weights
+) -> dict[str, Tensor]:
+    """The parts of the objective on some samples, augmented."""
+    told = _batch(lesson.data, lesson.train_N[chosen_B], lesson.world.device)
+    drawn = draws.at(torch.from_numpy(chosen_B))
+    shown_BVHW = augmented(told.x_BVHW, drawn).contiguous(memory_format=torch.channels_last)
+    batch = replace(told, x_BVHW=shown_BVHW)
+    taught = _taught(lesson.teacher, batch, chosen_B, drawn)
+    with _precision(lesson.recipe.precision, lesson.world.device):
+        outputs = lesson.model(batch.x_BVHW, batch.covariates_BQ)
+    return lesson.task.objective(outputs, taught, batch, weights)
+
+
+def _synchronised(model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
+    """Gradients are summed over the workers once a step: with its last part."""
+    waits = getattr(model, "no_sync", None)
+    return nullcontext() if is_last or waits is None else waits()
+
+
+def _weights(recipe: Recipe, progress: float) -> Weights:
+    """The weights after a share of all steps; a term without a ramp has its whole weight from the start."""
+    risen = {name: min(progress / share, 1.0) for name, share in recipe.ramps.items() if share > 0}
+    terms = {name: weight * risen.get(name, 1.0) for name, weight in recipe.distill.items()}
+    return Weights(kl=recipe.kl_weight, delta_months=recipe.delta_months, terms=terms)
+
+
+def _taught(
+    teacher: Teacher | RecordedTeacher | None, batch: Batch, chosen_B: NDArray[np.int64], drawn: Draws
+) -> Outputs | None:
+    if teacher is None:
+        return None
+    if isinstance(teacher, RecordedTeacher):
+        height, width = batch.x_BVHW.shape[2:]
+        return teacher.outputs(chosen_B, drawn.warp((height, width)), batch.x_BVHW.device)
+    with torch.no_grad(), _precision(teacher.precision, batch.x_BVHW.device):
+        outputs: Outputs = teacher.net(batch.x_BVHW, batch.covariates_BQ)
+    return outputs
+
+
+def _batch(data: TrainingSet, index_B: NDArray[np.int64], device: torch.device) -> Batch:
+    images_BVHW = torch.from_numpy(data.images_NVHW[index_B])
+    batch = Batch(
+        images_BVHW.to(device).float() / 255,
+        torch.from_numpy(data.covariates_NQ[index_B]).to(device),
+        torch.from_numpy(data.months_N[index_B]).to(device),
+    )
+    if data.labels == "truth":
+        return batch
+    return replace(
+        batch,
+        pseudo_B2=torch.from_numpy(data.pseudo_N2[index_B]).to(device),
+        is_expert_B=torch.from_numpy(data.is_expert_N[index_B]).to(device),
+    )
+
+
+def _withheld(lesson: _Lesson, epoch: int) -> _Lesson:
+    """The lesson with the covariates that this epoch hides, the same on every worker."""
+    recipe, data = lesson.recipe, lesson.data
+    if not recipe.covariate_dropout:
+        return lesson
+    rng = np.random.default_rng((recipe.seed, epoch, _WITHHELD))
+    is_hidden_N = rng.random(len(data.covariates_NQ)) < recipe.covariate_dropout
+    told_NQ = hidden(data.covariates_NQ, lesson.task.covariates, is_hidden_N)
+    return replace(lesson, data=replace(data, covariates_NQ=told_NQ))
+
+
+class _Follower:
+    """Exponential moving average of weights; buffers that count are copied."""
+
+    def __init__(self, ema: nn.Module, model: nn.Module) -> None:
+        pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
+        real = [pair for pair in pairs if pair[0].dtype.is_floating_point]
+        self._means, self._values = [mean for mean, _ in real], [value for _, value in real]
+        self._counts = [pair for pair in pairs if not pair[0].dtype.is_floating_point]
+
+    def __call__(self, decay: float) -> None:
+        with torch.no_grad():
+            torch._foreach_lerp_(self._means, self._values, 1 - decay)
+            for mean, value in self._counts:
+                mean.copy_(value)
+
+
+def _validation_error(ema: AgeNet, data: TrainingSet, world: World) -> float:
+    index = data.index_of("val")[world.rank :: world.size]
+    if world.size > 1:  # running statistics differ by rank; what is saved is rank 0's
+        for buffer in ema.buffers():
+            dist.broadcast(buffer, 0)
+    months_B, _ = predict(ema, data, index)
+    total = torch.tensor([np.abs(months_B - data.months_N[index]).sum(), len(index)], dtype=torch.float64)
+    if world.size > 1:
+        total = total.to(world.device)
+        dist.all_reduce(total)
+    return float(total[0] / total[1])
+
+
+def _precision(name: str, device: torch.device) -> torch.autocast:
+    # Without bf16 instructions a CPU emulates them, slower than float32.
+    is_supported = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16" and is_supported)
+
+
+def _log_name(name: str) -> str:
+    return name if name.startswith("term/") else f"train/{name}"

@@ -1,0 +1,145 @@
+"""Tables and FHIR bundles of a score folder: no formula, no identity, every instance, valid R4."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pyarrow as pa
+import pytest
+from fhir.resources.R4B.bundle import Bundle
+
+from engine.delivery import fhir, tables
+from engine.delivery.scored import RESEARCH_USE
+from engine.store import ledger
+from tests.fixtures.report_fixture import Rejected, Scored, write_score
+from tests.fixtures.results_fixture import PATIENT, scored_archive
+from tests.fixtures.story import osteoray
+
+PAYLOADS = (
+    "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", '=cmd|"/c calc"!A0',
+    '=HYPERLINK("http://x","y")', "-2+3", "=1\n=2",
+)  # fmt: skip
+
+
+def hostile(root: Path) -> Path:
+    """A score folder in which a member's path is a formula."""
+    rows = [Scored(uid=f"1.{n}", predicted=90.0 + n, path=path) for n, path in enumerate(PAYLOADS)]
+    rejected = [Rejected(path="@bad.dcm", reason="truncated", code="ORY-I03")]
+    return write_score(root / "scores", rows, quarantined=rejected)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_text_that_looks_like_a_formula_is_quoted(payload: str) -> None:
+    assert tables.harmless(pa.array([payload])).to_pylist() == [f"'{payload}"]
+
+
+@pytest.mark.parametrize("text", ["", "a=b", "1.2.3", "hand/1.dcm", "Ä", "'=1", " a"])
+def test_other_text_stays(text: str) -> None:
+    assert tables.harmless(pa.array([text])).to_pylist() == [text]
+
+
+def test_a_csv_holds_every_instance_and_no_formula(tmp_path: Path) -> None:
+    ended = osteoray("deliver", hostile(tmp_path), "--to", tmp_path / "out.csv")
+    found = read_csv(tmp_path / "out.csv")
+    assert ended.facts["rows"] == len(found) == len(PAYLOADS) + 1
+    assert {row["path"] for row in found} == {f"'{path}" for path in (*PAYLOADS, "@bad.dcm")}
+    assert [row["reason"] for row in found if row["state"] == "quarantined"] == ["truncated"]
+    assert {row["note"] for row in found} == {RESEARCH_USE}
+    assert {float(row["predicted_months"]) for row in found if row["state"] == "scored"} == {
+        90.0 + n for n in range(len(PAYLOADS))
+    }
+
+
+def test_rows_of_many_shards_come_in_one_order_however_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_BATCH_ROWS", 2)
+    monkeypatch.setattr(ledger, "_PARTS_AT_ONCE", 2)
+    names = [f"{n * 7 % 11:02d}.dcm" for n in range(11)]
+    rows = [Scored(uid=name, predicted=12.345, sd=math.nan, path=name, sex=None) for name in names]
+    bad = [Rejected(path=f"{n:02d}.txt", reason="truncated", code="ORY-I03") for n in (5, 3)]
+    osteoray(
+        "deliver",
+        write_score(tmp_path / "s", rows, quarantined=bad, shard_size=3),
+        "--to",
+        tmp_path / "t.csv",
+    )
+    found = read_csv(tmp_path / "t.csv")
+    assert [row["path"] for row in found] == sorted([*names, "03.txt", "05.txt"])
+    assert {row["state"] for row in found if row["path"].endswith("txt")} == {"quarantined"}
+    assert {float(row["predicted_months"]) for row in found if row["state"] == "scored"} <= {12.34, 12.35}
+    assert {row["sd_months"] for row in found} == {row["patient_sex"] for row in found} == {""}
+
+
+def test_an_xlsx_holds_text_as_text_and_numbers_as_numbers(tmp_path: Path) -> None:
+    osteoray("deliver", hostile(tmp_path), "--to", tmp_path / "out.xlsx")
+    sheet = openpyxl.load_workbook(tmp_path / "out.xlsx").active
+    assert sheet is not None
+    header, *body = list(sheet.iter_rows())
+    names = [cell.value for cell in header]
+    assert names == list(tables.COLUMNS)
+    assert len(body) == len(PAYLOADS) + 1
+    assert {cell.data_type for row in body for cell in row} <= {"s", "inlineStr", "n"}  # never f: a formula
+    paths = {row[names.index("path")].value for row in body}
+    assert paths >= {payload for payload in PAYLOADS if "\r" not in payload}
+    assert isinstance(body[0][names.index("predicted_months")].value, float | int)
+
+
+def test_the_same_folder_gives_the_same_table(tmp_path: Path) -> None:
+    scores = hostile(tmp_path)
+    for name in ("a.csv", "b.csv"):
+        osteoray("deliver", scores, "--to", tmp_path / name)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_more_rows_than_a_sheet_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_SHEET_ROWS", 3)
+    assert osteoray("deliver", hostile(tmp_path), "--to", tmp_path / "out.xlsx").code == 2
+    assert not (tmp_path / "out.xlsx").exists()
+
+
+def bundles(root: Path) -> list[dict[str, Any]]:
+    ended = osteoray("deliver", scored_archive(root, 3), "--to", f"fhir:{root / 'fhir'}")
+    files = sorted((root / "fhir").iterdir())
+    assert ended.facts["bundles"] == len(files) == 3
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+
+def test_bundles_are_valid_fhir(tmp_path: Path) -> None:
+    for found in bundles(tmp_path):
+        Bundle.model_validate(found)
+
+
+def test_an_observation_says_what_was_predicted_of_which_study(tmp_path: Path) -> None:
+    values = set()
+    for found in bundles(tmp_path):
+        device, observation = (entry["resource"] for entry in found["entry"])
+        assert observation["status"] == "preliminary"
+        assert observation["note"] == device["note"] == [{"text": RESEARCH_USE}]
+        assert observation["meta"]["security"][0]["code"] == "HRESCH"
+        assert observation["device"]["reference"] == found["entry"][0]["fullUrl"]
+        assert observation["valueQuantity"]["code"] == "mo"
+        assert observation["subject"]["identifier"]["system"] == fhir.PATIENT_KEY_SYSTEM
+        assert observation["component"][0]["valueQuantity"]["value"] == 6.0
+        values.add(
+            (observation["derivedFrom"][0]["identifier"]["value"], observation["valueQuantity"]["value"])
+        )
+    assert values == {(f"urn:oid:1.2.{n}", 100.0 + n) for n in (1, 2, 3)}
+
+
+def test_tables_and_bundles_hold_no_identity(tmp_path: Path) -> None:
+    bundles(tmp_path)
+    osteoray("deliver", tmp_path / "scores", "--to", tmp_path / "out.csv")
+    for path in ((tmp_path / "out.csv"), *(tmp_path / "fhir").iterdir()):
+        text = path.read_text(encoding="utf-8")
+        assert not [mark for mark in (PATIENT, "Müller", "20100203", "ACC-1") if mark in text], path

@@ -1,0 +1,125 @@
+"""A bundle that was changed after it was written is refused, whichever file it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.deploy.bundle import BUNDLE_NAME, SEAL, SEALED, open_bundle, read_facts, sealed
+from engine.errors import BundleError, TableError
+from engine.store.files import sha256_of_file, write_json
+from engine.tasks.ages.calibration import Calibration
+from engine.tasks.hand_age import HAND_AGE
+
+CALIBRATION = Calibration(
+    instances=40, temperature=1.5, by_sd={"0.9": 2.0}, by_months={"0.9": 12.0}, slope=0.1, intercept=-3.0
+)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    for name in SEALED:
+        (tmp_path / name).write_bytes(f"the bytes of {name}".encode())
+    digests = {name: sha256_of_file(tmp_path / name) for name in SEALED}
+    facts = {"task": HAND_AGE.facts(), "model": {"covariates": ["sex"]}, "attention_HW": [4, 4]}
+    facts |= {"calibration": CALIBRATION.facts(), "checks": None}
+    facts |= {"engine": "onnxruntime", "sha256": digests}
+    write_json(tmp_path / BUNDLE_NAME, sealed(facts))
+    return tmp_path
+
+
+def test_facts_come_back(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    assert (opened.task, opened.rule, opened.map_HW) == ("hand-age", HAND_AGE.rule, (4, 4))
+    assert opened.covariates == ("sex",)
+    assert opened.sha256 == open_bundle(bundle).sha256
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_a_changed_or_absent_file_is_refused(bundle: Path, name: str) -> None:
+    (bundle / name).write_bytes(b"other")
+    with pytest.raises(BundleError, match="differs from its digest"):
+        open_bundle(bundle)
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match="is absent"):
+        open_bundle(bundle)
+
+
+def test_no_bundle_at_all(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="cannot be read"):
+        open_bundle(tmp_path)
+
+
+def change(folder: Path, **facts: object) -> None:
+    write_json(folder / BUNDLE_NAME, {**read_facts(folder), **facts})
+
+
+def test_a_changed_fact_breaks_the_seal(bundle: Path) -> None:
+    assert open_bundle(bundle).engine == "onnxruntime"
+    change(bundle, engine="openvino")
+    with pytest.raises(BundleError, match="changed after it was written"):
+        open_bundle(bundle)
+
+
+def test_facts_without_a_seal_are_refused(bundle: Path) -> None:
+    facts = read_facts(bundle)
+    del facts[SEAL]
+    write_json(bundle / BUNDLE_NAME, facts)
+    with pytest.raises(BundleError, match="lacks a fact"):
+        open_bundle(bundle)
+
+
+def test_another_calibration_is_another_model(bundle: Path) -> None:
+    before = open_bundle(bundle)
+    assert before.calibration == CALIBRATION
+    facts = {name: fact for name, fact in read_facts(bundle).items() if name != SEAL}
+    facts["calibration"]["by_sd"]["0.9"] = 3.0
+    write_json(bundle / BUNDLE_NAME, sealed(facts))
+    assert open_bundle(bundle).sha256 != before.sha256
+
+
+def test_another_input_rule_is_another_model(bundle: Path) -> None:
+    facts = read_facts(bundle)
+    del facts[SEAL]
+    before = open_bundle(bundle).sha256
+    facts["task"]["rule"]["view"]["stretch_percentiles"] = [1.0, 99.0]
+    write_json(bundle / BUNDLE_NAME, sealed(facts))
+    assert open_bundle(bundle).sha256 != before
+
+
+@pytest.mark.parametrize("fact", ["task", "attention_HW", "engine", "sha256", "calibration"])
+def test_an_absent_or_senseless_fact_is_refused(bundle: Path, fact: str) -> None:
+    facts = {name: value for name, value in read_facts(bundle).items() if name != SEAL}
+    kept = {name: value for name, value in facts.items() if name != fact}
+    write_json(bundle / BUNDLE_NAME, sealed(kept))
+    with pytest.raises(BundleError, match="lacks a fact"):
+        open_bundle(bundle)
+    if fact != "engine":
+        write_json(bundle / BUNDLE_NAME, sealed({**facts, fact: 3}))
+        with pytest.raises(BundleError, match="lacks a fact"):
+            open_bundle(bundle)
+
+
+def test_every_flipped_byte_is_found(bundle: Path) -> None:
+    for name in SEALED:
+        whole = (bundle / name).read_bytes()
+        for place in range(len(whole)):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1
+            (bundle / name).write_bytes(flipped)
+            with pytest.raises(BundleError, match="differs from its digest"):
+                open_bundle(bundle)
+        (bundle / name).write_bytes(whole)
+    open_bundle(bundle)
+
+
+def test_a_bundle_that_is_told_its_covariates_otherwise_is_refused(bundle: Path) -> None:
+    facts = {name: fact for name, fact in read_facts(bundle).items() if name != SEAL}
+    both = {"model": {"covariates": ["sex", "chronological_age"]}}
+    write_json(bundle / BUNDLE_NAME, sealed({**facts, **both, "covariate_columns": 22}))
+    assert open_bundle(bundle).covariates == ("sex", "chronological_age")
+    for earlier in ({"covariate_columns": 3}, {}):
+        write_json(bundle / BUNDLE_NAME, sealed({**facts, **both, **earlier}))
+        with pytest.raises(BundleError, match="train and export again"):
+            open_bundle(bundle)

@@ -1,0 +1,87 @@
+"""The model card says what a bundle is, what it is worth and where it ends."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.deploy.model_card import NOTICE, card
+from engine.tasks import TASKS
+from tests.fixtures.judged_fixture import judged_facts, made_predictions
+
+
+def bundle_facts(**changes: Any) -> dict[str, Any]:
+    return {
+        "task": {**TASKS["hand-age"].facts()},
+        "role": "student",
+        "backbone": "mobilenetv3_small_100",
+        "parameters": 1_068_656,
+        "gigaflops": 0.0333,
+        "engine": "openvino",
+        "model": {"covariates": ["sex"]},
+        "distill": {"kd": 1.0, "reg": 0.5},
+        "recipe": {"folds": 0, "fold": 0},
+        "data": {"counts": {"samples": 11111}, "sha256": "ab" * 32},
+        "parity": {"instances": 256, "max_abs_months": 0.0001},
+        "written": "2026-11-21T09:00:00+00:00",
+        "code_version": "0.2.0",
+        **judged_facts(made_predictions()),
+        **changes,
+    }
+
+
+def test_the_card_says_what_it_must() -> None:
+    facts = bundle_facts()
+    text = card(facts)
+    assert NOTICE in text.splitlines()[:4]
+    assert "e-implementation from the abstract" in text
+    assert "kd x 1, reg x 0.5" in text
+    assert "112 x 112 pixels and sex" in text
+    assert "11,111 samples" in text
+    assert "calibrated on 120 instances of the validation split, judged on 60 of the test split" in text
+    evaluation = facts["evaluation"]
+    assert f"| MAE, months | {evaluation['mae_months']:.2f} |" in text
+    assert f"| ICC(2,1) | {evaluation['icc']:.3f} |" in text
+    assert "| female | 30 |" in text
+    assert "temperature 1.8" in text
+    assert "It is not applied." in text
+    assert "No claim for other sites" in text
+
+
+def test_coverage_stands_by_level_and_by_group() -> None:
+    rows = [line for line in card(bundle_facts()).splitlines() if line.startswith("| 9")]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| 90 %", "in its sd"],
+        ["| 90 %", "the same for all"],
+        ["| 95 %", "in its sd"],
+    ]
+    covered = re.findall(r"^\| 15 years and over \| \d+ \| [\d.]+ % \|", card(bundle_facts()), re.MULTILINE)
+    assert len(covered) == 1
+
+
+def test_every_table_is_whole_and_no_figure_is_nan() -> None:
+    few = made_predictions().chosen(np.array([0]))
+    for text in (card(bundle_facts()), card(bundle_facts(**judged_facts(few)))):
+        assert "nan" not in text.lower()
+        assert "None" not in text
+        for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+            widths = {line.count("|") for line in block.splitlines()}
+            assert len(widths) == 1
+
+
+def test_folds_teacher_and_small_groups_are_said() -> None:
+    facts = bundle_facts(recipe={"folds": 5, "fold": 2}, distill="none")
+    facts["evaluation"]["fidelity"] = {"mae_months": 3.0, "p95_months": 8.0}
+    text = card(facts)
+    assert "fold 2 of 5 held out for validation" in text
+    assert "From its teacher: 3.00 months on average" in text
+    assert "Distilled by: nothing" in text
+    assert "Fewer than 20 instances" in text
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_says_where_it_comes_from(name: str) -> None:
+    assert TASKS[name].origin

@@ -1,0 +1,147 @@
+"""A contract over STEPS, and what a view does to an image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.errors import UnknownNameError
+from engine.imaging.preprocess import STEPS, Picture, View, apply, apply_to_picture, least_HW, view_from_facts
+
+VIEW = View(size_HW=(32, 48))
+
+
+def picture(shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("shape", [(64, 64), (30, 90), (1, 1), (1, 65535), (40_000, 2)])
+def test_every_step_is_pure_and_keeps_the_unit_range(name: str, shape: tuple[int, int]) -> None:
+    image = picture(shape)
+    before = image.copy()
+    shown, moved = STEPS[name](image, VIEW)
+    assert np.array_equal(image, before)
+    assert shown.dtype == np.float32
+    assert shown.shape == moved.network_HW
+    assert moved.original_HW == shape
+    assert shown.min() >= 0
+    assert shown.max() <= 1
+    again, _ = STEPS[name](image, VIEW)
+    assert np.array_equal(shown, again)
+    corners = np.array([[-0.5, -0.5], [shape[1] - 0.5, shape[0] - 0.5], [0.0, shape[0] / 3]])
+    assert np.abs(moved.to_original(moved.to_network(corners)) - corners).max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (30, 90), (1, 1), (1, 65535), (40_000, 2), (300, 299)])
+def test_a_view_gives_bytes_on_its_own_grid(shape: tuple[int, int]) -> None:
+    shown, moved = apply(picture(shape), VIEW)
+    assert (shown.dtype, shown.shape) == (np.uint8, VIEW.size_HW)
+    assert (moved.original_HW, moved.network_HW) == (shape, VIEW.size_HW)
+    centre = moved.to_network(np.array([[(shape[1] - 1) / 2, (shape[0] - 1) / 2]]))
+    assert np.abs(centre - [23.5, 15.5]).max() <= 0.5  # an odd margin goes to one side
+
+
+def test_resize_keeps_the_aspect_and_pads_with_black() -> None:
+    shown, _ = apply(np.ones((20, 10), np.float32), View(size_HW=(20, 20), steps=("resize_pad",)))
+    assert shown[:, 5:15].tolist() == [[255] * 10] * 20
+    assert shown.sum() == 255 * 200
+
+
+def test_area_resize_averages() -> None:
+    image = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
+    shown, _ = apply(image, View(size_HW=(1, 1), steps=("resize_pad",)))
+    assert shown.tolist() == [[128]]
+
+
+def test_stretch_maps_percentiles_to_black_and_white() -> None:
+    image = np.linspace(0.4, 0.6, 101, dtype=np.float32)[None]
+    view = View(size_HW=(1, 101), steps=("stretch",), stretch_percentiles=(10.0, 90.0))
+    shown, _ = apply(image, view)
+    assert shown[0, :11].max() == 0
+    assert shown[0, 90:].min() == 255
+    assert shown[0, 50] in (127, 128)
+
+
+@pytest.mark.parametrize("percents", [(0.5, 99.5), (0.0, 100.0), (12.0, 13.0), (50.0, 50.1)])
+def test_stretch_takes_the_percentiles_that_numpy_gives(percents: tuple[float, float]) -> None:
+    image = picture((31, 77))
+    shown, _ = STEPS["stretch"](image, View(size_HW=(31, 77), stretch_percentiles=percents))
+    low, high = np.percentile(image, percents)
+    assert np.abs(shown - np.clip((image - low) / (high - low), 0, 1)).max() < 2e-3
+
+
+@pytest.mark.parametrize("shape", [(256, 384), (255, 383), (257, 381), (1031, 1500)])
+def test_averaging_in_two_steps_is_averaging(shape: tuple[int, int]) -> None:
+    """From 3 pixels a side on, 2 x 2 come first; against sums over each pixel of the view, counted out."""
+    view = View(size_HW=(32, 48), steps=("resize_pad",))
+    rows, columns = np.indices(shape)
+    smooth = (0.5 + 0.3 * np.sin(rows / 60) * np.cos(columns / 75)).astype(np.float32)
+    shown, moved = apply(smooth, view)
+    inner = moved.to_network(np.array([[-0.5, -0.5], [shape[1] - 0.5, shape[0] - 0.5]]))
+    (left, top), (right, bottom) = np.rint(inner + 0.5).astype(int)
+    kept = shown[top:bottom, left:right].astype(int)
+    exact = 255 * _mean_over(_mean_over(smooth, bottom - top).T, right - left).T
+    assert np.abs(kept - exact).max() <= 1
+
+
+def _mean_over(values: np.ndarray, count: int) -> np.ndarray:
+    """Means [count, ...] over equal parts of the first axis; a pixel on an edge is shared by both sides."""
+    edges = np.linspace(0, len(values), count + 1)
+    sums = np.concatenate((np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=np.float64)))
+    at = np.stack([np.interp(edges, np.arange(len(sums)), column) for column in sums.T], axis=1)
+    return np.diff(at, axis=0) * count / len(values)
+
+
+def test_a_flat_image_becomes_black() -> None:
+    shown, _ = apply(np.full((8, 8), 0.7, np.float32), View(size_HW=(8, 8)))
+    assert not shown.any()
+
+
+def test_facts_round_trip() -> None:
+    assert view_from_facts(VIEW.facts()) == VIEW
+
+
+def test_unknown_step_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'stretch'"):
+        View(size_HW=(8, 8), steps=("strech",))
+
+
+@pytest.mark.parametrize("shape", [(301, 203), (64, 64), (20, 10), (1, 999)])
+@pytest.mark.parametrize("steps", [("resize_pad", "stretch"), ("stretch", "resize_pad")])
+def test_a_picture_becomes_what_its_display_values_become(
+    shape: tuple[int, int], steps: tuple[str, ...]
+) -> None:
+    """To map before or after the resize is one, but for rounding."""
+    view = View(size_HW=(32, 48), steps=steps)
+    stored = np.random.default_rng(1).integers(0, 60_000, shape).astype(np.uint16)
+    shown, moved = apply_to_picture(Picture(stored, -1 / 65535, 1.0, shape), view)
+    expected, mapped = apply((1 - stored / 65535).astype(np.float32), view)
+    assert np.abs(shown.astype(int) - expected).max() <= 1
+    assert np.array_equal(moved.matrix_33, mapped.matrix_33)
+
+
+@pytest.mark.parametrize("reduction", [2, 4])
+@pytest.mark.parametrize("shape", [(640, 480), (637, 479), (401, 643)])
+def test_a_reduced_picture_lies_where_the_full_one_does(shape: tuple[int, int], reduction: int) -> None:
+    """A reduced grid may reach beyond the original; the map stays that of the original."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = (0.5 + 0.5 * np.sin(x / 40) * np.cos(y / 50)).astype(np.float32)
+    room = [(0, -side % reduction) for side in shape]
+    tiles = np.pad(image, room, mode="edge")
+    small = tiles.reshape(tiles.shape[0] // reduction, reduction, -1, reduction).mean(axis=(1, 3))
+    view = View(size_HW=(60, 60), steps=("resize_pad",))
+    shown, moved = apply_to_picture(Picture(small, 1.0, 0.0, shape, reduction), view)
+    expected, mapped = apply(image, view)
+    assert np.abs(shown.astype(int) - expected).max() <= 2
+    assert moved.original_HW == shape
+    assert np.array_equal(moved.matrix_33, mapped.matrix_33)
+
+
+def test_the_least_resolution_is_what_the_view_keeps() -> None:
+    assert least_HW(View(size_HW=(100, 100)), (2000, 1000)) == (100, 50)
+    assert least_HW(View(size_HW=(100, 100), steps=("stretch", "resize_pad")), (2000, 1000)) is None
+    with pytest.raises(ValueError, match="full resolution"):
+        apply_to_picture(
+            Picture(picture((4, 4)), 1.0, 0.0, (8, 8), 2), View(size_HW=(4, 4), steps=("stretch",))
+        )

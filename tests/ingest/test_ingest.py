@@ -1,0 +1,37 @@
+"""Before an ingest or a score starts: what it refuses to begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UsageError
+from jobs.__main__ import main
+from jobs.plan import require_apart
+from tests.fixtures.story import osteoray
+
+
+@pytest.mark.parametrize("out", ["archive", "archive/out", "archive/a/../b", "link/out"])
+def test_results_do_not_go_into_the_archive(tmp_path: Path, out: str) -> None:
+    (tmp_path / "archive" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "archive")
+    with pytest.raises(UsageError, match="lies in the archive"):
+        require_apart(str(tmp_path / "archive"), tmp_path / out)
+    require_apart(str(tmp_path / "archive"), tmp_path / "archive-samples")
+
+
+@pytest.mark.parametrize("option", ["--size", "--shard-size"])
+def test_sizes_are_above_zero(tmp_path: Path, option: str) -> None:
+    words = ["ingest", str(tmp_path), "--task", "hand-age", "--out", str(tmp_path / "out"), option, "0"]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_archive_is_a_wrong_request(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    ended = osteoray("ingest", tmp_path / "archive", "--task", "hand-age", "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert "holds no files" in ended.facts["message"]

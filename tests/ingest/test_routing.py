@@ -1,0 +1,399 @@
+"""Several bundles in one run: which takes an instance, and that its row is the one it would give alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+
+from engine import sources
+from engine.datasets.phantom.knee_archive import write_knee_archive
+from engine.deploy.bundle import BUNDLE_NAME, SEALED, WEIGHTS_NAME, Bundle, open_bundle, sealed
+from engine.deploy.score import Scorer, result_tables
+from engine.dicom.write import Facts, uid_from, write_instance
+from engine.errors import (
+    AlreadyScoredError,
+    BodyPartError,
+    BodyPartOpenError,
+    FilteredError,
+    SopClassFilteredError,
+)
+from engine.imaging.preprocess import View
+from engine.ingest import reuse, wire
+from engine.ingest.covariates import unknown
+from engine.ingest.instance import InputRule
+from engine.ingest.routing import BODY_PART, FIRST_NAMED, ONLY_FIT, Route, route
+from engine.ingest.shard import ReadSpec, read_rows
+from engine.models.network import AgeNet, save_weights
+from engine.store import ledger, schema
+from engine.store.files import MANIFEST_NAME, read_json, sha256_of_file, write_json
+from engine.tasks import TASKS, task_named
+from engine.tasks.ages.calibration import Calibration
+from engine.tasks.hand_age import HAND_AGE
+from engine.tasks.knee_age import KNEE_AGE
+from jobs.salt import read_salt
+from tests.fixtures.report_fixture import Page
+from tests.fixtures.source_fixture import instance
+from tests.fixtures.story import Ended, column, osteoray
+from tests.fixtures.training_fixture import BACKBONE, disc
+
+CT, DX = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.1.1"
+HAND, KNEE = HAND_AGE.rule, KNEE_AGE.rule
+SLICES = InputRule(sop_classes=(CT,), view=View(size_HW=(16, 16)))
+ANY = InputRule(sop_classes=(DX,), view=View(size_HW=(16, 16)))
+
+
+def header(sop_class: str, part: str | None) -> dict[str, Any]:
+    return {"sop_class_uid": sop_class, "body_part_examined": part}
+
+
+@pytest.mark.parametrize(
+    ("rules", "sop_class", "part", "expected"),
+    [
+        ((HAND,), DX, "HAND", Route(0, ONLY_FIT)),
+        ((HAND,), DX, None, Route(0, ONLY_FIT)),
+        ((HAND, KNEE), DX, "HAND", Route(0, ONLY_FIT)),
+        ((HAND, KNEE), DX, "KNEE", Route(1, ONLY_FIT)),
+        ((KNEE, HAND), DX, "WRIST", Route(1, ONLY_FIT)),
+        ((HAND, KNEE), DX, "PATELLA", Route(1, BODY_PART)),
+        ((HAND, KNEE), DX, "patella", Route(1, BODY_PART)),
+        ((KNEE, HAND), DX, "METACARPUS", Route(1, BODY_PART)),
+        ((HAND, KNEE), DX, None, Route(0, FIRST_NAMED)),
+        ((KNEE, HAND), DX, None, Route(0, FIRST_NAMED)),
+        ((KNEE, HAND), DX, "CHEST", Route(0, FIRST_NAMED)),
+        ((ANY, HAND, replace(HAND, mirrored_laterality="R")), DX, "HAND", Route(1, FIRST_NAMED)),
+        ((ANY, KNEE, HAND), DX, "KNEE", Route(1, BODY_PART)),
+        ((HAND, SLICES), CT, "HAND", Route(1, ONLY_FIT)),
+    ],
+)
+def test_where_an_instance_goes(
+    rules: tuple[InputRule, ...], sop_class: str, part: str | None, expected: Route
+) -> None:
+    assert route(header(sop_class, part), rules) == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "part", "expected"),
+    [
+        ((HAND,), "WRIST", Route(0, ONLY_FIT)),
+        ((HAND, KNEE), "KNEE", Route(1, ONLY_FIT)),
+        ((HAND, KNEE), "PATELLA", Route(1, BODY_PART)),
+        ((ANY, KNEE, HAND), "KNEE", Route(1, BODY_PART)),
+        ((HAND,), None, BodyPartOpenError),
+        ((HAND, KNEE), None, BodyPartOpenError),
+        ((HAND, KNEE), "CHEST", BodyPartOpenError),
+        ((HAND, replace(HAND, mirrored_laterality="R")), "HAND", BodyPartOpenError),
+        ((HAND, KNEE), "FOOT", BodyPartError),
+    ],
+)
+def test_where_only_what_is_named_goes(
+    rules: tuple[InputRule, ...], part: str | None, expected: Route | type[FilteredError]
+) -> None:
+    if isinstance(expected, Route):
+        assert route(header(DX, part), rules, is_named=True) == expected
+    else:
+        with pytest.raises(FilteredError) as refused:
+            route(header(DX, part), rules, is_named=True)
+        assert type(refused.value) is expected
+
+
+def test_the_reason_is_that_of_the_rule_that_came_furthest() -> None:
+    for rules in permutations((HAND, KNEE, SLICES)):
+        with pytest.raises(BodyPartError):
+            route(header(DX, "FOOT"), rules)
+    for rules in permutations((HAND, KNEE)):
+        with pytest.raises(SopClassFilteredError):
+            route(header(CT, "HAND"), rules)
+
+
+@pytest.mark.parametrize("part", [None, "CHEST", *HAND.body_parts, *KNEE.body_parts])
+def test_the_order_decides_only_what_the_header_leaves_open(part: str | None) -> None:
+    found = {
+        (order[chosen.rule] is HAND, chosen.reason)
+        for order in ((HAND, KNEE), (KNEE, HAND))
+        for chosen in [route(header(DX, part), order)]
+    }
+    assert len(found) == (2 if {reason for _, reason in found} == {FIRST_NAMED} else 1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_does_not_name_what_it_excludes(name: str) -> None:
+    rule = task_named(name).rule
+    assert rule.body_parts
+    assert not set(rule.body_parts) & set(rule.other_body_parts)
+
+
+def test_the_route_of_known_bytes_crosses_to_the_other_process() -> None:
+    error = AlreadyScoredError("known")
+    error.route = (1, BODY_PART)
+    again = wire.error_from_facts(wire.error_facts(error))
+    assert isinstance(again, AlreadyScoredError)
+    assert again.route == (1, BODY_PART)
+
+
+def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
+    """A bundle of random weights for torch; its map is as coarse as its view is small."""
+    torch.manual_seed(seed)
+    task = task_named(task_name)
+    task = replace(task, rule=replace(task.rule, view=replace(task.rule.view, size_HW=(size, size))))
+    model = task.model_facts(BACKBONE)
+    net = AgeNet(model)
+    with torch.no_grad():
+        net.classify.weight.normal_(std=0.5)
+    folder.mkdir(parents=True)
+    for name in SEALED:
+        (folder / name).write_bytes(b"-")
+    save_weights(net, folder / WEIGHTS_NAME)
+    calibration = Calibration(
+        instances=9,
+        temperature=1.0 + seed,
+        by_sd={"0.9": 2.0},
+        by_months={"0.9": 9.0},
+        slope=0.0,
+        intercept=0.0,
+    )
+    facts = {
+        "task": task.facts(), "model": model.facts(), "engine": "torch", "backbone": BACKBONE,
+        "attention_HW": [-(-size // 32)] * 2, "calibration": calibration.facts(), "checks": None,
+        "covariate_columns": len(unknown(model.covariates)),
+        "sha256": {name: sha256_of_file(folder / name) for name in SEALED},
+    }  # fmt: skip
+    write_json(folder / BUNDLE_NAME, sealed(facts))
+    return folder
+
+
+EXTRA = {
+    "patella.dcm": ("PATELLA", ("knee-age", BODY_PART)),
+    "unsaid.dcm": (None, ("hand-age", FIRST_NAMED)),
+    "foot.dcm": ("FOOT", None),
+}
+CHILDREN = 4
+
+
+class Night:
+    """A mixed archive, two bundles, and how one run over both ended."""
+
+    ended: Ended
+    num_reused: int
+
+    def __init__(self, root: Path) -> None:
+        self.archive, self.out = root / "archive", root / "scores"
+        write_knee_archive(self.archive, count=CHILDREN, size=96, syntax="explicit")
+        for name, (part, _) in EXTRA.items():
+            uid = uid_from(name)
+            facts = Facts(
+                sop_instance_uid=uid, study_instance_uid=uid_from("s", uid),
+                series_instance_uid=uid_from("r", uid), patient_id=name, body_part_examined=part,
+                bits_stored=8,
+            )  # fmt: skip
+            write_instance(self.archive / name, disc(120, 96), facts)
+        (self.archive / "ct.dcm").write_bytes(instance(3, SOPClassUID=CT))
+        (self.archive / "text").write_text("no DICOM")
+        self.hand = tiny_bundle(root / "hand", "hand-age", 64, 1)
+        self.knee = tiny_bundle(root / "knee", "knee-age", 96, 2)
+
+    def score(self, *words: object) -> Ended:
+        return osteoray("score", self.archive, "--shard-size", 5, *words)
+
+    def rows(self, folder: Path) -> list[dict[str, Any]]:
+        names = [name for name in schema.predictions((1, 1)).names if name != "attention_map"]
+        return column(folder, "predictions", names)
+
+    def alone(self, folder: Path) -> list[dict[str, Any]]:
+        """What one bundle makes of the archive when it is the only one, without Ray."""
+        return self.scored([open_bundle(folder)]).drop_columns(["attention_map"]).to_pylist()
+
+    def scored(self, bundles: list[Bundle], known: Path | None = None) -> Any:
+        rule, *further = (bundle.rule for bundle in bundles)
+        spec = ReadSpec(
+            source=str(self.archive), folder=self.out, rule=rule, further_rules=tuple(further),
+            salt=read_salt(), known=known, isolation=None,
+        )  # fmt: skip
+        rows = read_rows(sources.plan(spec.source, 5).to_pylist(), spec)
+        self.num_reused = rows["table"].to_pylist().count("reused")
+        scorer = Scorer([bundle.folder for bundle in bundles], ["torch"] * len(bundles), threads=1)
+        grid = reuse.common_grid(bundle.map_HW for bundle in bundles)
+        return result_tables([scorer.score(rows)], grid)["predictions"]
+
+
+@pytest.fixture(scope="module")
+def night(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Night:
+    night = Night(tmp_path_factory.mktemp("night"))
+    night.ended = night.score("--model", night.hand, "--model", night.knee, "--out", night.out)
+    return night
+
+
+@pytest.mark.ray
+def test_each_instance_ends_once_with_its_route(night: Night) -> None:
+    ended, scored = night.ended, 2 * CHILDREN + 2
+    assert ended.code == 3
+    assert (ended.facts["planned"], ended.facts["scored"]) == (scored + 3, scored)
+    assert (ended.facts["filtered"], ended.facts["quarantined"]) == (2, 1)
+    assert osteoray("verify", night.out).code == 0
+    for row in night.rows(night.out):
+        part = {"HAND": "hand-age", "KNEE": "knee-age"}.get(row["body_part_examined"])
+        assert (row["task"], row["route"]) == ((part, ONLY_FIT) if part else EXTRA[row["path"]][1])
+    reasons = {row["path"]: row["reason"] for row in column(night.out, "filtered", ["path", "reason"])}
+    assert reasons == {"foot.dcm": "body_part", "ct.dcm": "sop_class"}
+
+
+@pytest.mark.ray
+def test_a_row_is_what_its_bundle_gives_alone(night: Night) -> None:
+    by_task = {"hand-age": night.alone(night.hand), "knee-age": night.alone(night.knee)}
+    rows = night.rows(night.out)
+    assert {row["task"] for row in rows} == set(by_task)
+    for row in rows:
+        (same,) = [other for other in by_task[row["task"]] if other["path"] == row["path"]]
+        assert {**row, "route": ONLY_FIT, "instance_index": 0, "shard": 0} == {
+            **same, "instance_index": 0, "shard": 0,
+        }  # fmt: skip
+
+
+@pytest.mark.ray
+def test_the_manifest_names_both_and_others_are_refused(night: Night) -> None:
+    models = read_json(night.out / MANIFEST_NAME)["models"]
+    bundles = [open_bundle(folder) for folder in (night.hand, night.knee)]
+    assert [model["model_sha256"] for model in models] == [bundle.sha256 for bundle in bundles]
+    for words in (("--model", night.hand), ("--model", night.knee, "--model", night.hand)):
+        ended = night.score(*words, "--out", night.out)
+        assert (ended.code, ended.facts["error"]) == (1, "ORY-T01")
+
+
+@pytest.mark.ray
+def test_rows_of_the_model_that_takes_the_bytes_are_reused(night: Night, tmp_path: Path) -> None:
+    hand, knee = open_bundle(night.hand), open_bundle(night.knee)
+    fresh = night.scored([knee, hand])
+    assert night.num_reused == 0
+    index = tmp_path / "index"
+    # With the knee named first, the film that says nothing is the knee's: the hand's row of it is not taken.
+    assert reuse.write_index(index, [night.out], {knee.sha256: knee.map_HW, hand.sha256: hand.map_HW}) == 10
+    again = night.scored([knee, hand], index)
+    assert night.num_reused == 2 * CHILDREN + 1
+    assert again.equals(fresh)
+
+
+@pytest.mark.ray
+def test_a_withheld_score_is_reused_as_one(night: Night, tmp_path: Path) -> None:
+    archive, out, again = (tmp_path / name for name in ("archive", "out", "again"))
+    archive.mkdir()
+    for name, age in (("adult", "030Y"), ("child", "009Y")):
+        uid = uid_from(name)
+        facts = Facts(
+            sop_instance_uid=uid, study_instance_uid=uid_from("s", uid), patient_id=name, patient_age=age,
+            series_instance_uid=uid_from("r", uid), body_part_examined="HAND", bits_stored=8,
+        )  # fmt: skip
+        write_instance(archive / f"{name}.dcm", disc(120, 96), facts)
+
+    def reasons(folder: Path) -> list[tuple[str, str, str]]:
+        names = ["path", "reason", "content_sha256", "model_sha256"]
+        found = column(folder, "abstained", names)
+        assert {row["model_sha256"] for row in found} == {open_bundle(night.hand).sha256}
+        return [(row["path"], row["reason"], row["content_sha256"]) for row in found]
+
+    words = ("score", archive, "--model", night.hand, "--out")
+    first = osteoray(*words, out)
+    assert [first.facts[name] for name in ("scored", "abstained", "reused")] == [1, 1, 0]
+    ((path, reason, sha256),) = reasons(out)
+    assert (path, reason) == ("adult.dcm", "age_above_range")
+    second = osteoray(*words, again, "--reuse", out)
+    assert [second.facts[name] for name in ("scored", "abstained", "reused")] == [1, 1, 2]
+    assert reasons(again) == [(path, reason, sha256)]
+    (archive / "moved.dcm").write_bytes((archive / "adult.dcm").read_bytes())
+    grown = osteoray(*words, again, "--incremental")
+    assert [grown.facts[name] for name in ("scored", "abstained", "reused")] == [1, 2, 1]
+    assert reasons(again) == [(path, reason, sha256), ("moved.dcm", reason, sha256)]
+    assert osteoray("verify", again).code == 0
+
+
+@pytest.mark.ray
+def test_results_of_each_task_are_delivered_as_such(night: Night, tmp_path: Path) -> None:
+    ended = osteoray("deliver", night.out, "--to", tmp_path / "results", "--map")
+    assert (ended.code, ended.facts["sent"]) == (0, 2 * (2 * CHILDREN + 2))
+    sites = {"hand-age": "Hand", "knee-age": "Knee"}
+    rows = {row["sop_instance_uid"]: row for row in night.rows(night.out)}
+    reports = [pydicom.dcmread(path) for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    seen = set()
+    for report in reports:
+        if report.Modality != "SR":
+            continue
+        (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
+        uid = evidence.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        row = rows[uid]
+        text = str(report)
+        assert report.DeviceSerialNumber == row["model_sha256"]
+        assert [f"'{name}" in text for name in sites.values()] == [row["task"] == task for task in sites]
+        seen.add(uid)
+    assert seen == set(rows)
+
+
+@pytest.mark.ray
+def test_the_report_has_a_part_for_each_task_and_compare_refuses(night: Night, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    labels = night.archive / "labels.csv"
+    assert osteoray("report", night.out, "--out", page, "--labels", labels).code == 0
+    told = Page(page.read_text())
+    assert len(told.ids) == len(set(told.ids))
+    assert {"ages", "ages-2", "cases", "cases-2", "facts", "facts-2"} <= set(told.ids)
+    assert "Predicted ages: Bone age of the knee" in told.text
+    assert "different models wrote" not in told.text
+    ended = osteoray("compare", night.out, night.out, "--out", tmp_path / "compared")
+    assert (ended.code, ended.facts["error"]) == (2, "ORY-U01")
+
+
+@pytest.mark.ray
+def test_a_dry_run_says_which_bundle_takes_how_many_and_why(night: Night) -> None:
+    ended = night.score("--model", night.hand, "--model", night.knee, "--dry-run")
+    assert ended.code == 0
+    hand, knee = ended.facts["models"]
+    assert (hand["task"], hand["fits"], hand["routes"]) == (
+        "hand-age", CHILDREN + 1, {ONLY_FIT: CHILDREN, FIRST_NAMED: 1},
+    )  # fmt: skip
+    assert (knee["task"], knee["routes"]) == ("knee-age", {ONLY_FIT: CHILDREN, BODY_PART: 1})
+    assert knee["body_parts"] == {"KNEE": CHILDREN, "PATELLA": 1}
+    assert ended.facts["filtered"] == {"body_part": 1, "sop_class": 1}
+    assert ended.facts["eta_s"] is not None
+    assert ended.facts["shards"] == 1 + ledger.read_plan(night.out)["shard"][-1].as_py()
+
+
+@pytest.mark.ray
+def test_what_no_header_names_can_be_left_out(night: Night, tmp_path: Path) -> None:
+    both, out = ("--model", night.hand, "--model", night.knee), tmp_path / "out"
+    dry = night.score(*both, "--route", "named", "--dry-run")
+    assert dry.facts["filtered"] == {"body_part": 1, "sop_class": 1, "body_part_open": 1}
+    assert dry.facts["models"][0]["routes"] == {ONLY_FIT: CHILDREN}
+    ended = night.score(*both, "--route", "named", "--out", out, "--reuse", night.out)
+    assert [ended.facts[name] for name in ("scored", "reused", "filtered")] == [2 * CHILDREN + 1] * 2 + [3]
+    assert osteoray("verify", out).code == 0
+    reasons = {row["path"]: row["reason"] for row in column(out, "filtered", ["path", "reason"])}
+    assert reasons == {"foot.dcm": "body_part", "ct.dcm": "sop_class", "unsaid.dcm": "body_part_open"}
+    mixed = night.score(*both, "--out", out)
+    assert (mixed.code, mixed.facts["error"]) == (1, "ORY-T01")
+
+
+def test_an_unknown_route_is_a_wrong_word(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "hand", "hand-age", 64, 1)
+    ended = osteoray("score", tmp_path, "--model", bundle, "--dry-run", "--route", "name")
+    assert (ended.code, ended.facts["error"]) == (2, "ORY-U02")
+    assert "named" in ended.facts["message"]
+
+
+@pytest.mark.ray
+def test_two_bundles_of_one_task_are_refused(night: Night, tmp_path: Path) -> None:
+    ended = night.score("--model", night.hand, "--model", night.hand, "--out", tmp_path / "out")
+    assert (ended.code, ended.facts["error"]) == (2, "ORY-U01")
+    assert "hand-age" in ended.facts["message"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.ray
+def test_maps_of_both_bundles_lie_on_one_grid(night: Night) -> None:
+    for path in ledger.tables_of(night.out, "predictions"):
+        maps_Nhw = schema.tensor_values(ledger.read_table(path)["attention_map"])
+        assert maps_Nhw.shape[1:] == (3, 3)
+        assert np.ptp(maps_Nhw, axis=(1, 2)).all()

@@ -1,0 +1,141 @@
+"""A real Ray Serve on a free port: the number of bulk scoring, and a typed problem for a bad body."""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pydicom
+import pytest
+from starlette.testclient import TestClient
+
+from engine.deploy.abstained import AgeAboveRangeError
+from engine.errors import UsageError
+from engine.serving.on_ray import build_app, deploy
+from tests.fixtures.breaking_child import broken, isolation
+from tests.fixtures.story import COUNT, Story, column
+
+STATUS = {"over_limit": 413, "unsupported_syntax": 415}
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # the story is told in the first test
+
+
+@pytest.fixture(scope="module")
+def server(story: Story) -> Iterator[httpx.Client]:
+    from ray import serve
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    deploy([story.bundle], host="127.0.0.1", port=port, isolation=isolation(deadline_s=10.0))
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        yield client
+    serve.shutdown()
+
+
+def test_same_file_same_number_as_score(server: httpx.Client, story: Story) -> None:
+    names = ["path", "sop_instance_uid", "predicted_months", "sd_months", "model_sha256", "content_sha256"]
+    rows = column(story.scores, "predictions", names)
+    assert len(rows) == COUNT
+    for row in rows[::8]:
+        answer = server.post("/v1/hand-age", content=(story.archive / row["path"]).read_bytes())
+        assert answer.status_code == 200
+        assert {name: answer.json()[name] for name in names[1:]} == {name: row[name] for name in names[1:]}
+
+
+def test_multipart_and_raw_agree(server: httpx.Client, story: Story) -> None:
+    path = story.archive / column(story.scores, "predictions", ["path"])[0]["path"]
+    raw = server.post("/v1/hand-age", content=path.read_bytes())
+    multipart = server.post("/v1/hand-age", files={"file": path.read_bytes()})
+    assert raw.json() == multipart.json()
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [("segfault", "decoder_crash"), ("balloon", "decoder_memory"), ("hang", "decoder_timeout")],
+)
+def test_an_upload_that_breaks_the_decoder_leaves_the_server_alive(
+    server: httpx.Client, story: Story, way: str, reason: str
+) -> None:
+    sound = (story.archive / column(story.scores, "predictions", ["path"])[0]["path"]).read_bytes()
+    answer = server.post("/v1/hand-age", content=broken(sound, way))
+    assert (answer.status_code, answer.json()["reason"]) == (422, reason)
+    assert server.post("/v1/hand-age", content=sound).status_code == 200
+
+
+def test_facts_routes(server: httpx.Client) -> None:
+    assert server.get("/healthz").json()["tasks"] == ["hand-age"]
+    assert server.get("/v1/models").json()[0]["backbone"] == "mobilenetv3_small_100"
+    paths = server.get("/openapi.json").json()["paths"]
+    assert "multipart/form-data" in paths["/v1/hand-age"]["post"]["requestBody"]["content"]
+
+
+@pytest.fixture(scope="module")
+def local(story: Story) -> TestClient:
+    """The same application without Ray, for the table of bad requests."""
+    return TestClient(build_app([story.bundle]))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"", 422, "empty_file"),
+        (b"no DICOM at all", 422, "not_dicom"),
+        (b"\0" * 128 + b"DICM", 422, "truncated"),
+    ],
+)
+def test_bad_bodies_are_typed(local: TestClient, body: bytes, status: int, reason: str) -> None:
+    answer = local.post("/v1/hand-age", content=body)
+    assert (answer.status_code, answer.json()["reason"]) == (status, reason)
+
+
+def test_faulty_files_get_the_code_of_the_quarantine_table(local: TestClient, story: Story) -> None:
+    for table in ("quarantine", "filtered"):
+        for row in column(story.scores, table, ["path", "code", "reason"]):
+            answer = local.post("/v1/hand-age", content=(story.archive / row["path"]).read_bytes())
+            assert answer.status_code == STATUS.get(row["reason"], 422)
+            assert (answer.json()["code"], answer.json()["reason"]) == (row["code"], row["reason"])
+
+
+def test_a_score_that_bulk_scoring_withholds_is_not_given_either(local: TestClient, story: Story) -> None:
+    path = story.archive / column(story.scores, "predictions", ["path"])[0]["path"]
+    grown_up, file = pydicom.dcmread(path), io.BytesIO()
+    grown_up.PatientAge = "045Y"
+    grown_up.save_as(file)
+    answer = local.post("/v1/hand-age", content=file.getvalue())
+    assert (answer.status_code, answer.json()["code"]) == (422, AgeAboveRangeError.code)
+    assert answer.json()["reason"] == AgeAboveRangeError.reason
+
+
+def test_claimed_size_above_the_cap_is_refused_unread(local: TestClient) -> None:
+    answer = local.post("/v1/hand-age", content=b"x", headers={"content-length": str(1 << 40)})
+    assert answer.status_code == 413
+
+
+def test_multipart_without_the_field(local: TestClient) -> None:
+    assert local.post("/v1/hand-age", files={"other": b"x"}).status_code == 400
+
+
+def test_key_guards_every_v1_route(story: Story) -> None:
+    client = TestClient(build_app([story.bundle], api_key="k" * 20))
+    for method, path in (("GET", "/v1/models"), ("POST", "/v1/hand-age")):
+        assert client.request(method, path).status_code == 401
+        wrong = client.request(method, path, headers={"authorization": "Bearer wrong"})
+        assert wrong.status_code == 401
+    right = client.get("/v1/models", headers={"authorization": f"Bearer {'k' * 20}"})
+    assert right.status_code == 200
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "some.name"])
+def test_open_host_without_a_key_is_refused(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="api-key-file"):
+        deploy([tmp_path], host=host, port=1)
+
+
+def test_two_bundles_for_one_task_are_refused(story: Story) -> None:
+    with pytest.raises(UsageError, match="two bundles"):
+        build_app([story.bundle, story.bundle])

@@ -1,0 +1,131 @@
+"""A finished network is calibrated on one split and judged on another, and leaves tables and cases behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from engine.evaluation.held_out import read_held_out
+from engine.models.network import AgeNet, Deployed, ModelFacts
+from engine.store.schema import tensor_values
+from engine.tasks.ages.calibration import LEVEL, calibration_from_facts
+from engine.training.dataset import TrainingSet
+from engine.training.evaluate import NUM_SPREAD, NUM_WORST, evaluate, gigaflops
+from engine.training.run_folder import CASES_NAME, EVALUATION_NAME, VALIDATION_NAME
+from tests.fixtures.training_fixture import BACKBONE, SIZE, disc_set
+
+
+@pytest.fixture(scope="module")
+def discs() -> TrainingSet:
+    return disc_set(200)
+
+
+@pytest.fixture(scope="module")
+def net() -> AgeNet:
+    torch.manual_seed(0)
+    return AgeNet(ModelFacts(backbone=BACKBONE)).eval()
+
+
+@pytest.fixture(scope="module")
+def judged(discs: TrainingSet, net: AgeNet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, evaluate(net, discs, folder)
+
+
+def uids(discs: TrainingSet, split: str) -> list[str]:
+    return discs.uids_N[discs.splits_N == split].tolist()
+
+
+def test_each_table_holds_its_split(discs: TrainingSet, judged: tuple[Path, Any]) -> None:
+    folder, facts = judged
+    tested, validation = (read_held_out(folder / name) for name in (EVALUATION_NAME, VALIDATION_NAME))
+    assert tested.uids_N.tolist() == uids(discs, "test")
+    assert validation.uids_N.tolist() == uids(discs, "val")
+    assert tested.truth_N.tolist() == discs.months_N[discs.splits_N == "test"].tolist()
+    evaluation = facts["evaluation"]
+    assert evaluation["instances"] == len(tested.uids_N)
+    assert evaluation["mae_months"] == pytest.approx(np.abs(tested.errors_N).mean())
+    assert evaluation["mae_low"] <= evaluation["mae_months"] <= evaluation["mae_high"]
+    assert "fidelity" not in evaluation
+    json.dumps(facts, allow_nan=False)
+
+
+def test_calibration_knows_nothing_of_the_test_split(
+    discs: TrainingSet, net: AgeNet, judged: tuple[Path, Any], tmp_path: Path
+) -> None:
+    months_N: NDArray[np.float32] = discs.months_N.copy()
+    months_N[discs.splits_N == "test"] = 7
+    columns = {name: getattr(discs, name) for name in TrainingSet.__dataclass_fields__}
+    elsewhere = evaluate(net, TrainingSet(**{**columns, "months_N": months_N}), tmp_path)
+    assert elsewhere["calibration"] == judged[1]["calibration"]
+    assert elsewhere["evaluation"]["mae_months"] != judged[1]["evaluation"]["mae_months"]
+
+
+def test_coverage_is_that_of_the_intervals_that_a_score_would_carry(judged: tuple[Path, Any]) -> None:
+    folder, facts = judged
+    calibration = calibration_from_facts(facts["calibration"])
+    tested = read_held_out(folder / EVALUATION_NAME)
+    low, high = calibration.interval(tested.predicted_N, tested.sd_N) or (None, None)
+    covered = ((low <= tested.truth_N) & (tested.truth_N <= high)).mean()
+    rows = facts["evaluation"]["coverage"]["levels"]
+    found = next(row for row in rows if (row["level"], row["kind"]) == (LEVEL, "sd"))
+    assert found["covered"] == pytest.approx(covered)
+    groups = [row["group"] for row in facts["evaluation"]["coverage"]["subgroups"]]
+    assert groups[:2] == ["female", "male"]
+
+
+def test_the_exported_graph_gives_the_months_and_the_tempered_sd_of_the_table(
+    discs: TrainingSet, net: AgeNet, judged: tuple[Path, Any]
+) -> None:
+    folder, facts = judged
+    tested = read_held_out(folder / EVALUATION_NAME)
+    index = discs.index_of("test")
+    graph = Deployed(net, temperature=facts["calibration"]["temperature"]).eval()
+    with torch.inference_mode():
+        months_B, sd_B, *_ = graph(
+            torch.from_numpy(discs.images_NVHW[index]).float() / 255,
+            torch.from_numpy(discs.covariates_NQ[index]),
+        )
+    assert months_B.numpy() == pytest.approx(tested.predicted_N, abs=1e-3)
+    assert sd_B.numpy() == pytest.approx(tested.sd_N, abs=1e-2)
+
+
+def test_cases_are_spread_over_the_ages_and_then_the_worst(
+    discs: TrainingSet, judged: tuple[Path, Any]
+) -> None:
+    table = pq.read_table(judged[0] / CASES_NAME)
+    tested = read_held_out(judged[0] / EVALUATION_NAME)
+    assert table.num_rows == NUM_SPREAD + NUM_WORST == 12
+    truth = table["truth_months"].to_pylist()
+    assert truth[:NUM_SPREAD] == sorted(truth[:NUM_SPREAD])
+    assert (truth[0], truth[NUM_SPREAD - 1]) == (tested.truth_N.min(), tested.truth_N.max())
+    chosen = table["sop_instance_uid"].to_pylist()
+    assert len(set(chosen)) == 12
+    others = ~np.isin(tested.uids_N, chosen[:NUM_SPREAD])
+    assert chosen[NUM_SPREAD] == tested.uids_N[others][np.abs(tested.errors_N[others]).argmax()]
+    place = discs.uids_N.tolist().index(chosen[3])
+    assert (tensor_values(table["image"])[3] == discs.images_NVHW[place, 0]).all()
+    assert tensor_values(table["attention_map"]).shape[0] == 12
+
+
+def test_a_network_is_wholly_faithful_to_itself_and_less_to_another(
+    discs: TrainingSet, net: AgeNet, judged: tuple[Path, Any], tmp_path: Path
+) -> None:
+    own = read_held_out(judged[0] / EVALUATION_NAME)
+    found = evaluate(net, discs, tmp_path, teacher=own)["evaluation"]["fidelity"]
+    assert found == {"instances": 40, "mae_months": 0, "p95_months": 0}
+    torch.manual_seed(1)
+    other = evaluate(AgeNet(ModelFacts(backbone=BACKBONE)), discs, tmp_path, teacher=own)
+    fidelity = other["evaluation"]["fidelity"]
+    assert 0 < fidelity["mae_months"] <= fidelity["p95_months"]
+
+
+def test_flops_do_not_depend_on_what_the_network_was_told(net: AgeNet) -> None:
+    assert gigaflops(net, (SIZE, SIZE)) > gigaflops(net, (SIZE // 2, SIZE // 2)) > 0

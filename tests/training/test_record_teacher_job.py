@@ -1,0 +1,199 @@
+"""``osteoray teach`` and ``train --teacher CACHE`` with the real commands: resumed, refused, learnt from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from engine.distillation.teacher_cache import open_cache
+from engine.evaluation.held_out import write_held_out
+from engine.models.network import AgeNet, ModelFacts, save_weights
+from engine.store.files import read_json, write_json
+from engine.tasks import task_named
+from engine.training.dataset import data_facts, open_training_set, pack_images
+from engine.training.evaluate import recorded_months
+from engine.training.run_folder import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME
+from jobs.__main__ import main
+from tests.fixtures.training_fixture import BACKBONE, LABEL, Made, tiny_recipe, write_ingest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+torch.set_num_threads(1)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, dict[str, Any]]:
+    """Exit code and last line of a verb."""
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, words), "--json"])
+    told: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return int(end.value.code or 0), told
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = [
+        Made(patient=f"P{index}", months=5.0 + 6 * index, split="test" if index % 5 == 0 else "train")
+        for index in range(39)
+    ]
+    return write_ingest(tmp_path_factory.mktemp("discs"), made, shard_size=20)
+
+
+def finished(folder: Path, data: Path, seed: int) -> Path:
+    """A run as `osteoray train` leaves it; its network has learnt nothing."""
+    folder.mkdir(parents=True)
+    facts = ModelFacts(backbone=BACKBONE)
+    torch.manual_seed(seed)
+    save_weights(AgeNet(facts), folder / WEIGHTS_NAME)
+    told = {"folder": str(data), **data_facts(data)}
+    write_json(
+        folder / RUN_NAME,
+        {
+            "status": "done", "task": "hand-age", "backbone": BACKBONE, "model": facts.facts(), "data": told,
+            "recipe": tiny_recipe().facts(),
+        },
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teachers(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("teachers")
+    return finished(root / "a", data, 1), finished(root / "b", data, 2)
+
+
+@pytest.fixture(scope="module")
+def cache(
+    data: Path, teachers: tuple[Path, Path], ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out: Path = tmp_path_factory.mktemp("cache") / "cache"
+    with pytest.raises(SystemExit) as end:
+        main(["teach", str(teachers[0]), "--data", str(data), "--out", str(out)])
+    assert not end.value.code
+    return out
+
+
+def test_a_cache_goes_on_where_it_was_stopped(
+    cache: Path, data: Path, teachers: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(cache, half)
+    manifest = read_json(half / "manifest.json")
+    write_json(half / "manifest.json", {**manifest, "complete": False})
+    (half / "shards" / "00001.arrow").unlink()
+    kept = (half / "shards" / "00000.arrow").stat().st_mtime_ns
+    code, told = run(capsys, "teach", teachers[0], "--data", data, "--out", half)
+    assert (code, told["taught"]) == (0, 39)
+    assert (half / "shards" / "00000.arrow").stat().st_mtime_ns == kept
+    assert read_json(half / "manifest.json")["shards"] == manifest["shards"]  # to the digest
+
+
+def test_an_ensemble_gives_logits_only(
+    data: Path, teachers: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = run(capsys, "teach", *teachers, "--data", data, "--out", tmp_path / "both")
+    assert (code, told["outputs"]) == (0, "logits")
+    table = pa.ipc.open_file(tmp_path / "both" / "shards" / "00000.arrow").read_all()
+    assert table.column_names[3:] == ["logits"]
+    words = ("--data", data, "--out", tmp_path / "maps", "--outputs", "logits,features")
+    code, told = run(capsys, "teach", *teachers, *words)
+    assert (code, told["error"]) == (2, "ORY-U01")
+    assert not (tmp_path / "maps").exists()
+
+
+def test_looks_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
+    cache: Path, data: Path, teachers: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = tmp_path / "packed"
+    samples.mkdir()
+    pack_images(data, samples, LABEL)
+    tested = open_training_set(data, samples, task_named("hand-age"))
+    held = recorded_months(open_cache(cache), tested, tested.index_of("test"))
+    run_folder = finished(tmp_path / "judged", data, 1)
+    write_held_out(held, run_folder / EVALUATION_NAME)
+    words = ("teach", run_folder, "--data", data, "--out", tmp_path / "looked", "--outputs", "logits")
+    code, told = run(capsys, *words, "--looks", "4")
+    assert (code, told["taught"], told["test_instances"]) == (0, 39, len(held.uids_N))
+    looked = recorded_months(open_cache(tmp_path / "looked"), tested, tested.index_of("test"))
+    assert not (looked.predicted_N == held.predicted_N).any()
+    assert told["test_mae_months"] == pytest.approx(abs(looked.errors_N).mean(), abs=0.006)
+    code, told = run(capsys, *words)
+    assert (code, told["error"]) == (1, "ORY-T01")
+
+
+def test_verify_finds_a_changed_shard_of_a_cache(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(cache, copy)
+    assert run(capsys, "verify", copy) == (
+        0, {"verb": "verify", "exit_code": 0, "folder": str(copy), "taught": 39, "books": "balance"}
+    )  # fmt: skip
+    shard = copy / "shards" / "00001.arrow"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    code, told = run(capsys, "verify", copy)
+    assert code == 1
+    assert str(shard) in told["message"]
+
+
+def test_other_teachers_do_not_go_on_with_a_cache(
+    cache: Path, data: Path, teachers: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = run(capsys, "teach", teachers[1], "--data", data, "--out", cache)
+    assert (code, told["error"]) == (1, "ORY-T01")
+
+
+STUDENT = (
+    "train", "demo-student", "--set", f"backbone={BACKBONE}", "--set", "epochs=2", "--workers", "1",
+)  # fmt: skip
+
+
+def test_a_student_learns_from_a_cache_and_is_held_against_it(
+    cache: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = run(capsys, *STUDENT, "--data", data, "--teacher", cache, "--out", tmp_path / "run")
+    assert code == 0, told
+    facts = read_json(tmp_path / "run" / RUN_NAME)
+    assert facts["teacher"]["recorded"]
+    assert facts["teacher"]["backbone"] == BACKBONE
+    assert facts["evaluation"]["fidelity"]["mae_months"] >= 0
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_any_training(
+    cache: Path, data: Path, teachers: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*STUDENT, "--data", data, "--out", tmp_path / "run", "--teacher", cache)
+    code, told = run(capsys, *words, "--set", "distill.cat=1")
+    assert (code, told["error"]) == (1, "ORY-L02")
+    assert "the term cat needs dense" in told["message"]
+    weights = teachers[0] / WEIGHTS_NAME
+    before = weights.read_bytes()
+    try:
+        weights.write_bytes((teachers[1] / WEIGHTS_NAME).read_bytes())
+        code, told = run(capsys, *words)
+    finally:
+        weights.write_bytes(before)
+    assert (code, told["error"]) == (1, "ORY-L02")
+    assert "teach again" in told["message"]
+    assert not (tmp_path / "run" / RUN_NAME).exists()
+
+
+def test_an_instance_that_is_not_in_the_cache_is_refused(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [
+        Made(patient=f"P{index}", months=5.0 + 6 * index, split="test" if index % 5 == 0 else "train")
+        for index in range(39)
+    ]
+    strange = write_ingest(tmp_path, made)
+    words = ("--data", strange, "--teacher", cache, "--out", tmp_path / "run")
+    code, told = run(capsys, *STUDENT, *words)
+    assert (code, told["error"]) == (1, "ORY-L02")
+    assert "holds nothing of" in told["message"]
