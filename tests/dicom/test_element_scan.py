@@ -161,7 +161,7 @@ def test_only_as_much_is_inflated_as_the_image_needs() -> None:
 
 BOMB = """
 import sys, zlib
-from engine.dicom.guard import Limits, parse
+from engine.dicom.parse import Limits, parse
 from engine.dicom.header import TAGS
 from engine.errors import InstanceError
 

@@ -134,8 +134,8 @@ def test_a_child_that_never_starts_is_an_error(tmp_path: Path, command: tuple[st
 def test_the_child_dies_with_its_parent_even_inside_native_code(tmp_path: Path) -> None:
     (tmp_path / "hang").write_bytes(broken(GOOD, "hang"))
     program = (
-        "import sys; from pathlib import Path; from engine.isolation import Reader; "
-        "from tests.test_isolation import isolation, reading; "
+        "import sys; from pathlib import Path; from engine.ingest.decode_process import Reader; "
+        "from tests.ingest.test_decode_process import isolation, reading; "
         "Reader(isolation()).read(reading(Path(sys.argv[1])), ['hang'])"
     )
     root = str(Path(__file__).resolve().parents[2])
@@ -171,7 +171,7 @@ def test_a_reader_thread_that_ends_takes_its_child_along(tmp_path: Path) -> None
 
 
 def test_the_child_is_light() -> None:
-    program = "import sys, engine.reader_child; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    program = "import sys, engine.ingest.decode_worker; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     heavy = {"ray", "torch", "fastapi", "matplotlib", "polars", "timm", "onnxruntime", "pandas"}
     assert not heavy & set(loaded.stdout.split())

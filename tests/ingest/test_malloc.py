@@ -13,9 +13,9 @@ from engine.ingest import malloc
 PROGRAM = """
 import resource, sys
 import numpy as np
-from engine import freed_memory
+from engine.ingest import malloc
 if sys.argv[1]:
-    freed_memory.keep_freed_memory(getattr(freed_memory, sys.argv[1]))
+    malloc.keep_freed_memory(getattr(freed_memory, sys.argv[1]))
 def use():
     np.ones(int(sys.argv[2]) << 20, np.uint8)
 def faults():

@@ -28,7 +28,7 @@ FACTS = {"kind": "ingest", "config_sha256": "a"}
 HOLD = """
 import sys
 from pathlib import Path
-from engine.lease import Terms, hold, terms
+from engine.store.lease import Terms, hold, terms
 place, folder = sys.argv[1:]
 agreed = terms() if place == "here" else Terms(place=place, beat_s=0.05, stale_s=0.5)
 with hold(Path(folder), agreed) as held:
