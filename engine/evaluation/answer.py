@@ -1,4 +1,4 @@
-"""What a task answers, as plain functions and columns: the contract between a task and the rest of the engine.
+"""What a task answers, as plain functions and columns: the contract between a task and the engine.
 
 No torch here: scoring, reports and deliveries read an Answer without it. How an answer is learnt is
 ``engine.training.learning``. Legend: B instances of a batch, N instances of a table.
@@ -22,6 +22,8 @@ Row = Mapping[str, Any]
 """One sample (header columns, ``original_to_network``, table covariates) or one row of predictions."""
 Facts = Mapping[str, Any]
 """JSON-able facts."""
+Values = Sequence[Any] | NDArray[Any]
+"""One column [B] of rows; None where a nullable column has no value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,8 @@ class Code:
 class Measurement:
     """One measured or judged value of an instance, for SR and FHIR.
 
-    A number has a UCUM ``unit``; a Code is a qualitative evaluation. ``point_xy`` is (column, row) in original
-    pixels, zero at the centre of the top-left one.
+    A number has a UCUM ``unit``; a Code is a qualitative evaluation. ``point_xy`` is (column, row) in
+    original pixels, zero at the centre of the top-left one.
     """
 
     name: Code
@@ -154,7 +156,7 @@ class Answer:
     """The column of which histogram, drift, changes and the distance of two models are drawn."""
     doubt: str
     """The column that is larger where the answer is less sure: abstention, least sure cases."""
-    rows: Callable[[Raw, Sequence[Row], Facts], dict[str, Sequence[Any]]]
+    rows: Callable[[Raw, Sequence[Row], Facts], dict[str, Values]]
     """Graph outputs, samples and calibration to exactly ``columns``."""
     gates: tuple[Gate, ...]
     """All must hold when a run is exported."""

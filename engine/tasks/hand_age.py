@@ -6,15 +6,19 @@ Gaussian.
 
 from __future__ import annotations
 
+from engine.evaluation.answer import Code
 from engine.imaging.preprocess import View
 from engine.ingest.instance import InputRule
-from engine.tasks.task import Task
+from engine.tasks.ages.answer import AGE
+from engine.tasks.task import Limits, Task
 
 PROJECTION_SOP_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
     "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, for presentation
     "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture: digitised films
 )
+
+BONE_AGE_VIEWS = Code("24724-7", "LN", "XR Bones Views for bone age")
 
 HAND_AGE = Task(
     name="hand-age",
@@ -26,6 +30,12 @@ HAND_AGE = Task(
         body_parts=("HAND", "METACARPUS", "WRIST"),
     ),
     covariates=("sex",),
+    title="Bone age of the hand",
+    answer=AGE,
+    limits=Limits(oldest_months=20 * 12.0, is_middle_bright=True),
+    anatomy=Code("85562004", "SCT", "Hand"),
+    body_part="HAND",
+    procedure=BONE_AGE_VIEWS,
     origin="Age-distribution learning after Chen et al., arXiv 2006.00202, and distillation to a small "
     "network. Re-implementation from the abstract where the paper was silent.",
 )

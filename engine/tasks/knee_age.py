@@ -8,11 +8,13 @@ chosen as in age-distribution learning (arXiv 2006.00202).
 
 from __future__ import annotations
 
+from engine.evaluation.answer import Code
 from engine.imaging.preprocess import View
 from engine.ingest.instance import InputRule
 from engine.store.schema import PSEUDO_COLUMNS
-from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
-from engine.tasks.task import Task
+from engine.tasks.ages.answer import AGE
+from engine.tasks.hand_age import BONE_AGE_VIEWS, PROJECTION_SOP_CLASSES
+from engine.tasks.task import Limits, Task
 
 KNEE_AGE = Task(
     name="knee-age",
@@ -25,6 +27,13 @@ KNEE_AGE = Task(
         mirrored_laterality="L",
     ),
     covariates=("sex", "chronological_age"),
+    title="Bone age of the knee",
+    answer=AGE,
+    # Of 60 real knees, 28 % have a darker middle, so black and white are not asked about.
+    limits=Limits(oldest_months=25 * 12.0),
+    anatomy=Code("72696002", "SCT", "Knee"),
+    body_part="KNEE",
+    procedure=BONE_AGE_VIEWS,
     more_labels=PSEUDO_COLUMNS,
     origin="Knee bone age after DOI 10.1177/23259671261424923, by transfer from a hand model and its "
     "pseudo-labels: a re-implementation from the abstract, with our own choices where it is silent.",

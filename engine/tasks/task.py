@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from engine.distillation.weighted_terms import distillation
+from engine.evaluation.answer import Answer, Code
 from engine.ingest.instance import InputRule
 from engine.models.batch import Batch
 from engine.models.network import Fusion, Head, ModelFacts, Outputs
@@ -26,6 +27,16 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the images of a task may say of themselves; see ``engine.deploy.quality``."""
+
+    oldest_months: float | None = None
+    """Patients above this age are not those the task is for."""
+    is_middle_bright: bool = False
+    """Whether bone lies in the middle and air around it, so that an exchange of black and white shows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One clinical question: ``label`` is the column of truth, in months; ``rule`` says what fits.
 
@@ -40,6 +51,15 @@ class Task:
     more_labels: tuple[str, ...] = ()
     origin: str = ""
     """What the method follows, and where its source was silent: stands on every model card."""
+    title: str
+    """For people: headings of reports."""
+    answer: Answer
+    limits: Limits = Limits()
+    anatomy: Code
+    """The body part in SNOMED CT, for SR and FHIR; ``body_part`` is its DICOM word."""
+    body_part: str
+    procedure: Code
+    """The imaging procedure in LOINC."""
 
     def objective(
         self, student: Outputs, teacher: Outputs | None, batch: Batch, weights: Weights

@@ -171,7 +171,10 @@ def test_a_reader_thread_that_ends_takes_its_child_along(tmp_path: Path) -> None
 
 
 def test_the_child_is_light() -> None:
-    program = "import sys, engine.ingest.decode_worker; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    program = (
+        "import sys, engine.ingest.decode_worker; "
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     heavy = {"ray", "torch", "fastapi", "matplotlib", "polars", "timm", "onnxruntime", "pandas"}
     assert not heavy & set(loaded.stdout.split())

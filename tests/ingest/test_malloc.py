@@ -15,7 +15,7 @@ import resource, sys
 import numpy as np
 from engine.ingest import malloc
 if sys.argv[1]:
-    malloc.keep_freed_memory(getattr(freed_memory, sys.argv[1]))
+    malloc.keep_freed_memory(getattr(malloc, sys.argv[1]))
 def use():
     np.ones(int(sys.argv[2]) << 20, np.uint8)
 def faults():

@@ -1,0 +1,101 @@
+"""Skeletal age as an Answer: columns in months, the gate, the measurements, the sentence.
+
+Figures and blocks are in ``figures`` and ``blocks`` beside this file. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from engine.evaluation.answer import Answer, Code, Column, Facts, Gate, Measurement, Raw, Row, Values
+from engine.tasks.ages.blocks import blocks
+from engine.tasks.ages.calibration import calibration_from_facts
+from engine.tasks.ages.figures import error, figures
+
+PARITY_MONTHS = 0.01
+"""Largest absolute difference between torch and a compiled engine that is let through."""
+
+BONE_AGE = Code("85151-9", "LN", "XR Bone age")
+MONTH = Code("mo", "UCUM", "month")
+STANDARD_DEVIATION = Code("386136009", "SCT", "Standard Deviation")
+LOW = Code("interval-low", "99OSTEORAY", "Lower bound of prediction interval")
+HIGH = Code("interval-high", "99OSTEORAY", "Upper bound of prediction interval")
+
+_COLUMNS = (
+    Column(name="predicted_months", type=pa.float32(), unit="months", meaning="Expected bone age"),
+    Column(
+        name="sd_months", type=pa.float32(), unit="months", meaning="Spread of the predicted age distribution"
+    ),
+    Column(
+        name="interval_low_months",
+        type=pa.float32(),
+        unit="months",
+        meaning="Lower end of the conformal 90 % interval; null where the model has none",
+        nullable=True,
+    ),
+    Column(
+        name="interval_high_months",
+        type=pa.float32(),
+        unit="months",
+        meaning="Upper end of the same interval",
+        nullable=True,
+    ),
+)
+
+
+def rows(raw: Raw, samples: Sequence[Row], calibration: Facts) -> dict[str, Values]:
+    """Months, sd and interval of each sample; the interval is null where the calibration has none."""
+    months_B, sd_B = raw["months"], raw["sd_months"]
+    interval = calibration_from_facts(calibration).interval(months_B, sd_B)
+    low_B, high_B = interval or ([None] * len(months_B), [None] * len(months_B))
+    return {
+        "predicted_months": months_B,
+        "sd_months": sd_B,
+        "interval_low_months": low_B,
+        "interval_high_months": high_B,
+    }
+
+
+def measurements(row: Row) -> list[Measurement]:
+    """Bone age, its standard deviation, and the ends of its interval where there is one; months."""
+    found = [
+        Measurement(name=BONE_AGE, value=float(row["predicted_months"]), unit=MONTH),
+        Measurement(name=BONE_AGE, value=float(row["sd_months"]), unit=MONTH, derivation=STANDARD_DEVIATION),
+    ]
+    low, high = row.get("interval_low_months"), row.get("interval_high_months")
+    if low is not None and high is not None:
+        found += [
+            Measurement(name=LOW, value=float(low), unit=MONTH),
+            Measurement(name=HIGH, value=float(high), unit=MONTH),
+        ]
+    return found
+
+
+def sentence(row: Row) -> str:
+    """One line for captions."""
+    return f"Predicted bone age {row['predicted_months']:.0f} months, sd {row['sd_months']:.0f}."
+
+
+def _departs(output: str) -> Gate:
+    def departure(torch: Raw, engine: Raw, labels: Raw) -> float:
+        return float(np.abs(torch[output] - engine[output]).max())
+
+    return Gate(name=output, unit="months", limit=PARITY_MONTHS, departure=departure)
+
+
+AGE = Answer(
+    outputs=("months", "sd_months"),
+    columns=_COLUMNS,
+    value="predicted_months",
+    doubt="sd_months",
+    rows=rows,
+    gates=(_departs("months"), _departs("sd_months")),
+    error=error,
+    figures=figures,
+    blocks=blocks,
+    measurements=measurements,
+    sentence=sentence,
+)
