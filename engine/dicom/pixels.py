@@ -18,7 +18,7 @@ from engine.dicom import colour, functional_groups, pixel_element, voi
 from engine.dicom import header as elements
 from engine.dicom.decoders import FrameFacts, decode_frame, require_decoder
 from engine.dicom.parse import DataSet, Limits, require_pixels
-from engine.errors import HeaderError, OverLimitError, PixelDecodeError
+from engine.errors import HeaderError, NotGrayscaleError, OverLimitError, PixelDecodeError
 
 _ROWS_AT_ONCE = 64  # the index of a whole image leaves the processor's cache: 4 times slower
 _BYTE = 8
@@ -71,19 +71,26 @@ def display_values(
 
 
 def read_frame(
-    data_set: DataSet, limits: Limits, *, frame: int = 0, least_HW: tuple[int, int] | None = None
+    data_set: DataSet,
+    limits: Limits,
+    *,
+    frame: int = 0,
+    least_HW: tuple[int, int] | None = None,
+    window: voi.Window | None = None,
 ) -> Frame:
     """A frame (from 0) of a grey image; with ``least_HW`` it may come smaller, but not below that.
+
+    With a ``window`` its display values are the modality values (Hounsfield units of a CT) between the two.
 
     Raises:
         HeaderError, OverLimitError, NoPixelDataError, TruncatedError, UnsupportedSyntaxError,
         PixelDecodeError: the frame cannot be read.
-        NotGrayscaleError: it has colours.
+        NotGrayscaleError: it has colours, or a window is asked of grey that is stored as colour.
     """
     stored = _stored(data_set, limits, frame, least_HW)
     original_HW = (stored.facts.rows, stored.facts.columns)
     reduction = _reduction(original_HW, stored.values.shape[:2])
-    values_HW, gain, offset = _shaded(stored, is_reduced=reduction > 1)
+    values_HW, gain, offset = _shaded(stored, window, is_reduced=reduction > 1)
     if reduction > 1 and data_set.transfer_syntax_uid in _CO_SITED:
         values_HW = _centred(values_HW, reduction)
     return Frame(values_HW, gain, offset, original_HW, reduction)
@@ -174,14 +181,18 @@ def _reduction(original_HW: tuple[int, int], decoded_HW: tuple[int, ...]) -> int
     raise PixelDecodeError("the decoded frame has another size than Rows x Columns")
 
 
-def _shaded(stored: _Stored, *, is_reduced: bool) -> tuple[NDArray[Any], float, float]:
+def _shaded(
+    stored: _Stored, window: voi.Window | None, *, is_reduced: bool
+) -> tuple[NDArray[Any], float, float]:
     """(Values, gain, offset) of a frame's display values."""
     where = voi.layout(stored.header)
     if stored.photometric in colour.GREY:
         if where.bits > voi.TABLE_BITS:
-            return voi.displayed(_wide(stored.values, where), stored.header), 1.0, 0.0
+            return voi.displayed(_wide(stored.values, where), stored.header, window), 1.0, 0.0
         codes = _codes(stored.values, where, is_clipped=is_reduced or stored.is_lossy)
-        return _looked_up(codes, voi.ascending_lut(stored.header))
+        return _looked_up(codes, voi.ascending_lut(stored.header, window))
+    if window:
+        raise NotGrayscaleError("the image is stored as colour: it has no modality values to window")
     values = stored.values
     if stored.photometric != colour.PALETTE:
         values = colour.grey_channel(

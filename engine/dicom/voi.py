@@ -21,6 +21,8 @@ from engine.dicom.parse import PARSER_ERRORS, quiet
 from engine.errors import HeaderError
 
 Values = NDArray[np.float64]
+Window = tuple[float, float]
+"""Modality values that are shown as 0 and as 1."""
 
 TABLE_BITS = 16
 """Up to here a table over all stored values is cheaper than the chain over all pixels."""
@@ -49,6 +51,8 @@ class _Chain:
     function: str
     is_inverted: bool
     padding: tuple[int, int] | None
+    is_own: bool = False
+    """Whether ``window`` is that of a view: the file's own VOI and polarity do not count then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,41 +82,44 @@ def layout(header: Dataset) -> Layout:
     return Layout(bits, max(high_bit - bits + 1, 0), is_signed)
 
 
-def display_lut(header: Dataset) -> NDArray[np.float32]:
+def display_lut(header: Dataset, window: Window | None = None) -> NDArray[np.float32]:
     """Table [2 ** bits_stored] from the stored value, read as unsigned, to the display value in [0, 1].
 
     A window maps to [0, 1] as PS3.3 C.11.2.1.2 says; a VOI LUT by the range of its own values. Without either
-    the full range of stored values is shown, but for padding; percentiles are the task's affair.
+    the full range of stored values is shown, but for padding; percentiles are the task's affair. With a
+    ``window`` of the caller's, modality values between its two are shown instead, whatever the file says of
+    VOI and polarity.
 
     Raises:
         HeaderError: an element of the chain has no sense, or there are more than 16 bits.
     """
-    chain = _chain(header)
+    chain = _chain(header, window)
     if chain.layout.bits > TABLE_BITS:
         raise HeaderError(f"BitsStored is {chain.layout.bits}, a table has at most {TABLE_BITS} bits")
-    if _has_lut(header, "ModalityLUTSequence") or _has_lut(header, "VOILUTSequence"):
+    if _has_lut(header, "ModalityLUTSequence") or _has_voi_lut(header, chain):
         return _table(chain, header)
     return _shared_table(chain)
 
 
-def ascending_lut(header: Dataset) -> NDArray[np.float32]:
+def ascending_lut(header: Dataset, window: Window | None = None) -> NDArray[np.float32]:
     """The table of ``display_lut`` in the order of the stored values: the lowest signed one comes first."""
-    table = display_lut(header)
+    table = display_lut(header, window)
     if not layout(header).is_signed:
         return table
     half = len(table) // 2
     return np.concatenate((table[half:], table[:half]))
 
 
-def displayed(stored: NDArray[Any], header: Dataset) -> NDArray[np.float32]:
+def displayed(stored: NDArray[Any], header: Dataset, window: Window | None = None) -> NDArray[np.float32]:
     """Display values of signed or unsigned stored values, of any number of bits and any shape.
 
-    Without window or VOI LUT the range of ``stored`` itself is shown, but for padding.
+    Without window or VOI LUT the range of ``stored`` itself is shown, but for padding; ``window`` as in
+    ``display_lut``.
 
     Raises:
         HeaderError: an element of the chain has no sense.
     """
-    return _run(stored.astype(np.int64), _chain(header), header)
+    return _run(stored.astype(np.int64), _chain(header, window), header)
 
 
 def as_line(table: NDArray[np.float32], low: int, high: int) -> Line | None:
@@ -135,17 +142,21 @@ def as_line(table: NDArray[np.float32], low: int, high: int) -> Line | None:
     return Line(low + first, low + last, gain, float(part[left] - gain * (low + left)))
 
 
-def _chain(header: Dataset) -> _Chain:
+def _chain(header: Dataset, window: Window | None) -> _Chain:
     slope = elements.finite(header, "RescaleSlope", 1.0)
     if slope == 0.0:
         raise HeaderError("RescaleSlope is zero")
+    where, intercept = layout(header), elements.finite(header, "RescaleIntercept", 0.0)
+    if window:
+        low, high = window
+        middle = ((low + high) / 2, high - low)
+        return _Chain(where, slope, intercept, middle, "LINEAR_EXACT", False, _padding(header, where), True)
     center, width = elements.number(header, "WindowCenter"), elements.number(header, "WindowWidth")
     is_window = center is not None and width is not None and width > 0.0  # 0 often says: no window
-    where = layout(header)
     return _Chain(
         where,
         slope,
-        elements.finite(header, "RescaleIntercept", 0.0),
+        intercept,
         (center, width) if is_window and center is not None and width is not None else None,
         elements.text(header, "VOILUTFunction") or "LINEAR",
         # MONOCHROME1 shows the lowest value white; PresentationLUTShape repeats that, it does not add to it.
@@ -165,6 +176,10 @@ def _has_lut(header: Dataset, keyword: str) -> bool:
             return any(len(item) > 0 for item in list(header.get(keyword) or [])[:1])
     except PARSER_ERRORS as error:
         raise HeaderError(f"a modality or VOI element has no sense ({type(error).__name__})") from error
+
+
+def _has_voi_lut(header: Dataset, chain: _Chain) -> bool:
+    return not chain.is_own and _has_lut(header, "VOILUTSequence")
 
 
 def _padding(header: Dataset, where: Layout) -> tuple[int, int] | None:
@@ -223,7 +238,7 @@ def _modality_values(stored: NDArray[np.int64], chain: _Chain, header: Dataset) 
 
 def _shown(modality: NDArray[Any], is_image: NDArray[np.bool_], chain: _Chain, header: Dataset) -> Values:
     """PS3.3 C.11.2: VOI LUT, else the first window, else the whole range of what is no padding."""
-    if _has_lut(header, "VOILUTSequence"):
+    if _has_voi_lut(header, chain):
         return _whole_range(apply_voi(modality, header), is_image)
     if chain.window is None:
         return _whole_range(modality, is_image)

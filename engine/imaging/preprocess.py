@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import UnknownNameError
+from engine.errors import UnknownNameError, UsageError
 from engine.imaging import geometry
 from engine.imaging.boxes import Box, cut
 from engine.imaging.geometry import Geometry
@@ -31,14 +31,26 @@ cv2.setNumThreads(1)  # Ray gives a task one core; OpenCV's own pool would take 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What a network sees: grid size (rows, columns), steps by name, and the steps' facts."""
+    """What a network sees: grid size (rows, columns), steps by name, and the steps' facts.
+
+    With a ``window`` the steps get modality values between its two numbers as 0 to 1 (Hounsfield units of a
+    CT), whatever the file says of its display; without one the display values of the file.
+    """
 
     size_HW: tuple[int, int]
     steps: tuple[str, ...] = ("resize_pad", "stretch")
     stretch_percentiles: tuple[float, float] = (0.5, 99.5)
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse unknown steps early."""
+        """Refuse unknown steps and empty windows early.
+
+        Raises:
+            UnknownNameError: no such step.
+            UsageError: the window ends where it begins, or before.
+        """
+        if self.window and not self.window[0] < self.window[1]:
+            raise UsageError(f"a window goes from a lower to a higher value, not {self.window}")
         for name in self.steps:
             if name not in STEPS:
                 raise UnknownNameError("step", name, STEPS)
@@ -50,10 +62,12 @@ class View:
 
 def view_from_facts(facts: Mapping[str, Any]) -> View:
     """The View that ``View.facts`` described."""
+    window = facts.get("window")
     return View(
         size_HW=(int(facts["size_HW"][0]), int(facts["size_HW"][1])),
         steps=tuple(facts["steps"]),
         stretch_percentiles=(float(facts["stretch_percentiles"][0]), float(facts["stretch_percentiles"][1])),
+        window=(float(window[0]), float(window[1])) if window else None,
     )
 
 

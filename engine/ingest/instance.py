@@ -132,7 +132,8 @@ def viewed(
         raise MultiFrameError("several frames: this task takes single projection images")
     original_HW = (max(columns["rows"], 1), max(columns["columns"], 1))
     box = crop.box_of(columns["sop_instance_uid"]) if crop else None
-    frame = read_frame(opened.data_set, caps, least_HW=None if box else least_HW(rule.view, original_HW))
+    least = None if box else least_HW(rule.view, original_HW)
+    frame = read_frame(opened.data_set, caps, least_HW=least, window=rule.view.window)
     picture = Picture(frame.values_HW, frame.gain, frame.offset, frame.original_HW, frame.reduction)
     moved = identity(frame.original_HW)
     if crop and box:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import struct
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -41,6 +43,7 @@ from tests.fixtures.dicom_fixture import (
     written,
 )
 
+SPINE = Path(__file__).resolve().parents[3] / "shared" / "data" / "ct_lidc0314_spine" / "series"
 JPEG_2000_LOSSY = "1.2.840.10008.1.2.4.91"
 WINDOW: dict[str, Any] = {"WindowCenter": 50, "WindowWidth": 100}
 LUT_DATA = struct.pack("<4H", 200, 300, 300, 600)
@@ -342,6 +345,34 @@ def test_a_code_stream_may_have_fewer_bits_than_its_header_says(
     else:
         expected_HW = np.maximum(stored_HW, 0) if syntax == JPEG_2000_LOSSY else stored_HW & 4095
     assert np.abs(shown_HW - expected_HW / 4095).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, WINDOW, {"PhotometricInterpretation": "MONOCHROME1"},
+        {"VOILUTSequence": [item(LUTDescriptor=[4, 100, 16], LUTData=LUT_DATA)]},
+    ],
+)  # fmt: skip
+def test_a_window_of_modality_values_goes_before_all_that_the_file_says(changes: dict[str, Any]) -> None:
+    """Hounsfield units -1024 + 2 x stored: -200 is shown black, 200 grey, 600 white."""
+    stored_HW = np.array([[0, 412, 512, 612, 812, 4095]], np.uint16)
+    data = image(stored_HW, RescaleSlope=2, RescaleIntercept=-1024, **changes)
+    shown_HW = read_frame(parsed(data), Limits(), window=(-200.0, 600.0)).display_values()
+    assert np.allclose(shown_HW, [[0, 0, 0.25, 0.5, 1, 1]], atol=1e-6)
+
+
+@pytest.mark.skipif(not SPINE.is_dir(), reason="the shared CT series is not here")
+def test_a_real_ct_slice_is_windowed_in_hounsfield_units() -> None:
+    """Air outside the patient is black, and bone is white, as pydicom's own rescale says."""
+    path = sorted(SPINE.glob("*.dcm"))[20]
+    plain = pydicom.dcmread(path)
+    units_HW = plain.pixel_array.astype(np.float64) * plain.RescaleSlope + plain.RescaleIntercept
+    shown_HW = read_frame(parsed(path.read_bytes()), Limits(), window=(-100.0, 400.0)).display_values()
+    padding = plain.get("PixelPaddingValue")
+    is_shown = plain.pixel_array != padding if padding is not None else np.ones(units_HW.shape, bool)
+    assert np.abs(shown_HW - np.clip((units_HW + 100) / 500, 0, 1))[is_shown].max() < 1e-5
+    assert 0 < (shown_HW == 1).mean() < 0.2
 
 
 def test_float_pixels_are_refused_by_name() -> None:
