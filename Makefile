@@ -1,5 +1,6 @@
 # make demo    the whole story on small synthetic input
 # make test    lint, format, types and tests: what a change must pass
+# make test-all  the same, with the tests and the long counts that are for a night
 #
 # VENV and PYTHON can be set from outside: make test VENV=/some/where PYTHON=python3.12
 
@@ -14,7 +15,10 @@ STAMP := $(VENV)/.osteoray-$(KEY)
 # mypy refuses a folder without Python files.
 PACKAGES := engine jobs $(if $(wildcard cluster/*.py),cluster)
 
-.PHONY: help venv demo test lint types clean
+# As many processes as the machine that must pass it has cores; all tests that use Ray share one of them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25
+
+.PHONY: help venv demo test test-all unit lint types picture clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,8 +45,18 @@ lint: venv
 types: venv
 	$(BIN)/mypy $(PACKAGES)
 
-test: lint types
-	$(BIN)/python -m pytest
+unit: venv
+	$(PYTEST) -m "not nightly"
+
+test: venv
+	$(MAKE) -j3 lint types unit
+
+test-all: lint types
+	OSTEORAY_FUZZ=20000 OSTEORAY_HISTORIES=1000 $(PYTEST)
+
+# The rooms of engine/ and who imports whom.
+picture: venv
+	$(BIN)/python -m tests.test_architecture
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov

@@ -1,4 +1,8 @@
-"""What tests share: one small Ray, and one small story told with the real command, for the whole session."""
+"""What tests share: one small Ray, and one small story told with the real command, for the whole session.
+
+Tests run in several processes (``make test``): all that use Ray are one group, so that one process starts one
+Ray and tells the story once, while the others run the plain tests. The other tests go file by file.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,37 @@ from pathlib import Path
 
 import pytest
 
+from jobs import cluster_session
 from tests.fixtures.story import Story, tell
+
+RAY_GROUP = "ray"
+
+
+def uses_ray(item: pytest.Item) -> bool:
+    """Whether a test may start Ray or join it: by its mark or by what it asks for."""
+    asked = set(getattr(item, "fixturenames", ()))
+    return item.get_closest_marker("ray") is not None or bool(asked & {"ray_session", "story"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        group = RAY_GROUP if uses_ray(item) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def no_second_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test outside the group of Ray that starts one fails: two of them would share two cores."""
+    if uses_ray(request.node):
+        return
+    knock = cluster_session._require_answer
+
+    def refuse(address: str) -> None:
+        if not address:
+            pytest.fail("this test starts Ray: mark it `ray`, or let it ask for ray_session")
+        knock(address)
+
+    monkeypatch.setattr(cluster_session, "_require_answer", refuse)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,11 +64,17 @@ def ray_session(own_salt: None) -> Iterator[None]:
     """A local Ray with 2 CPUs and no dashboard."""
     import ray
 
-    from jobs.cluster_session import start_ray
-
-    start_ray(num_cpus=2)
+    cluster_session.start_ray(num_cpus=2)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def joined(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the cluster of the tests had been joined: commands in processes of their own join it, too."""
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
 
 @pytest.fixture(scope="session")

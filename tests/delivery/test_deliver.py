@@ -26,8 +26,9 @@ from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, Answer
 from engine.errors import LeaseHeldError, SinkError, UsageError
 from engine.store import lease
 from jobs.deliver import delivered_to_all, require_sinks
+from tests.fixtures.outside import free_port
 from tests.fixtures.results_fixture import NAME, PATIENT, archive, scored_archive, storescp
-from tests.fixtures.source_fixture import free_port, orthanc, post
+from tests.fixtures.source_fixture import orthanc, post
 from tests.fixtures.story import SHARD_SIZE, Story, osteoray
 
 BOTH = Options(kinds=uids.KINDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from engine.delivery import secondary_capture, sr, uids
 from engine.delivery.scored import QUANTITIES, RESEARCH_USE, Model, Scored
 from engine.dicom.identity import identity
 from engine.errors import HeaderError
+from tests.fixtures.outside import require
 from tests.fixtures.results_fixture import NAME, PATIENT, archive
 
 MODEL = Model(
@@ -59,11 +59,7 @@ def read(data: bytes) -> pydicom.Dataset:
 def complaints(words: list[str], data: bytes, path: Path) -> list[str]:
     """Lines of an outside judge that no entry of JUSTIFIED explains."""
     path.write_bytes(data)
-    if shutil.which(words[0]) is None:
-        absent = f"no {words[0]}: apt-get install dicom3tools dcmtk"
-        if os.environ.get("CI"):
-            pytest.fail(absent)
-        pytest.skip(absent)
+    require(shutil.which(words[0]) is not None, words[0], "dicom3tools dcmtk")
     done = subprocess.run([*words, str(path)], capture_output=True, text=True, check=False, timeout=60)
     lines = (done.stderr + ("" if words[0] == "dsrdump" else done.stdout)).splitlines()
     return [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.fixtures.fuzz import DATA, mutated, run, seeds
 
-COUNT = 20_000
+COUNT = int(os.environ.get("OSTEORAY_FUZZ", "2000"))
+"""`make test-all` runs 20,000."""
 FROM = "shared-data" if (DATA / "dicom_matrix").is_dir() else "pydicom-only"
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from engine.datasets.phantom.faults import FAULTS as KINDS
 from engine.deploy.bundle import BUNDLE_NAME, SEAL, open_bundle, read_facts, sealed
@@ -58,12 +57,6 @@ def test_faults_end_with_the_right_reason(story: Story, folder: str) -> None:
         for row in column(story.root / folder, table, ["reason"])
     ]
     assert Counter(rows) == Counter((fault.table, fault.reason) for fault in KINDS.values())
-
-
-@pytest.fixture
-def joined(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the cluster of the tests, which has no GPU, had been joined."""
-    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
 
 NO_GPU = "this needs 1 GPU(s) and the Ray cluster has 0"
@@ -174,8 +167,9 @@ def test_killed_score_resumes_without_lost_or_double_rows(story: Story, tmp_path
     assert {row["sop_instance_uid"]: row for row in rows} == by_uid
 
 
+@pytest.mark.nightly
 def test_what_is_read_first_to_know_the_time_left_is_scored_like_the_rest(
-    story: Story, tmp_path: Path
+    story: Story, tmp_path: Path, joined: None
 ) -> None:
     scored = column(story.scores, "predictions", ["path", "sop_instance_uid", "predicted_months"])
     scored = [row for row in scored if (story.archive / row["path"]).is_file()]
@@ -221,6 +215,7 @@ def test_files_that_break_the_decoder_cost_their_rows_and_no_run(story: Story, t
     assert osteoray("verify", out).code == 0
 
 
+@pytest.mark.nightly  # its parts run always: tests/training/test_loop.py, test_train_ray.py
 def test_killed_training_goes_on_from_its_checkpoint(story: Story, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["train", "demo-teacher", "--data", story.samples, "--out", out,

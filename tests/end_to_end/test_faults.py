@@ -31,6 +31,7 @@ from engine.errors import StorageError
 from engine.store import audit_log, ledger, verification
 from engine.store.files import read_json
 from tests.fixtures.night_fixture import STEPS, Step, ends, named, night, steps_of, write
+from tests.fixtures.outside import require
 from tests.fixtures.results_fixture import scored_archive, storescp
 from tests.fixtures.source_fixture import orthanc
 from tests.fixtures.story import osteoray
@@ -170,8 +171,7 @@ def test_a_disk_may_become_read_only(disk: Path) -> None:
 @pytest.mark.timeout(600)
 def test_each_call_of_the_disk_may_fail(tmp_path: Path, call: str) -> None:
     """EIO from the kernel, injected by strace: at each fsync of a night once, and at each rename."""
-    if STRACE is None:
-        pytest.skip("no strace: apt-get install strace")
+    require(STRACE is not None, "strace", "strace")
     from tests.fixtures.failing_disk import PERIOD
 
     inject = f"inject={FAILING[call]}:error=EIO:when={PERIOD}+{PERIOD}"

@@ -20,8 +20,8 @@ REASONS = ("pixel_decode", "source_read")
 NAMES = st.sampled_from([f"f{number}" for number in range(7)])
 CONTENTS = st.sampled_from([word.ljust(12) for word in ("good", *REASONS)])
 KILLS = st.integers(1, 40)
-HISTORIES = int(os.environ.get("OSTEORAY_HISTORIES", "30"))
-"""Each takes seconds; a thousand are for a night."""
+HISTORIES = int(os.environ.get("OSTEORAY_HISTORIES", "10"))
+"""Each takes seconds; `make test-all` runs a thousand."""
 
 
 class Nights(RuleBasedStateMachine):

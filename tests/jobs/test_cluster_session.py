@@ -12,7 +12,7 @@ import ray
 
 from engine.errors import ClusterError
 from jobs.cluster_session import start_ray
-from tests.fixtures.source_fixture import free_port
+from tests.fixtures.outside import free_port
 
 
 @pytest.fixture(autouse=True)

@@ -57,7 +57,7 @@ def test_rows_have_folders_of_their_own() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly  # each step has its own test
 def test_a_study_ends_in_a_table_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     archive, out = tmp_path / "archive", tmp_path / "study"
     words = ["phantom", "--task", "hand-age", "--count", 40, "--size", 96, "--out", archive]
