@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from engine.distillation.cached_teacher import RecordedTeacher
 from engine.distillation.teacher_cache import open_cache
 from engine.imaging.augment import augmented, draw
-from engine.ingest.covariates import unknown
+from engine.ingest.covariates import widths
 from engine.models.network import AgeNet, channels_last, frozen
 from engine.models.ordered_bins import joint_loss
 from engine.tasks import task_named
@@ -62,7 +62,7 @@ def device_of(options: argparse.Namespace) -> torch.device:
 
 def opened(data: Path, folder: Path, count: int) -> TrainingSet:
     """``count`` samples to train on, 32 to validate with."""
-    pack_images(data, folder, TASK.label)
+    pack_images(data, folder, TASK.labels)
     samples = open_training_set(data, folder, TASK)
     train_N = samples.index_of("train")
     if len(train_N) < count:
@@ -202,7 +202,7 @@ def noise(count: int, size: int) -> TrainingSet:
         images_NVHW=rng.integers(0, 256, (total, 1, size, size), np.uint8),
         to_network_N33=np.broadcast_to(np.eye(3), (total, 3, 3)),
         months_N=months_N,
-        covariates_NQ=np.zeros((total, len(unknown(TASK.covariates))), np.float32),
+        covariates_NQ=np.zeros((total, sum(widths(TASK.covariates))), np.float32),
         patients_N=names_N,
         uids_N=names_N,
         patient_sex_N=names_N,
@@ -243,7 +243,7 @@ def ladder(options: argparse.Namespace, folder: Path) -> dict[str, object]:
 def loops(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Images per second of our loop through Ray Train with one worker and with two, and of the plain one."""
     recipe = replace(recipe_named("hand-student"), distill={}, epochs=3)
-    pack_images(options.data, folder, TASK.label)
+    pack_images(options.data, folder, TASK.labels)
     samples = open_training_set(options.data, folder, TASK)
     # In a worker process of the same Ray, so that the kernel's scheduler sees both loops alike.
     cores, device = os.cpu_count() or 1, device_of(options)
@@ -256,7 +256,7 @@ def loops(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         speeds["plain"] += [images / seconds for seconds in spent[1:]]
         for workers in (1,) if options.gpu else (1, 2):
             run = folder / f"{workers}-{turn}"
-            pack_images(options.data, run / "cache", TASK.label)
+            pack_images(options.data, run / "cache", TASK.labels)
             train_on_ray(
                 recipe.facts(), options.data, run, teacher=None,
                 workers=Workers(count=workers, threads=max(cores // workers, 1), gpu=options.gpu),

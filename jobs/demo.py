@@ -14,7 +14,7 @@ from engine.deploy.bundle import BUNDLE_NAME, Bundle, open_bundle
 from engine.ingest.shard import ReadSpec
 from engine.sources import LABELS_NAME
 from engine.store import lease
-from engine.store.labels import read_labels
+from engine.store.labels import read_label_table
 from engine.tasks import task_named
 from engine.training.recipe import Recipe, with_changes
 from jobs.console import finish, progress
@@ -79,8 +79,8 @@ def _ingest(archive: Path, data: Path) -> None:
     task, labels = task_named(TASK), archive / LABELS_NAME
     manifest_of = partial(ingest_manifest, task.facts(), str(archive), labels)
     spec = ReadSpec(
-        source=str(archive), folder=data, rule=task.rule, salt=read_salt(), label_names=(task.label,),
-        labels=read_labels(labels, (task.label,)),
+        source=str(archive), folder=data, rule=task.rule, salt=read_salt(), label_names=task.label_columns,
+        labels=read_label_table(labels, task.labels),
     )  # fmt: skip
     with running(data) as run:
         run_ingest(spec, manifest_of, SHARD_SIZE, run)

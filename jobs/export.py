@@ -53,10 +53,11 @@ def run_export(run: Path, out: Path, engine: str) -> Bundle:
         raise ExportError(f"{run} is a control that saw no image: it is not for use")
     require_one_pass(run, facts)
     folder = Path(facts["data"]["folder"])
-    real = gate_samples(folder, GATE_SAMPLES, facts["model"]["covariates"])
     task = task_named(facts["task"])
+    covariates = task.restricted(facts["model"]["covariates"]).covariates
+    real = gate_samples(folder, GATE_SAMPLES, covariates)
     with tempfile.TemporaryDirectory(prefix="osteoray-export-") as cache:
-        pack_images(folder, Path(cache), task.label)
+        pack_images(folder, Path(cache), task.labels)
         data = open_training_set(folder, Path(cache), task, choice_of(facts["recipe"]))
         checks = checks_of(run, data)
     return write_bundle(run, out, engine=engine, real=real, threads=os.cpu_count() or 1, checks=checks)

@@ -19,7 +19,7 @@ from engine.ingest import deidentified
 from engine.ingest.shard import ReadSpec
 from engine.store import lease, ledger
 from engine.store.files import code_version, sha256_of_facts, sha256_of_file
-from engine.store.labels import read_labels
+from engine.store.labels import read_label_table
 from engine.tasks import task_named
 from jobs.cluster_session import cluster_cores, start_ray
 from jobs.console import PARTIAL, finish, progress
@@ -96,8 +96,8 @@ def ingest(
     on. With --incremental a file that changed gets a
     row of a higher version, and its earlier rows stay; training and reports use the last version.
     """
-    facts = task_named(task).facts()
-    rule = task_named(task).rule
+    question = task_named(task)
+    facts, rule = question.facts(), question.rule
     if size:
         rule = replace(rule, view=replace(rule.view, size_HW=(size, size)))
         facts = {**facts, "rule": rule.facts()}
@@ -110,10 +110,10 @@ def ingest(
         require_shareable(source, out, deidentified_to)
     terms = read_terms(max_failures, window, throttle, retry)
     part = chosen_crop(crop, region, erase=erase)
-    label_names = (facts["label"], *facts["more_labels"]) if labels else ()
     spec = ReadSpec(
-        source=source, folder=out, rule=rule, salt=read_salt(), label_names=label_names,
-        labels=read_labels(labels, label_names[:1], optional=label_names[1:]) if labels else None,
+        source=source, folder=out, rule=rule, salt=read_salt(),
+        label_names=question.label_columns if labels else (),
+        labels=read_label_table(labels, question.labels) if labels else None,
         deidentified=deidentified_to.resolve() if deidentified_to else None, crop=part,
     )  # fmt: skip
     manifest_of = partial(ingest_manifest, facts, source, labels, deidentified_to=deidentified_to, crop=part)

@@ -18,6 +18,7 @@ from engine.errors import TrainingError, UsageError
 from engine.evaluation.held_out import read_held_out
 from engine.store import lease
 from engine.store.files import code_version, sha256_of_facts, sha256_of_file
+from engine.tasks import task_named
 from engine.training.dataset import data_facts
 from engine.training.record_teacher import TeachSpec, open_teachers, require_outputs, sample_shards
 from engine.training.run_folder import EVALUATION_NAME, WEIGHTS_NAME, read_run
@@ -102,6 +103,7 @@ def teach_spec(
         data=data.resolve(),
         folder=out.resolve(),
         runs=tuple(run.resolve() for run in runs),
+        covariates=task_named(facts[0]["task"]).covariates,
         facts=_manifest(
             runs, facts, told, [name for name in OUTPUTS if name in names], nets[0].channels, looks
         ),

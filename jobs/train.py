@@ -94,8 +94,8 @@ def run_training(
     facts = _facts(recipe, data, out, teacher)
     if facts["status"] == "done":
         return facts
-    task = task_named(recipe.task).told(recipe.told)
-    pack_images(data, out / "cache", task.label)
+    task = task_named(recipe.task).restricted(recipe.told)
+    pack_images(data, out / "cache", task.labels)
     samples = open_training_set(data, out / "cache", task, choice_of(recipe.facts()))
     if not recipe.hide_image:
         refuse_twins(samples)  # what cannot be trained on ends here
@@ -204,7 +204,7 @@ def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> 
 
     torch.set_num_threads(os.cpu_count() or 1)
     recipe = recipe_from_facts(facts["recipe"])
-    task = task_named(facts["task"]).told(recipe.told)
+    task = task_named(facts["task"]).restricted(recipe.told)
     samples = open_training_set(data, out / "cache", task, choice_of(facts["recipe"]))
     views = samples.images_NVHW.shape[1]
     model = model_of(recipe, task, views).facts()

@@ -18,8 +18,8 @@ from pathlib import Path
 from engine.datasets.archive import Listing, Planned, Skipped
 from engine.dicom.write import SECONDARY_CAPTURE, Facts, uid_from
 from engine.errors import NoLabelError, SourceReadError, UsageError
-from engine.store.schema import PSEUDO_COLUMNS
 
+_PSEUDO_COLUMNS = ("pseudo_mean_months", "pseudo_sd_months")
 _NEEDED = ("uid", "path", "sex", "chron_months", "patient")
 _MOST_MONTHS = 300.0
 _SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,48}")  # becomes a file name and part of a PatientID (at most 64)
@@ -62,7 +62,7 @@ def _planned(row: Row, root: Path, line: int, seen: set[str]) -> Planned | Skipp
         bone, mean, sd = (_months(row, name, line) for name in ("bone_months", "pseudo_mean", "pseudo_sd"))
         if bone is None and mean is None:
             raise NoLabelError(f"line {line}: neither bone_months nor pseudo_mean")
-        pseudo = dict(zip(PSEUDO_COLUMNS, (mean, sd if mean is not None else None), strict=True))
+        pseudo = dict(zip(_PSEUDO_COLUMNS, (mean, sd if mean is not None else None), strict=True))
         return Planned(
             name=row["uid"],
             image=_image(root, row["path"], line),

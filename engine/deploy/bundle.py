@@ -16,9 +16,10 @@ from typing import Any
 
 from engine.deploy.out_of_distribution import Checks, load_checks
 from engine.errors import BundleError
-from engine.ingest.covariates import unknown
+from engine.ingest.covariates import Covariate, widths
 from engine.ingest.instance import InputRule, rule_from_facts
 from engine.store.files import read_json, sha256_of_facts, sha256_of_file
+from engine.tasks import task_named
 from engine.tasks.ages.calibration import Calibration, calibration_from_facts
 
 BUNDLE_NAME = "bundle.json"
@@ -40,7 +41,7 @@ class Bundle:
     folder: Path
     task: str
     rule: InputRule
-    covariates: tuple[str, ...]
+    covariates: tuple[Covariate, ...]
     map_HW: tuple[int, int]
     engine: str
     calibration: Calibration
@@ -68,12 +69,11 @@ def open_bundle(folder: Path) -> Bundle:
     facts = read_facts(folder)
     try:
         _check_digests(folder, facts)
-        _check_columns(folder, facts)
         return Bundle(
             folder=folder,
             task=facts["task"]["name"],
             rule=rule_from_facts(facts["task"]["rule"]),
-            covariates=tuple(facts["model"]["covariates"]),
+            covariates=_covariates(folder, facts),
             map_HW=(facts["attention_HW"][0], facts["attention_HW"][1]),
             engine=facts["engine"],
             calibration=calibration_from_facts(facts["calibration"]),
@@ -97,17 +97,18 @@ def sealed_files(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return (*SEALED, CHECKS_NAME) if facts["checks"] else SEALED
 
 
-def _check_columns(folder: Path, facts: Mapping[str, Any]) -> None:
-    """A bundle from before covariates had the columns they have now would be told what it does not know.
+def _covariates(folder: Path, facts: Mapping[str, Any]) -> tuple[Covariate, ...]:
+    """The covariates of the bundle's network.
 
     Raises:
-        BundleError: it takes another number of them.
+        BundleError: it encodes them as an earlier release did.
     """
-    names = facts["model"]["covariates"]
-    if facts.get("covariate_columns", len(names)) != len(unknown(names)):
+    covariates = task_named(facts["task"]["name"]).restricted(facts["model"]["covariates"]).covariates
+    if tuple(facts["model"]["covariate_columns"]) != widths(covariates):
         raise BundleError(
-            f"{folder / BUNDLE_NAME} is told its covariates as an earlier release did: train and export again"
+            f"{folder / BUNDLE_NAME} encodes its covariates as an earlier release did: train and export again"
         )
+    return covariates
 
 
 def _check_digests(folder: Path, facts: Mapping[str, Any]) -> None:

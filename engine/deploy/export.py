@@ -34,7 +34,6 @@ from engine.deploy.engines import OUTPUT_NAMES, Predictor, choose_engine, open_p
 from engine.deploy.model_card import card
 from engine.deploy.out_of_distribution import Checks, fit_checks
 from engine.errors import ExportError, ParityError
-from engine.ingest.covariates import unknown
 from engine.models.network import Deployed, example_inputs
 from engine.store.files import code_version, now, sha256_of_file, write_json
 from engine.tasks import task_named
@@ -213,7 +212,6 @@ def _facts(
         "num_bins": run["model"]["num_bins"],
         "outputs": list(OUTPUT_NAMES),
         "attention_HW": list(attention.shape[1:]),
-        "covariate_columns": len(unknown(run["model"]["covariates"])),
         "engine": engine,
         "parity": parity,
         "code_version": code_version(),

@@ -75,8 +75,8 @@ class _Member:
         images_BHW = np.stack(
             [np.frombuffer(data.as_buffer(), np.uint8).reshape(size_HW) for data in samples["image"]]
         )
-        names = self._bundle.covariates
-        told_BQ = covariates.columns(samples.select(covariates.sources(names)).to_pylist(), names)
+        given = self._bundle.covariates
+        told_BQ = covariates.columns(samples.select(covariates.sources(given)).to_pylist(), given)
         scores = self._predictor.predict(images_BHW, told_BQ)
         maps = [enlarged(map_hw, self._map_HW).tobytes() for map_hw in scores.attention_Bhw]
         columns = {

@@ -1,11 +1,11 @@
-"""COVARIATES: what a network is told beside the image, each a few float32 columns made of a header column.
+"""Covariates: what a network is given beside the image, each a few float32 columns made of one value.
 
+A task declares its own; SEX is here because many tasks take it. Nothing here knows them by name.
 Legend: N samples, Q columns of all covariates of a network, in the order in which they are named.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,80 +17,101 @@ from engine.errors import UnknownNameError
 
 Columns = NDArray[np.float32]
 
-_AGE_STEP_MONTHS, _AGE_STEPS = 12.0, 20
-"""Centres of the curves that an age is told by: 0 to 228 months, a year apart, and their sd."""
+_TABLE = "table"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Covariate:
-    """``encode`` makes one row of columns of a value of ``source``, a column of the samples; None is unknown.
+    """One covariate of a task.
 
-    ``withheld`` says whether training may hide it, so that the network also learns to do without.
+    ``source`` is ``header:COLUMN`` (a header column) or ``table:COLUMN`` (a column of the covariate table).
+    ``encode`` makes its columns of a value; None is a missing value, which a task may show by a flag column.
+    ``low`` and ``high`` bound a value in ``unit``. ``withheld`` says whether covariate dropout applies.
     """
 
+    name: str
     source: str
     encode: Callable[[Any], tuple[float, ...]]
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
     withheld: bool = False
+
+    @property
+    def column(self) -> str:
+        """The column of the samples that it is made of."""
+        return self.source.partition(":")[2]
+
+    @property
+    def is_of_table(self) -> bool:
+        """Whether its values come from a covariate table, not from the header."""
+        return self.source.partition(":")[0] == _TABLE
+
+    @property
+    def width(self) -> int:
+        """Number of its columns."""
+        return len(self.encode(None))
 
 
 def _sex(patient_sex: str | None) -> tuple[float, ...]:
     return ({"M": 1.0, "F": -1.0}.get(patient_sex or "", 0.0),)
 
 
-def _age(age_months: float | None) -> tuple[float, ...]:
-    """How near an age is to each centre, exp(-d^2 / 2) of d steps, and 0; or 0 and 1 where it is missing.
-
-    A single number would be learnt slowly: what an age says beside the image lies in a tenth of its range.
-    Beyond the last centre an age is that of the last: a skeleton is grown by then.
-    """
-    if age_months is None or not math.isfinite(age_months):
-        return (0.0,) * _AGE_STEPS + (1.0,)
-    place = min(age_months / _AGE_STEP_MONTHS, _AGE_STEPS - 1.0)
-    return (*(math.exp(-((place - step) ** 2) / 2) for step in range(_AGE_STEPS)), 0.0)
+SEX = Covariate(name="sex", source="header:patient_sex", encode=_sex)
+"""M is 1, F is -1, anything else 0."""
 
 
-COVARIATES: dict[str, Covariate] = {
-    "sex": Covariate(source="patient_sex", encode=_sex),
-    "chronological_age": Covariate(source="age_months", encode=_age, withheld=True),
-}
-"""``sex``: M 1, F -1, else 0. ``chronological_age``: nearness to each year, and whether it is missing."""
-
-
-def require_covariates(names: Sequence[str]) -> None:
-    """Refuse a name that is not in COVARIATES.
+def chosen(covariates: Sequence[Covariate], names: Sequence[str]) -> tuple[Covariate, ...]:
+    """The covariates called ``names``, in that order.
 
     Raises:
-        UnknownNameError: carries the nearest name.
+        UnknownNameError: there is none of that name; carries the nearest.
     """
+    by_name = {covariate.name: covariate for covariate in covariates}
     for name in names:
-        if name not in COVARIATES:
-            raise UnknownNameError("covariate", name, COVARIATES)
+        if name not in by_name:
+            raise UnknownNameError("covariate", name, by_name)
+    return tuple(by_name[name] for name in names)
 
 
-def sources(names: Sequence[str]) -> list[str]:
-    """The header columns that some covariates are made of."""
-    return list(dict.fromkeys(COVARIATES[name].source for name in names))
+def names_of(covariates: Sequence[Covariate]) -> tuple[str, ...]:
+    """Their names."""
+    return tuple(covariate.name for covariate in covariates)
 
 
-def unknown(names: Sequence[str]) -> Columns:
+def widths(covariates: Sequence[Covariate]) -> tuple[int, ...]:
+    """The number of columns of each."""
+    return tuple(covariate.width for covariate in covariates)
+
+
+def sources(covariates: Sequence[Covariate]) -> list[str]:
+    """The columns of the samples that some covariates are made of, each once."""
+    return list(dict.fromkeys(covariate.column for covariate in covariates))
+
+
+def table_columns(covariates: Sequence[Covariate]) -> tuple[str, ...]:
+    """The columns that a covariate table must have for them."""
+    return tuple(covariate.column for covariate in covariates if covariate.is_of_table)
+
+
+def unknown(covariates: Sequence[Covariate]) -> Columns:
     """The columns [Q] of a sample of which nothing is known."""
-    return _row({}, names)
+    return _row({}, covariates)
 
 
-def columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Columns:
+def columns(rows: Sequence[Mapping[str, Any]], covariates: Sequence[Covariate]) -> Columns:
     """Columns [N, Q] of some samples, each a mapping that holds the ``sources``."""
-    made = [_row(row, names) for row in rows]
-    return np.array(made, np.float32).reshape(len(made), len(unknown(names)))
+    made = [_row(row, covariates) for row in rows]
+    return np.array(made, np.float32).reshape(len(made), sum(widths(covariates)))
 
 
-def hidden(columns_NQ: Columns, names: Sequence[str], is_hidden_N: NDArray[np.bool_]) -> Columns:
+def hidden(columns_NQ: Columns, covariates: Sequence[Covariate], is_hidden_N: NDArray[np.bool_]) -> Columns:
     """The columns with the withheld covariates of the chosen samples as if they were unknown."""
-    parts = [(COVARIATES[name].encode(None), COVARIATES[name].withheld) for name in names]
-    may_hide_Q = np.array([withheld for row, withheld in parts for _ in row], bool)
-    replaced: Columns = np.where(is_hidden_N[:, None] & may_hide_Q, unknown(names), columns_NQ)
+    may_hide_Q = np.array([one.withheld for one in covariates for _ in range(one.width)], bool)
+    replaced: Columns = np.where(is_hidden_N[:, None] & may_hide_Q, unknown(covariates), columns_NQ)
     return replaced
 
 
-def _row(row: Mapping[str, Any], names: Sequence[str]) -> Columns:
-    encoded = [COVARIATES[name].encode(row.get(COVARIATES[name].source)) for name in names]
+def _row(row: Mapping[str, Any], covariates: Sequence[Covariate]) -> Columns:
+    encoded = [covariate.encode(row.get(covariate.column)) for covariate in covariates]
     return np.array([value for values in encoded for value in values], np.float32)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from engine.errors import BundleError, MissingDependencyError, TrainingError, UnknownNameError, UsageError
-from engine.ingest.covariates import require_covariates, unknown
 from engine.models.grad_cam import attention
 from engine.models.ordered_bins import NUM_BINS, moments, regression_slopes
 
@@ -29,7 +28,7 @@ Head = Literal["distribution", "regression"]
 
 _RGB = 3
 _TRUNK = "trunk."
-_TOLD = "covariate_scale_shift.weight"
+_COVARIATE_LAYER = "covariate_scale_shift.weight"
 _GATE_WIDTH = 64
 
 
@@ -37,7 +36,8 @@ _GATE_WIDTH = 64
 class ModelFacts:
     """Everything needed to rebuild a model before its weights are loaded.
 
-    ``covariates`` are names in COVARIATES. The ``num_views`` images of a sample are either the input channels
+    ``covariates`` are the names of what it takes beside the image, ``covariate_columns`` the columns of
+    each. The ``num_views`` images of a sample are either the input channels
     of one pass (``channel_stack``, as in arXiv 2006.00202), or go through one trunk each on its own, and a
     gate weighs what it finds (``late``). ``head`` is a distribution over the bins, or plain ``regression``.
     Only the first ``stages`` of the trunk are kept, one a halving of the grid; 0 keeps all.
@@ -45,6 +45,7 @@ class ModelFacts:
 
     backbone: str
     covariates: tuple[str, ...] = ("sex",)
+    covariate_columns: tuple[int, ...] = (1,)
     num_views: int = 1
     fusion: Fusion = "late"
     head: Head = "distribution"
@@ -154,11 +155,10 @@ class AgeNet(nn.Module):
         """Build with random weights.
 
         Raises:
-            UnknownNameError: timm has no such backbone, or a covariate has no such name.
+            UnknownNameError: timm has no such backbone.
         """
         super().__init__()
         require_backbone(facts.backbone)
-        require_covariates(facts.covariates)
         self.facts = facts
         self.trunk = timm.create_model(
             facts.backbone,
@@ -171,7 +171,7 @@ class AgeNet(nn.Module):
         feature_info: Any = self.trunk.feature_info
         self.channels: tuple[int, ...] = tuple(feature_info.channels())
         self.norm = nn.BatchNorm2d(self.channels[-1])
-        self.covariate_scale_shift = nn.Linear(len(unknown(facts.covariates)), 2 * self.channels[-1])
+        self.covariate_scale_shift = nn.Linear(sum(facts.covariate_columns), 2 * self.channels[-1])
         self.classify = nn.Conv2d(self.channels[-1], facts.num_bins if facts.head == "distribution" else 1, 1)
         self.gate = Gate(self.channels[-1]) if self.is_late else None
         nn.init.zeros_(self.covariate_scale_shift.weight)
@@ -237,9 +237,9 @@ class Deployed(nn.Module):
 
 
 def example_inputs(facts: ModelFacts, count: int, size_HW: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Noise [B, V, H, W] and unknown covariates [B, Q], to trace or time a network."""
-    told_Q = torch.from_numpy(unknown(facts.covariates))
-    return torch.rand(count, facts.num_views, *size_HW), told_Q.expand(count, -1).contiguous()
+    """Noise [B, V, H, W] and covariates [B, Q] of zeros, to trace or time a network."""
+    images_BVHW = torch.rand(count, facts.num_views, *size_HW)
+    return images_BVHW, torch.zeros(count, sum(facts.covariate_columns))
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -260,7 +260,8 @@ def load_model(facts: Mapping[str, Any], path: Path) -> AgeNet:
         BundleError: the facts are not ours, the file is absent, or its tensors do not fit the facts.
     """
     try:
-        known = ModelFacts(**{**facts, "covariates": tuple(facts["covariates"])})
+        listed = {name: tuple(facts[name]) for name in ("covariates", "covariate_columns")}
+        known = ModelFacts(**{**facts, **listed})
     except (KeyError, TypeError) as error:
         raise BundleError(f"these are no facts of a model of this release: {error}") from error
     model = AgeNet(known)
@@ -274,9 +275,9 @@ def load_model(facts: Mapping[str, Any], path: Path) -> AgeNet:
 def load_start(model: AgeNet, path: Path) -> None:
     """Start from a safetensors file: a run's own weights whole, or the trunk alone.
 
-    A run that was told the first of this network's covariates alone gives what it made of them, and the
-    others start without effect; one told others gives all but the layer that takes them. A run that differs
-    in anything else, as its head, and a timm checkpoint give the trunk.
+    If the run took the first covariates of this network only, their weights are copied and the remaining
+    covariates start at zero. If it took others, all weights but those of the covariate layer are copied. A
+    run that differs in anything else, such as its head, and a timm checkpoint give the trunk only.
     A first convolution over RGB becomes one over grey by summing its weights, so a grey image gives what
     its RGB copy gave; over several views, the same shared out to them.
 
@@ -287,9 +288,11 @@ def load_start(model: AgeNet, path: Path) -> None:
         given = safetensors.torch.load_file(path)
         whole, own = model.state_dict(), model.trunk.state_dict()
         same = {name: value for name, value in given.items() if _is_like(value, whole.get(name))}
-        if given.keys() == whole.keys() and whole.keys() - same.keys() <= {_TOLD}:
-            told = _told_more(given[_TOLD], whole[_TOLD], model.facts.covariates)
-            model.load_state_dict({_TOLD: told, **same})
+        if given.keys() == whole.keys() and whole.keys() - same.keys() <= {_COVARIATE_LAYER}:
+            covariate_layer = _with_first_covariates(
+                given[_COVARIATE_LAYER], whole[_COVARIATE_LAYER], model.facts.covariate_columns
+            )
+            model.load_state_dict({_COVARIATE_LAYER: covariate_layer, **same})
             return
         if _TRUNK + next(iter(own)) in given:
             given = {name.removeprefix(_TRUNK): value for name, value in given.items()}
@@ -304,12 +307,12 @@ def _is_like(given: Tensor, like: Tensor | None) -> bool:
     return like is not None and given.shape == like.shape
 
 
-def _told_more(given_PQ: Tensor, like_PQ: Tensor, covariates: Sequence[str]) -> Tensor:
-    """The weights of a layer for some covariates with those of a run that was told the first of them."""
-    told_PQ, columns = torch.zeros_like(like_PQ), given_PQ.shape[1]
-    if columns in {len(unknown(covariates[:number])) for number in range(len(covariates))}:
-        told_PQ[:, :columns] = given_PQ
-    return told_PQ
+def _with_first_covariates(given_PQ: Tensor, like_PQ: Tensor, columns: Sequence[int]) -> Tensor:
+    """The weights of a covariate layer, with those of a run that took the first of its covariates only."""
+    weights_PQ, given = torch.zeros_like(like_PQ), given_PQ.shape[1]
+    if given in {sum(columns[:number]) for number in range(len(columns))}:
+        weights_PQ[:, :given] = given_PQ
+    return weights_PQ
 
 
 def _as_views(given: Tensor, like: Tensor, views: tuple[int, ...]) -> Tensor:

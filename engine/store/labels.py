@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv
@@ -13,7 +15,34 @@ import pyarrow.csv
 from engine.errors import NoLabelError, UsageError
 
 KEY = "sop_instance_uid"
+Kind = Literal["number", "class", "point", "box"]
+_PARTS: dict[str, tuple[str, ...]] = {
+    "point": ("_x", "_y"),
+    "box": ("_left", "_top", "_right", "_bottom"),
+}
 _PLACE = re.compile(r"(?:CSV column|Row) #\d+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """One label of a task: a number in ``unit``, a class 0, 1, ..., or a point or box in original pixels.
+
+    A label table must have the columns of a ``required`` one; values may be missing in either.
+    """
+
+    name: str
+    kind: Kind
+    unit: str = ""
+    required: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Its columns: NAME; NAME_x, NAME_y; or NAME_left, _top, _right, _bottom."""
+        return tuple(f"{self.name}{part}" for part in _PARTS.get(self.kind, ("",)))
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able facts."""
+        return {"name": self.name, "kind": self.kind, "unit": self.unit, "required": self.required}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +83,13 @@ def read_labels(path: Path, required: tuple[str, ...], *, optional: tuple[str, .
     values = {uid: dict(zip(columns, row, strict=True)) for uid, row in zip(uids, rows, strict=True)}
     splits = table["split"].to_pylist() if "split" in table.column_names else []
     return Labels(values, dict(zip(uids, splits, strict=True)) if splits else {})
+
+
+def read_label_table(path: Path, labels: Sequence[Label]) -> Labels:
+    """The columns of a task's labels from a CSV; see ``read_labels``."""
+    required = [column for label in labels if label.required for column in label.columns]
+    optional = [column for label in labels if not label.required for column in label.columns]
+    return read_labels(path, tuple(required), optional=tuple(optional))
 
 
 def label_columns(labels: Labels | None, uid: str, columns: tuple[str, ...]) -> dict[str, float | str | None]:

@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 
 SCHEMA_VERSION = "4"
 
-PSEUDO_COLUMNS = ("pseudo_mean_months", "pseudo_sd_months")
-"""Labels made by other models: their mean and spread."""
-
 HEADER_FIELDS: tuple[pa.Field, ...] = (
     pa.field("sop_instance_uid", pa.string(), nullable=False),
     pa.field("sop_class_uid", pa.string(), nullable=False),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from engine.evaluation.answer import Code
 from engine.imaging.preprocess import View
+from engine.ingest.covariates import SEX
 from engine.ingest.instance import InputRule
 from engine.tasks.ages.answer import AGE
+from engine.tasks.ages.inputs import BONE_AGE
 from engine.tasks.task import Limits, Task
 
 PROJECTION_SOP_CLASSES = (
@@ -22,14 +24,14 @@ BONE_AGE_VIEWS = Code("24724-7", "LN", "XR Bones Views for bone age")
 
 HAND_AGE = Task(
     name="hand-age",
-    label="bone_age_months",
+    labels=(BONE_AGE,),
     rule=InputRule(
         sop_classes=PROJECTION_SOP_CLASSES,
         view=View(size_HW=(112, 112)),
         other_body_parts=("ANKLE", "ELBOW", "FOOT", "HIP", "KNEE"),
         body_parts=("HAND", "METACARPUS", "WRIST"),
     ),
-    covariates=("sex",),
+    covariates=(SEX,),
     title="Bone age of the hand",
     answer=AGE,
     limits=Limits(oldest_months=20 * 12.0, is_middle_bright=True),

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from engine.evaluation.answer import Code
 from engine.imaging.preprocess import View
+from engine.ingest.covariates import SEX
 from engine.ingest.instance import InputRule
-from engine.store.schema import PSEUDO_COLUMNS
 from engine.tasks.ages.answer import AGE
+from engine.tasks.ages.inputs import BONE_AGE, CHRONOLOGICAL_AGE, PSEUDO_LABELS
 from engine.tasks.hand_age import BONE_AGE_VIEWS, PROJECTION_SOP_CLASSES
 from engine.tasks.task import Limits, Task
 
 KNEE_AGE = Task(
     name="knee-age",
-    label="bone_age_months",
+    labels=(BONE_AGE, *PSEUDO_LABELS),
     rule=InputRule(
         sop_classes=PROJECTION_SOP_CLASSES,
         view=View(size_HW=(112, 112)),
@@ -26,7 +27,7 @@ KNEE_AGE = Task(
         body_parts=("KNEE", "PATELLA"),
         mirrored_laterality="L",
     ),
-    covariates=("sex", "chronological_age"),
+    covariates=(SEX, CHRONOLOGICAL_AGE),
     title="Bone age of the knee",
     answer=AGE,
     # Of 60 real knees, 28 % have a darker middle, so black and white are not asked about.
@@ -34,7 +35,6 @@ KNEE_AGE = Task(
     anatomy=Code("72696002", "SCT", "Knee"),
     body_part="KNEE",
     procedure=BONE_AGE_VIEWS,
-    more_labels=PSEUDO_COLUMNS,
     origin="Knee bone age after DOI 10.1177/23259671261424923, by transfer from a hand model and its "
     "pseudo-labels: a re-implementation from the abstract, with our own choices where it is silent.",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +10,12 @@ from torch import Tensor
 
 from engine.distillation.weighted_terms import distillation
 from engine.evaluation.answer import Answer, Code
+from engine.ingest.covariates import Covariate, chosen, names_of, widths
 from engine.ingest.instance import InputRule
 from engine.models.batch import Batch
 from engine.models.network import Fusion, Head, ModelFacts, Outputs
 from engine.models.ordered_bins import joint_loss
+from engine.store.labels import Label
 from engine.tasks.ages.pseudo_labels import pseudo_label_loss
 
 
@@ -38,17 +40,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One clinical question: ``label`` is the column of truth, in months; ``rule`` says what fits.
+    """One clinical question: ``rule`` says which instances fit, ``labels`` what a label table may hold.
 
-    ``covariates`` are what the network is told beside the image, names in COVARIATES. ``more_labels`` are
-    columns that a label table may have beside ``label``.
+    ``covariates`` are what the network is given beside the image.
     """
 
     name: str
-    label: str
     rule: InputRule
-    covariates: tuple[str, ...]
-    more_labels: tuple[str, ...] = ()
+    labels: tuple[Label, ...]
+    covariates: tuple[Covariate, ...] = ()
     origin: str = ""
     """What the method follows, and where its source was silent: stands on every model card."""
     title: str
@@ -71,9 +71,18 @@ class Task:
         parts |= distillation(student, teacher, batch, weights.terms)
         return {**parts, "loss": parts["task"] + parts["distill"]}
 
-    def told(self, names: tuple[str, ...]) -> Task:
-        """The same question for a network that is told ``names`` beside the image; none leaves all."""
-        return replace(self, covariates=names) if names else self
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of all labels."""
+        return tuple(column for label in self.labels for column in label.columns)
+
+    def restricted(self, names: Sequence[str]) -> Task:
+        """The same question for a network with the covariates called ``names`` only; no name leaves all.
+
+        Raises:
+            UnknownNameError: the task has no covariate of that name.
+        """
+        return replace(self, covariates=chosen(self.covariates, names)) if names else self
 
     def model_facts(
         self,
@@ -87,7 +96,8 @@ class Task:
         """Facts of a network for this question."""
         return ModelFacts(
             backbone=backbone,
-            covariates=self.covariates,
+            covariates=names_of(self.covariates),
+            covariate_columns=widths(self.covariates),
             num_views=num_views,
             fusion=fusion,
             head=head,
@@ -98,10 +108,9 @@ class Task:
         """JSON-able facts for manifests and bundles."""
         return {
             "name": self.name,
-            "label": self.label,
-            "more_labels": list(self.more_labels),
+            "labels": [label.facts() for label in self.labels],
             "rule": self.rule.facts(),
-            "covariates": list(self.covariates),
+            "covariates": list(names_of(self.covariates)),
             "origin": self.origin,
         }
 

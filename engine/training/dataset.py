@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 
 from engine.errors import TableError, TrainingError
 from engine.ingest import covariates
+from engine.ingest.covariates import Covariate
 from engine.store import ledger
 from engine.store.files import read_json, sha256_of_facts, sha256_of_file
-from engine.store.schema import PSEUDO_COLUMNS, tensor_values
+from engine.store.labels import Label
+from engine.store.schema import tensor_values
+from engine.tasks.ages.inputs import BONE_AGE, PSEUDO_COLUMNS
 from engine.tasks.ages.pseudo_labels import Labels, targets
 from engine.tasks.task import Task
 from engine.training.folds import folds_of
@@ -77,7 +81,7 @@ def data_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def pack_images(folder: Path, cache: Path, label: str) -> None:
+def pack_images(folder: Path, cache: Path, labels: Sequence[Label]) -> None:
     """Write the images of all labelled samples to one raw file in ``cache``, in shard order.
 
     Raises:
@@ -85,7 +89,7 @@ def pack_images(folder: Path, cache: Path, label: str) -> None:
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / _IMAGES_NAME).open("wb") as stream:
-        for table in _labelled(folder, ["image"], label):
+        for table in _labelled(folder, ["image"], labels):
             stream.write(tensor_values(table["image"]).tobytes())
 
 
@@ -123,12 +127,13 @@ def open_training_set(folder: Path, cache: Path, task: Task, choice: Choice = _A
     """
     names = ["sop_instance_uid", "patient_key", "patient_sex", "split", "original_to_network"]
     names += ["age_months", *covariates.sources(task.covariates)]
-    parts = list(_labelled(folder, list(dict.fromkeys(names)), task.label))
+    parts = list(_labelled(folder, list(dict.fromkeys(names)), task.labels))
     count = sum(part.num_rows for part in parts)
     if count == 0:
         raise TrainingError(f"{folder} has no labelled sample: ingest with --labels")
     table = pa.concat_tables(parts)
-    if not np.isfinite(table[task.label].drop_null().to_numpy()).all():
+    values = [table[name].drop_null().to_numpy() for name in task.label_columns if name in table.column_names]
+    if not all(np.isfinite(column).all() for column in values):
         raise TrainingError(f"{folder} has labels that are no finite numbers: mend the label table")
     manifest = read_json(folder / "manifest.json")
     shape = (count, len(manifest.get("views", [None])), *manifest["task"]["rule"]["view"]["size_HW"])
@@ -139,7 +144,7 @@ def open_training_set(folder: Path, cache: Path, task: Task, choice: Choice = _A
     patients = np.array(table["patient_key"].to_pylist())
     splits = splits_by_patient(patients, table["split"].to_pylist())
     pseudo = np.stack([_floats(table, name) for name in PSEUDO_COLUMNS], axis=1)
-    aims = targets(_floats(table, task.label), pseudo, splits == "test", choice.labels)
+    aims = targets(_floats(table, BONE_AGE.name), pseudo, splits == "test", choice.labels)
     if choice.folds:
         chosen = (splits != "test") & aims.is_labelled_N
         sexes = np.array(patient_sex)[chosen]
@@ -215,17 +220,21 @@ def splits_by_patient(patients_N: NDArray[Any], given: list[str | None]) -> NDAr
     return splits
 
 
-def _labelled(folder: Path, columns: list[str], label: str) -> Iterator[pa.Table]:
-    """Columns of each shard's labelled samples, and the label; of a file that changed, the last version."""
+def _labelled(folder: Path, columns: list[str], labels: Sequence[Label]) -> Iterator[pa.Table]:
+    """Columns and labels of each shard's samples with a label; of a file that changed, the last version.
+
+    Raises:
+        TrainingError: a required label has no column.
+    """
     superseded = ledger.superseded(folder)
     for path in ledger.tables_of(folder, "samples"):
-        if label not in pq.read_schema(path).names:
-            raise TrainingError(f"{path} has no column {label}: ingest with --labels")
-        pseudo = [name for name in PSEUDO_COLUMNS if name in pq.read_schema(path).names]
-        table = pq.read_table(path, columns=["instance_index", *columns, label, *pseudo])
-        is_labelled = table[label].is_valid()
-        if pseudo:
-            is_labelled = pc.or_(is_labelled, table[pseudo[0]].is_valid())
+        stored = pq.read_schema(path).names
+        for label in labels:
+            if label.required and not set(label.columns) <= set(stored):
+                raise TrainingError(f"{path} has no column {label.columns[0]}: ingest with --labels")
+        held = [name for label in labels for name in label.columns if name in stored]
+        table = pq.read_table(path, columns=["instance_index", *columns, *held])
+        is_labelled = reduce(pc.or_, [table[name].is_valid() for name in held])
         yield table.filter(pc.and_not(is_labelled, pc.is_in(table["instance_index"], superseded)))
 
 
@@ -246,11 +255,11 @@ def _split(patient: str, given: str | None, has_given: bool) -> str:
 
 
 def gate_samples(
-    folder: Path, count: int, names: Sequence[str]
+    folder: Path, count: int, given: Sequence[Covariate]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Up to ``count`` real samples of an ingest folder, spread over its shards.
 
-    Images [B, H, W], and the covariates called ``names`` [B, Q]. Held-out samples come first where the label
+    Images [B, H, W], and the covariates ``given`` [B, Q]. Held-out samples come first where the label
     table has a split.
 
     Raises:
@@ -260,10 +269,10 @@ def gate_samples(
     images, rows = [], []
     per_shard = max(count // max(len(paths), 1), 1)
     for path in paths:
-        table = pq.read_table(path, columns=["image", "split", *covariates.sources(names)])
+        table = pq.read_table(path, columns=["image", "split", *covariates.sources(given)])
         table = table.sort_by([("split", "ascending")])
         images.append(tensor_values(table["image"].slice(0, per_shard)))
         rows += table.drop_columns(["image"]).slice(0, per_shard).to_pylist()
     if not rows:
         raise TableError(f"{folder} holds no samples: the parity gate needs real ones")
-    return np.concatenate(images)[:count], covariates.columns(rows[:count], names)
+    return np.concatenate(images)[:count], covariates.columns(rows[:count], given)

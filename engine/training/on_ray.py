@@ -98,7 +98,11 @@ def _train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     recipe = recipe_from_facts(config["recipe"])
-    task, run, data = task_named(recipe.task).told(recipe.told), Path(config["run"]), Path(config["data"])
+    task, run, data = (
+        task_named(recipe.task).restricted(recipe.told),
+        Path(config["run"]),
+        Path(config["data"]),
+    )
     device = get_device()
     world = World(
         rank=context.get_world_rank(), size=context.get_world_size(), device=device, wrap=prepare_model

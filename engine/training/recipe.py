@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args, get_type_hints
 from engine.distillation.terms import TERMS
 from engine.errors import UnknownNameError, UsageError
 from engine.imaging.augment import Augmentation
-from engine.ingest.covariates import COVARIATES
 from engine.models.network import Fusion, Head, ModelFacts, require_backbone
 from engine.tasks.ages.pseudo_labels import Labels
 from engine.tasks.task import Task
@@ -116,7 +115,6 @@ class Recipe:
             ("precision", self.precision, get_args(Precision)),
             ("teacher_precision", self.teacher_precision, get_args(Precision)),
             ("kind of labels", self.labels, get_args(Labels)),
-            *(("covariate", name, COVARIATES) for name in self.told),
             *(("distillation term", term, TERMS) for term in (*self.distill, *self.ramps)),
         ):
             if name not in known:

@@ -22,6 +22,7 @@ from torch import Tensor
 from engine.distillation.teacher_cache import OUTPUTS, SPATIAL, Keys, digests, write_shard
 from engine.errors import TrainingError, UnknownNameError, UsageError
 from engine.ingest import covariates
+from engine.ingest.covariates import Covariate
 from engine.models.grad_cam import attention
 from engine.models.network import AgeNet, Outputs, frozen
 from engine.store import ledger
@@ -40,6 +41,8 @@ class TeachSpec:
     data: Path
     folder: Path
     runs: tuple[Path, ...]
+    covariates: tuple[Covariate, ...]
+    """Of the task; each network takes those that its facts name."""
     facts: Mapping[str, Any]
     device: str = "cpu"
     threads: int = 1
@@ -99,12 +102,15 @@ def open_teachers(runs: Sequence[Path], device: torch.device) -> list[AgeNet]:
 
 def teach_shard(shard: int, path: Path, nets: Sequence[AgeNet], spec: TeachSpec) -> int:
     """Write shard ``shard`` of the cache from the sample table at ``path``; returns its rows."""
-    names = nets[0].facts.covariates
-    columns = ["sop_instance_uid", "content_sha256", "original_to_network", *covariates.sources(names)]
+    of_net = {
+        names: covariates.chosen(spec.covariates, names) for names in (n.facts.covariates for n in nets)
+    }
+    sources = [column for given in of_net.values() for column in covariates.sources(given)]
+    columns = ["sop_instance_uid", "content_sha256", "original_to_network", *sources]
     table = ledger.read_table(path, columns=["instance_index", "image", *dict.fromkeys(columns)])
     table = table.filter(pc.invert(pc.is_in(table["instance_index"], ledger.superseded(spec.data))))
     images_NVHW = _with_views(tensor_values(table["image"]))
-    told = {net.facts.covariates: _told(table, net.facts.covariates) for net in nets}
+    told = {names: _columns(table, given) for names, given in of_net.items()}
     parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
     for start in range(0, table.num_rows, BATCH):
         part = slice(start, start + BATCH)
@@ -176,8 +182,8 @@ def _mean_logits(logits: Sequence[Tensor]) -> Tensor:
     return stacked_TBK.logsumexp(0) - math.log(len(logits))
 
 
-def _told(table: pa.Table, names: tuple[str, ...]) -> NDArray[np.float32]:
-    return covariates.columns(table.select(covariates.sources(names)).to_pylist(), names)
+def _columns(table: pa.Table, given: Sequence[Covariate]) -> NDArray[np.float32]:
+    return covariates.columns(table.select(covariates.sources(given)).to_pylist(), given)
 
 
 def _with_views(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,14 +59,32 @@ def test_facts_survive_json_and_give_the_rule_back(name: str) -> None:
     task = TASKS[name]
     facts = json.loads(json.dumps(task.facts()))
     assert facts["name"] == name
-    assert facts["label"] == task.label
+    assert facts["labels"] == [label.facts() for label in task.labels]
+    assert facts["covariates"] == [covariate.name for covariate in task.covariates]
     assert rule_from_facts(facts["rule"]) == task.rule
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_label_is_a_column_in_months(name: str) -> None:
-    assert TASKS[name].label.endswith("_months")
-    assert TASKS[name].label.isidentifier()
+def test_labels_have_columns_of_their_own_and_one_is_required(name: str) -> None:
+    columns = TASKS[name].label_columns
+    assert len(set(columns)) == len(columns) > 0
+    assert all(column.isidentifier() for column in columns)
+    assert any(label.required for label in TASKS[name].labels)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_covariates_have_as_many_columns_for_a_missing_value_as_for_a_known_one(name: str) -> None:
+    known = {"patient_sex": "M", "age_months": 30.0}
+    for covariate in TASKS[name].covariates:
+        assert len(covariate.encode(known[covariate.column])) == covariate.width > 0
+
+
+def test_a_task_restricted_to_some_covariates_is_the_same_question() -> None:
+    task = TASKS["knee-age"]
+    assert task.restricted(()) is task
+    assert task.restricted(("sex",)) == replace(task, covariates=task.covariates[:1])
+    with pytest.raises(UnknownNameError, match="did you mean 'chronological_age'"):
+        task.restricted(("sex", "cronological_age"))
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -11,10 +11,14 @@ from engine.errors import BundleError, TableError
 from engine.store.files import sha256_of_file, write_json
 from engine.tasks.ages.calibration import Calibration
 from engine.tasks.hand_age import HAND_AGE
+from engine.tasks.knee_age import KNEE_AGE
 
 CALIBRATION = Calibration(
     instances=40, temperature=1.5, by_sd={"0.9": 2.0}, by_months={"0.9": 12.0}, slope=0.1, intercept=-3.0
 )
+
+
+MODEL = {"covariates": ["sex"], "covariate_columns": [1]}
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def bundle(tmp_path: Path) -> Path:
     for name in SEALED:
         (tmp_path / name).write_bytes(f"the bytes of {name}".encode())
     digests = {name: sha256_of_file(tmp_path / name) for name in SEALED}
-    facts = {"task": HAND_AGE.facts(), "model": {"covariates": ["sex"]}, "attention_HW": [4, 4]}
+    facts = {"task": HAND_AGE.facts(), "model": MODEL, "attention_HW": [4, 4]}
     facts |= {"calibration": CALIBRATION.facts(), "checks": None}
     facts |= {"engine": "onnxruntime", "sha256": digests}
     write_json(tmp_path / BUNDLE_NAME, sealed(facts))
@@ -32,7 +36,7 @@ def bundle(tmp_path: Path) -> Path:
 def test_facts_come_back(bundle: Path) -> None:
     opened = open_bundle(bundle)
     assert (opened.task, opened.rule, opened.map_HW) == ("hand-age", HAND_AGE.rule, (4, 4))
-    assert opened.covariates == ("sex",)
+    assert opened.covariates == HAND_AGE.covariates
     assert opened.sha256 == open_bundle(bundle).sha256
 
 
@@ -116,10 +120,14 @@ def test_every_flipped_byte_is_found(bundle: Path) -> None:
 
 def test_a_bundle_that_is_told_its_covariates_otherwise_is_refused(bundle: Path) -> None:
     facts = {name: fact for name, fact in read_facts(bundle).items() if name != SEAL}
-    both = {"model": {"covariates": ["sex", "chronological_age"]}}
-    write_json(bundle / BUNDLE_NAME, sealed({**facts, **both, "covariate_columns": 22}))
-    assert open_bundle(bundle).covariates == ("sex", "chronological_age")
-    for earlier in ({"covariate_columns": 3}, {}):
-        write_json(bundle / BUNDLE_NAME, sealed({**facts, **both, **earlier}))
-        with pytest.raises(BundleError, match="train and export again"):
+    facts |= {"task": KNEE_AGE.facts()}
+    both = {"covariates": ["sex", "chronological_age"]}
+    write_json(bundle / BUNDLE_NAME, sealed({**facts, "model": {**both, "covariate_columns": [1, 21]}}))
+    assert open_bundle(bundle).covariates == KNEE_AGE.covariates
+    for earlier, message in (
+        ({"covariate_columns": [1, 2]}, "train and export again"),
+        ({}, "export the run again"),
+    ):
+        write_json(bundle / BUNDLE_NAME, sealed({**facts, "model": {**both, **earlier}}))
+        with pytest.raises(BundleError, match=message):
             open_bundle(bundle)

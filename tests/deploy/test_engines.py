@@ -9,6 +9,7 @@ from engine.deploy import engines
 from engine.deploy.engines import PREDICTORS, Scores, choose_engine, gpus_of, open_predictor
 from engine.deploy.export import PARITY_MONTHS
 from engine.errors import MissingDependencyError, UnknownNameError
+from engine.ingest.covariates import SEX
 from engine.training.dataset import gate_samples
 from tests.fixtures.story import Story
 
@@ -22,7 +23,7 @@ ENGINES = [
 
 @pytest.fixture(scope="module")
 def real(story: Story) -> Images:
-    return gate_samples(story.samples, 12, ("sex",))
+    return gate_samples(story.samples, 12, (SEX,))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from engine.deploy.export import export
 from engine.errors import ExportError, ParityError
+from engine.ingest.covariates import SEX
 from engine.training.dataset import gate_samples
 from tests.fixtures.story import Story
 
@@ -36,14 +37,14 @@ def test_departing_graph_writes_nothing(
         safetensors.numpy.save_file(tensors, weights)
 
     monkeypatch.setattr(module, "write_onnx", write_then_change)
-    real = gate_samples(story.samples, 8, ("sex",))
+    real = gate_samples(story.samples, 8, (SEX,))
     with pytest.raises(ParityError, match="no bundle was written"):
         export(run, tmp_path / "bundle", engine="onnxruntime", real=real, threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_bundle_is_never_overwritten(story: Story) -> None:
-    real = gate_samples(story.samples, 8, ("sex",))
+    real = gate_samples(story.samples, 8, (SEX,))
     with pytest.raises(ExportError, match="not empty"):
         export(story.student, story.bundle, engine="auto", real=real, threads=1)
 

@@ -19,7 +19,7 @@ from engine.tasks import task_named
 from engine.tasks.hand_age import HAND_AGE
 from engine.training.dataset import open_training_set, pack_images
 from jobs.plan import begun_plan
-from tests.fixtures.training_fixture import LABEL, Made, small_view, write_ingest
+from tests.fixtures.training_fixture import LABEL, LABELS, Made, small_view, write_ingest
 
 
 def manifest_of(shard_size: int) -> dict[str, str]:
@@ -101,7 +101,7 @@ def test_training_sees_the_last_version_only(folder: Path) -> None:
     (archive / "00003.dcm").write_bytes((archive / "00003.dcm").read_bytes() + b"\0\0")
     (archive / "00005.dcm").write_bytes(b"no image any more")
     again(folder)
-    pack_images(folder / "samples", folder / "cache", LABEL)
+    pack_images(folder / "samples", folder / "cache", LABELS)
     uids = open_training_set(folder / "samples", folder / "cache", HAND_AGE).uids_N.tolist()
     assert len(uids) == len(set(uids)) == 38, "two changed ones fall out: one has no label here, one no image"
 

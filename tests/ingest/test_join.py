@@ -23,7 +23,7 @@ from engine.tasks.hand_age import HAND_AGE
 from engine.training.checkpoint import new_state
 from engine.training.dataset import data_facts, open_training_set, pack_images
 from engine.training.loop import World, epochs
-from tests.fixtures.training_fixture import LABEL, SIZE, Made, small_view, tiny_recipe, write_ingest
+from tests.fixtures.training_fixture import LABEL, LABELS, SIZE, Made, small_view, tiny_recipe, write_ingest
 
 torch.set_num_threads(1)
 
@@ -104,7 +104,7 @@ def test_the_books_of_a_joined_folder_are_in_order(views: tuple[Path, Path, Path
 @pytest.mark.parametrize("fusion", ["late", "channel_stack"])
 def test_a_network_of_two_views_learns(views: tuple[Path, Path, Path], tmp_path: Path, fusion: str) -> None:
     recipe = tiny_recipe(fusion=fusion, epochs=2, batch_size=8)
-    pack_images(views[2], tmp_path, LABEL)
+    pack_images(views[2], tmp_path, LABELS)
     data = open_training_set(views[2], tmp_path, HAND_AGE)
     assert data.images_NVHW.shape == (COUNT, 2, SIZE, SIZE)
     model = HAND_AGE.model_facts(recipe.backbone, num_views=2, fusion=recipe.fusion, head=recipe.head)
@@ -132,7 +132,7 @@ def test_what_does_not_belong_together_is_not_joined(views: tuple[Path, Path, Pa
 
 def test_regression_learns_too(views: tuple[Path, Path, Path], tmp_path: Path) -> None:
     recipe = replace(tiny_recipe(epochs=1, batch_size=8), head="regression", kl_weight=0.0)
-    pack_images(views[0], tmp_path, LABEL)
+    pack_images(views[0], tmp_path, LABELS)
     data = open_training_set(views[0], tmp_path, HAND_AGE)
     model = HAND_AGE.model_facts(recipe.backbone, head=recipe.head)
     state = new_state(recipe, model, (), torch.device("cpu"))

@@ -26,7 +26,6 @@ from engine.errors import (
 )
 from engine.imaging.preprocess import View
 from engine.ingest import reuse, wire
-from engine.ingest.covariates import unknown
 from engine.ingest.instance import InputRule
 from engine.ingest.routing import BODY_PART, FIRST_NAMED, ONLY_FIT, Route, route
 from engine.ingest.shard import ReadSpec, read_rows
@@ -161,7 +160,6 @@ def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
     facts = {
         "task": task.facts(), "model": model.facts(), "engine": "torch", "backbone": BACKBONE,
         "attention_HW": [-(-size // 32)] * 2, "calibration": calibration.facts(), "checks": None,
-        "covariate_columns": len(unknown(model.covariates)),
         "sha256": {name: sha256_of_file(folder / name) for name in SEALED},
     }  # fmt: skip
     write_json(folder / BUNDLE_NAME, sealed(facts))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import NoLabelError, UsageError
-from engine.store.labels import label_columns, read_labels
+from engine.store.labels import Label, label_columns, read_label_table, read_labels
 
 NAMES = ("bone_age_months",)
 
@@ -73,3 +73,17 @@ def test_a_refusal_quotes_no_value_of_the_table(tmp_path: Path, row: str) -> Non
 def test_no_such_table(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.csv cannot be read: "):
         read_labels(tmp_path / "absent.csv", NAMES)
+
+
+def test_the_columns_of_a_label_follow_its_kind(tmp_path: Path) -> None:
+    box = Label(name="roi", kind="box")
+    stage = Label(name="stage", kind="class", required=True)
+    assert stage.columns == ("stage",)
+    assert box.columns == ("roi_left", "roi_top", "roi_right", "roi_bottom")
+    assert Label(name="apex", kind="point").columns == ("apex_x", "apex_y")
+    found = read_label_table(table(tmp_path, "sop_instance_uid,stage,roi_left\n1.2,3,4.5\n"), (stage, box))
+    assert found.values_by_uid["1.2"] == {
+        "stage": 3.0, "roi_left": 4.5, "roi_top": None, "roi_right": None, "roi_bottom": None
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="no column stage"):
+        read_label_table(table(tmp_path, "sop_instance_uid,roi_left\n1.2,4.5\n"), (stage, box))

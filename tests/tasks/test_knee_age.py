@@ -13,13 +13,13 @@ import torch
 from engine import sources
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.errors import BodyPartError, TrainingError
-from engine.ingest.covariates import columns
+from engine.ingest.covariates import columns, names_of
 from engine.ingest.instance import Instance
 from engine.ingest.shard import ReadSpec, read_shard
 from engine.models.network import AgeNet, Head, ModelFacts, load_start, save_weights
 from engine.store import ledger
 from engine.store.files import sha256_of_facts, write_json
-from engine.store.labels import read_labels
+from engine.store.labels import read_label_table
 from engine.tasks import TASKS, task_named
 from engine.tasks.ages.pseudo_labelling import pseudo_labels
 from engine.tasks.hand_age import HAND_AGE
@@ -57,7 +57,7 @@ def seen(path: Path) -> Instance:
 
 def test_the_rule_survives_its_facts() -> None:
     assert {task.name for task in TASKS.values()} >= {"hand-age", "knee-age"}
-    assert task_named("knee-age").covariates == ("sex", "chronological_age")
+    assert names_of(task_named("knee-age").covariates) == ("sex", "chronological_age")
 
 
 @pytest.mark.parametrize("part", ["KNEE", None, "LOWER LEG"])
@@ -99,10 +99,10 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mean, sd = (90 + index, index % 4) if index % 3 != 2 or index % 2 else ("", "")
             split = "test" if index >= 30 else "train"
             writer.writerow((uid_from(str(path)), truth, split, mean, sd))
-    labels = read_labels(root / "labels.csv", ("bone_age_months",), optional=KNEE.more_labels)
+    labels = read_label_table(root / "labels.csv", KNEE.labels)
     spec = ReadSpec(
         source=str(archive), folder=out, rule=RULE, salt=SALT, labels=labels,
-        label_names=("bone_age_months", *KNEE.more_labels),
+        label_names=KNEE.label_columns,
     )  # fmt: skip
     plan = sources.plan(spec.source, 16)
     out.mkdir()
@@ -117,7 +117,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, cache: Path, choice: Choice) -> TrainingSet:
-    pack_images(folder, cache, KNEE.label)
+    pack_images(folder, cache, KNEE.labels)
     return open_training_set(folder, cache, KNEE, choice)
 
 
@@ -183,7 +183,8 @@ def run(folder: Path, seed: int, view: dict[str, object]) -> Path:
         net.classify.weight.normal_(std=0.5)
     folder.mkdir()
     save_weights(net, folder / WEIGHTS_NAME)
-    facts = {"status": "done", "model": net.facts.facts(), "data": {"rule": {"view": view}}}
+    facts = {"status": "done", "task": "hand-age", "model": net.facts.facts()}
+    facts |= {"data": {"rule": {"view": view}}}
     write_json(folder / RUN_NAME, facts)
     return folder
 

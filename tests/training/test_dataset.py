@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import TableError, TrainingError
+from engine.ingest.covariates import SEX
 from engine.store import verification
 from engine.store.files import read_json, write_json
 from engine.tasks.hand_age import HAND_AGE
@@ -23,7 +24,7 @@ from engine.training.dataset import (
     refuse_twins,
     splits_by_patient,
 )
-from tests.fixtures.training_fixture import LABEL, SIZE, Made, disc, disc_set, write_ingest
+from tests.fixtures.training_fixture import LABELS, SIZE, Made, disc, disc_set, write_ingest
 
 PATIENTS = 40
 
@@ -43,7 +44,7 @@ def cohort(patients: int = PATIENTS, *, test_from: int = 30) -> list[Made]:
 
 
 def opened(folder: Path, cache: Path) -> TrainingSet:
-    pack_images(folder, cache, LABEL)
+    pack_images(folder, cache, LABELS)
     return open_training_set(folder, cache, HAND_AGE)
 
 
@@ -147,7 +148,7 @@ def test_labels_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 def test_an_ingest_without_labels_is_refused(tmp_path: Path) -> None:
     folder = write_ingest(tmp_path, cohort(2), labelled=False)
     with pytest.raises(TrainingError, match="ingest with --labels"):
-        pack_images(folder, tmp_path / "cache", LABEL)
+        pack_images(folder, tmp_path / "cache", LABELS)
     with pytest.raises(TrainingError, match="ingest with --labels"):
         open_training_set(folder, tmp_path / "cache", HAND_AGE)
 
@@ -177,7 +178,7 @@ def test_what_is_no_finished_ingest_is_refused(tmp_path: Path, change: dict[str,
 
 
 def test_gate_samples_are_real_spread_and_held_out_first(ingested: Path) -> None:
-    images_BHW, told_BQ = gate_samples(ingested, 10, ("sex",))
+    images_BHW, told_BQ = gate_samples(ingested, 10, (SEX,))
     assert images_BHW.shape == (10, SIZE, SIZE)
     assert told_BQ.shape == (10, 1)
     shown = {image.tobytes() for image in images_BHW}
@@ -188,7 +189,7 @@ def test_gate_samples_are_real_spread_and_held_out_first(ingested: Path) -> None
 
 
 def test_gate_samples_are_never_more_than_asked(ingested: Path) -> None:
-    images_BHW, told_BQ = gate_samples(ingested, 3, ("sex",))
+    images_BHW, told_BQ = gate_samples(ingested, 3, (SEX,))
     assert len(images_BHW) == len(told_BQ) == 3
 
 

@@ -14,7 +14,7 @@ from engine.tasks.hand_age import HAND_AGE
 from engine.training.dataset import Choice, open_training_set, pack_images
 from engine.training.folds import SLACK, folds_of, hash_of_patient
 from engine.training.recipe import with_changes
-from tests.fixtures.training_fixture import LABEL, Made, tiny_recipe, write_ingest
+from tests.fixtures.training_fixture import LABELS, Made, tiny_recipe, write_ingest
 
 
 def cohort(patients: int, *, films: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,7 +103,7 @@ def test_each_sample_outside_test_is_held_out_by_one_fold(tmp_path: Path) -> Non
         for _ in range(2)
     ]
     folder = write_ingest(tmp_path / "made", made)
-    pack_images(folder, tmp_path / "cache", LABEL)
+    pack_images(folder, tmp_path / "cache", LABELS)
     sets = [
         open_training_set(folder, tmp_path / "cache", HAND_AGE, Choice(folds=3, fold=fold))
         for fold in range(3)

@@ -20,7 +20,7 @@ from engine.training.dataset import data_facts, open_training_set, pack_images
 from engine.training.evaluate import recorded_months
 from engine.training.run_folder import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME
 from jobs.__main__ import main
-from tests.fixtures.training_fixture import BACKBONE, LABEL, Made, tiny_recipe, write_ingest
+from tests.fixtures.training_fixture import BACKBONE, LABELS, Made, tiny_recipe, write_ingest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -111,7 +111,7 @@ def test_looks_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
 ) -> None:
     samples = tmp_path / "packed"
     samples.mkdir()
-    pack_images(data, samples, LABEL)
+    pack_images(data, samples, LABELS)
     tested = open_training_set(data, samples, task_named("hand-age"))
     held = recorded_months(open_cache(cache), tested, tested.index_of("test"))
     run_folder = finished(tmp_path / "judged", data, 1)

@@ -31,7 +31,7 @@ from engine.training.evaluate import evaluate, gigaflops
 from engine.training.on_ray import Workers, require_same_inputs, train_on_ray
 from engine.training.recipe import Recipe
 from engine.training.run_folder import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME, read_metrics
-from tests.fixtures.training_fixture import BACKBONE, LABEL, Made, tiny_recipe, write_ingest
+from tests.fixtures.training_fixture import BACKBONE, LABELS, Made, tiny_recipe, write_ingest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -95,7 +95,7 @@ def resumed(
     data: Path, teacher: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Resumed:
     run = tmp_path_factory.mktemp("run")
-    pack_images(data, run / "cache", LABEL)
+    pack_images(data, run / "cache", LABELS)
     at_the_kill = _kill_after_an_epoch(data, run, teacher)
     here = Path(os.path.relpath(run))  # as a user gives it
     train_on_ray(student().facts(), data, here, teacher=teacher, workers=TWO)
@@ -169,7 +169,7 @@ def test_weights_to_start_from_may_be_named_from_where_the_user_is(
     data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(teacher)
-    pack_images(data, tmp_path / "cache", LABEL)
+    pack_images(data, tmp_path / "cache", LABELS)
     recipe = tiny_recipe(weights=WEIGHTS_NAME, epochs=1, learning_rate=0.0)
     train_on_ray(recipe.facts(), data, tmp_path, teacher=None, workers=replace(TWO, count=1))
     given = safetensors.torch.load_file(teacher / WEIGHTS_NAME)
@@ -217,7 +217,12 @@ def _fit_with(failures: list[Exception], monkeypatch: pytest.MonkeyPatch, run: P
 @pytest.mark.parametrize(
     ("teacher", "word"),
     [
-        (ModelFacts(backbone="test_resnet", covariates=("sex", "chronological_age")), "chronological_age"),
+        (
+            ModelFacts(
+                backbone="test_resnet", covariates=("sex", "chronological_age"), covariate_columns=(1, 21)
+            ),
+            "chronological_age",
+        ),
         (ModelFacts(backbone="test_resnet", covariates=("sex",), num_views=3), "3"),
     ],
 )

@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from engine.errors import TableError, UsageError
 from engine.imaging.geometry import Geometry, identity
 from engine.ingest import covariates
+from engine.ingest.covariates import Covariate
 from engine.models.class_activation_map import class_map
 from engine.models.network import AgeNet
 from engine.store import ledger
 from engine.store.files import read_json
 from engine.store.schema import tensor_values
+from engine.tasks import task_named
 from engine.tasks.ages.attention_boxes import (
     COMMON_RULES,
     RULES,
@@ -115,10 +117,11 @@ def look(net: AgeNet, folder: Path, only: Sequence[str] | None = None) -> Iterat
     """
     manifest = _of_one_view(net, folder)
     rows, columns = manifest["task"]["rule"]["view"]["size_HW"]
-    for table in _batches(folder, net.facts.covariates, only):
+    given = task_named(manifest["task"]["name"]).restricted(net.facts.covariates).covariates
+    for table in _batches(folder, given, only):
         images_BHW = tensor_values(table["image"])
         facts = table.drop_columns(["image"]).to_pylist()
-        told_BQ = torch.from_numpy(covariates.columns(facts, net.facts.covariates))
+        told_BQ = torch.from_numpy(covariates.columns(facts, given))
         maps_Bhw = class_map(net, torch.from_numpy(images_BHW.copy())[:, None].float() / 255, told_BQ).numpy()
         for row, image_HW, map_hw in zip(facts, images_BHW, maps_Bhw, strict=True):
             matrix_33 = np.array(row["original_to_network"], np.float64).reshape(3, 3)
@@ -164,11 +167,11 @@ def _of_one_view(net: AgeNet, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _batches(folder: Path, names: Sequence[str], only: Sequence[str] | None) -> Iterator[pa.Table]:
+def _batches(folder: Path, given: Sequence[Covariate], only: Sequence[str] | None) -> Iterator[pa.Table]:
     """Up to BATCH samples at a time; of a file that changed, the last version."""
     columns = [
         "instance_index", "sop_instance_uid", "rows", "columns", "original_to_network", "image",
-        *covariates.sources(names),
+        *covariates.sources(given),
     ]  # fmt: skip
     superseded = ledger.superseded(folder)
     for path in ledger.tables_of(folder, "samples"):

@@ -21,11 +21,14 @@ from torch import Tensor
 from engine.errors import TrainingError, UsageError
 from engine.imaging.augment import Augmentation, augmented, draw
 from engine.ingest import covariates
+from engine.ingest.covariates import Covariate
 from engine.models.network import AgeNet
 from engine.models.ordered_bins import expectation
 from engine.store import ledger
 from engine.store.files import read_json, replacing
-from engine.store.schema import PSEUDO_COLUMNS, tensor_values
+from engine.store.schema import tensor_values
+from engine.tasks import task_named
+from engine.tasks.ages.inputs import PSEUDO_COLUMNS
 from engine.tasks.ages.pseudo_labels import agreed
 from engine.training.run_folder import load_net, read_run
 
@@ -58,11 +61,13 @@ def pseudo_labels(
         TrainingError: a run has not finished, or was trained on another view than the folder holds.
     """
     nets = [_open(run, data) for run in runs]
+    task = task_named(read_run(runs[0])["task"])
+    given = [task.restricted(net.facts.covariates).covariates for net in nets]
     paths = ledger.tables_of(data, "samples")
     found: dict[str, PseudoLabel] = {}
     for done, path in enumerate(paths, 1):
-        for uids, images_BHW, rows in _batches(path, data, nets):
-            mean_B, sd_B = agreed(_answers(nets, images_BHW, rows, views))
+        for uids, images_BHW, rows in _batches(path, data, given):
+            mean_B, sd_B = agreed(_answers(nets, given, images_BHW, rows, views=views))
             pairs = zip(uids, mean_B.tolist(), sd_B.tolist(), strict=True)
             found |= {uid: PseudoLabel(mean, sd) for uid, mean, sd in pairs}
         if on_progress:
@@ -106,10 +111,10 @@ def _open(run: Path, data: Path) -> AgeNet:
 
 
 def _batches(
-    path: Path, data: Path, nets: Sequence[AgeNet]
+    path: Path, data: Path, given: Sequence[Sequence[Covariate]]
 ) -> Iterator[tuple[list[str], NDArray[np.uint8], pa.Table]]:
     """UIDs, images [B, H, W] and covariate columns of a shard's valid samples."""
-    names = [name for net in nets for name in covariates.sources(net.facts.covariates)]
+    names = [name for one in given for name in covariates.sources(one)]
     columns = list(dict.fromkeys(["instance_index", "image", KEY, *names]))
     table = ledger.read_table(path, columns=columns)
     table = table.filter(pc.invert(pc.is_in(table["instance_index"], ledger.superseded(data))))
@@ -119,7 +124,12 @@ def _batches(
 
 
 def _answers(
-    nets: Sequence[AgeNet], images_BHW: NDArray[np.uint8], rows: pa.Table, views: int
+    nets: Sequence[AgeNet],
+    given: Sequence[Sequence[Covariate]],
+    images_BHW: NDArray[np.uint8],
+    rows: pa.Table,
+    *,
+    views: int,
 ) -> NDArray[np.float32]:
     """Months [A, B]."""
     x_B1HW = torch.from_numpy(images_BHW)[:, None].float() / 255
@@ -128,7 +138,7 @@ def _answers(
     with torch.inference_mode():
         for view in range(views):
             shown = x_B1HW if view == 0 else augmented(x_B1HW, draw(len(x_B1HW), _NEARBY, seed=0, epoch=view))
-            for net in nets:
-                covariates_BQ = torch.from_numpy(covariates.columns(told, net.facts.covariates))
+            for net, known in zip(nets, given, strict=True):
+                covariates_BQ = torch.from_numpy(covariates.columns(told, known))
                 answers.append(expectation(net(shown, covariates_BQ).logits_BK))
     return torch.stack(answers).numpy()

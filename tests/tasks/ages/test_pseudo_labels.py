@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.errors import UsageError
 from engine.models.batch import Batch
 from engine.models.ordered_bins import expectation, gaussian_target, joint_loss
-from engine.store.schema import PSEUDO_COLUMNS
+from engine.tasks.ages.inputs import PSEUDO_COLUMNS
 from engine.tasks.ages.pseudo_labelling import PseudoLabel, write_pseudo_labels
 from engine.tasks.ages.pseudo_labels import Labels, agreed, pseudo_label_loss, targets, trust
 from engine.tasks.knee_age import KNEE_AGE
@@ -115,7 +115,7 @@ def test_a_training_follows_its_pseudo_labels_and_not_the_truth() -> None:
         data, months_N=aims.months_N, is_expert_N=aims.is_expert_N, pseudo_N2=pseudo, labels="pseudo"
     )
     recipe = tiny_recipe(task="knee-age", labels="pseudo", epochs=1)
-    task = KNEE_AGE.told(("sex",))
+    task = KNEE_AGE.restricted(("sex",))
     device = torch.device("cpu")
     state = new_state(recipe, task.model_facts(recipe.backbone), (), device)
     (log,) = epochs(recipe, task, data, state, world=World(), teacher=None)
