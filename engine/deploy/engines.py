@@ -93,7 +93,7 @@ class OpenVinoPredictor:
         model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
         compiled = core.compile_model(model, "CPU", settings)
         self._requests = [compiled.create_infer_request() for _ in range(threads)]
-        # OpenVINO makes its table of types at its first use; two threads that do so at once wait for each other.
+        # OpenVINO makes its table of types at first use: two threads that do so at once wait for each other.
         self._requests[0].get_input_tensor(0).get_element_type().to_dtype()
         self._pool = ThreadPoolExecutor(threads)
 
