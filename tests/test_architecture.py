@@ -1,8 +1,12 @@
-"""The rules of the house, read from the source: who imports whom, the door of each library, sizes."""
+"""The rules of the house, read from the source: who imports whom, the door of each library, sizes.
+
+``make picture`` (``python -m tests.test_architecture``) prints the rooms and their imports.
+"""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -142,18 +146,42 @@ def test_every_module_lies_in_a_room() -> None:
     assert len(placed) <= MAX_ROOMS, "another room: is there none that it fits into?"
 
 
-def test_a_room_imports_from_lower_floors_only() -> None:
-    floor = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
-    findings = []
+def doors_between_rooms() -> Iterator[tuple[str, str, str]]:
+    """Each import of another room: who imports, whom, and the line."""
     for module in engine_modules():
-        own = floor.get(module.room, len(ROOMS))
         for name, node in imports(module):
             parts = name.split(".")
-            if parts[0] != "engine" or len(parts) == 1 or parts[1] == module.room:
-                continue
-            if floor.get(parts[1], -1) >= own:
-                findings.append(f"{module.at(node)}: engine.{module.room} imports engine.{parts[1]}")
+            if parts[0] == "engine" and len(parts) > 1 and parts[1] not in (module.room, "__version__"):
+                yield module.room, parts[1], module.at(node)
+
+
+def test_a_room_imports_from_lower_floors_only() -> None:
+    floor = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+    findings = [
+        f"{line}: engine.{room} imports engine.{other}"
+        for room, other, line in doors_between_rooms()
+        if floor.get(other, -1) >= floor.get(room, len(ROOMS))
+    ]
     report("Imports against the direction of ROOMS (move what is shared into a lower room):", findings)
+
+
+def picture() -> str:
+    """The rooms, highest floor first: lines, and the rooms that each imports, ``!`` before one not lower."""
+    floor = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+    arrows = {(room, other) for room, other, _ in doors_between_rooms()}
+    lines = Counter[str]()
+    for module in engine_modules():
+        lines[module.room] += module.text.count("\n")
+    drawn = []
+    for rooms in reversed(ROOMS):
+        for room in rooms:
+            known = sorted((other for own, other in arrows if own == room), key=lambda other: -floor[other])
+            marked = [f"{'!' if floor[other] >= floor[room] else ''}{other}" for other in known]
+            drawn.append(f"{room:>12} {lines[room]:5d}  {'-> ' if marked else ''}{', '.join(marked)}")
+        drawn.append("")
+    up = sum(floor[other] >= floor[room] for room, other in arrows)
+    total = f"{len(floor)} rooms, {sum(lines.values())} lines, {len(arrows)} arrows, {up} not downwards"
+    return "\n".join([*drawn, total])
 
 
 def test_packages_import_in_one_direction() -> None:
@@ -305,3 +333,7 @@ def test_the_engine_neither_prints_nor_starts_ray() -> None:
             if name == "ray.init" and module.name != STARTS_RAY:
                 findings.append(f"{module.at(node)}: ray.init belongs to jobs/cluster_session.py")
     report("Call on_progress, return a value, or log:", findings)
+
+
+if __name__ == "__main__":
+    print(picture())

@@ -46,7 +46,7 @@ SNAPSHOT = "ray/checkpoints/checkpoint_manager_snapshot.json"
 DRIVER = """
 import json, sys
 from pathlib import Path
-from engine.train import Workers, require_same_inputs, train_on_ray
+from engine.training.on_ray import Workers, require_same_inputs, train_on_ray
 from jobs.cluster_session import start_ray
 facts, data, run, teacher = json.loads(sys.argv[1]), *map(Path, sys.argv[2:])
 start_ray()
