@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from engine.errors import UsageError
 from engine.store.files import code_version, write_json
 from jobs.console import finish
 from jobs.report import image_reader, write_page
@@ -51,20 +52,21 @@ def compare(
     summary: dict[str, object] = {
         "report": str(out / PAGE_NAME),
         "instances": facts["instances"],
-        "mae_a_months": round(overall["mae_a"], 3),
-        "mae_b_months": round(overall["mae_b"], 3),
-        "difference_months": round(overall["difference"], 3),
-        "interval_95": _ends(overall["interval"]),
+        "unit": facts["unit"],
+        "error_a": round(overall["error_a"], 3),
+        "error_b": round(overall["error_b"], 3),
+        "difference": round(overall["difference"], 3),
+        "interval_95": _bounds(overall["interval"]),
         "p_holm": overall["p_holm"],
     }
     if taught:
         summary |= {
-            "teacher_mae_months": round(taught["mae_months"], 3),
+            "error_teacher": round(taught["error"], 3),
             "gap_closed": taught["gap_closed"],
-            "gap_closed_interval_95": _ends(taught["gap_closed_interval"]),
-            "fidelity_a_months": round(taught["fidelity_a"]["mae_months"], 3),
-            "fidelity_b_months": round(taught["fidelity_b"]["mae_months"], 3),
+            "gap_closed_interval_95": _bounds(taught["gap_closed_interval"]),
         }
+        if taught["fidelity"]:
+            summary |= {f"fidelity_{one}": round(taught["fidelity"][one]["mean"], 3) for one in "ab"}
     finish("compare", summary, as_json=json)
 
 
@@ -92,14 +94,20 @@ def compared(run_a: Path, run_b: Path, teacher: Path | None) -> dict[str, Any]:
 
     Raises:
         TrainingError: a run has not finished.
+        UsageError: the runs are of two tasks.
         TableError: the runs hold no instance in common, or contradict each other.
     """
     from engine.evaluation.comparison import compare as compare_tables
     from engine.evaluation.held_out import read_held_out
+    from engine.tasks import task_named
     from engine.training.run_folder import EVALUATION_NAME, read_run
 
     runs = [run_a, run_b, *([teacher] if teacher else [])]
     facts = [read_run(run) for run in runs]
+    names = {fact["task"] for fact in facts}
+    if len(names) > 1:
+        raise UsageError(f"the runs are of several tasks: {', '.join(sorted(names))}")
+    answer = task_named(names.pop()).answer
     tables = [read_held_out(run / EVALUATION_NAME) for run in runs]
     named = [_network(run, fact) for run, fact in zip(runs, facts, strict=True)]
     return {
@@ -107,7 +115,8 @@ def compared(run_a: Path, run_b: Path, teacher: Path | None) -> dict[str, Any]:
         "b": named[1],
         "taught_by": named[2] if teacher else None,
         "same_split": _hold_out_the_same(facts, tables),
-        **compare_tables(tables[0], tables[1], tables[2] if teacher else None),
+        **compare_tables(answer, tables[0], tables[1], tables[2] if teacher else None),
+        "value_unit": next((one.unit for one in answer.columns if one.name == answer.value), ""),
         "code_version": code_version(),
     }
 
@@ -132,5 +141,5 @@ def _hold_out_the_same(facts: Sequence[Mapping[str, Any]], tables: Sequence[Held
     return len(archives) == len(tests) == 1
 
 
-def _ends(interval: list[float] | None) -> str:
+def _bounds(interval: list[float] | None) -> str:
     return f"{interval[0]:.3f}..{interval[1]:.3f}" if interval else "none"

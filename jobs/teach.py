@@ -139,14 +139,15 @@ def held_out_error(cache: Path, run: Path) -> dict[str, Any]:
     """
     if not (run / EVALUATION_NAME).is_file():
         return {}
-    from engine.tasks.ages.accuracy import mean_error
+    from engine.tasks.ages.accuracy import PREDICTED, mean_error
     from engine.training.evaluate import recorded_moments
 
     held, recorded = read_held_out(run / EVALUATION_NAME), teacher_cache.open_cache(cache)
     held = held.chosen(np.array([uid in recorded.place_of for uid in held.uids_N], bool))
     if not len(held.uids_N):
         return {}
-    error = mean_error(replace(held, predicted_N=recorded_moments(recorded, held.uids_N.tolist())[0]))
+    predicted = {PREDICTED: recorded_moments(recorded, held.uids_N.tolist())[0]}
+    error = mean_error(replace(held, predicted=predicted))
     return {
         "test_mae_months": round(error["mae_months"], 2),
         "interval_95": f"{error['mae_low']:.2f}..{error['mae_high']:.2f}",

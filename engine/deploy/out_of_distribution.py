@@ -36,7 +36,7 @@ from engine.deploy.abstained import (
     SeveralPartsError,
 )
 from engine.errors import BundleError
-from engine.tasks.ages.calibration import BELIEVED, conformal_quantile
+from engine.evaluation.conformal import ABSTAIN_COVERAGE, conformal_quantile
 
 Floats = NDArray[np.float32]
 Images = NDArray[np.uint8]
@@ -132,7 +132,7 @@ class Checks:
     novelty_limit: float
     train: int
     validation: int
-    believed: float = BELIEVED
+    believed: float = ABSTAIN_COVERAGE
 
     def facts(self) -> dict[str, Any]:
         """All but the arrays, JSON-able."""
@@ -200,7 +200,10 @@ def fit_checks(embed: Embed, train_NHW: Images, validation_NHW: Images) -> Check
 
     At most SOUND_IMAGES, FAULTY_IMAGES of each fault and VALIDATION_IMAGES are looked at, spread evenly.
     """
-    if conformal_quantile(np.zeros(len(validation_NHW)), BELIEVED) is None or len(train_NHW) < _FEWEST:
+    if (
+        conformal_quantile(np.zeros(len(validation_NHW)), ABSTAIN_COVERAGE) is None
+        or len(train_NHW) < _FEWEST
+    ):
         return None
     sound_NC = embed(_spread(train_NHW, SOUND_IMAGES)).astype(np.float64)
     centre_C, scale_C = sound_NC.mean(0), np.maximum(sound_NC.std(0), _LEAST_SCALE)
@@ -245,11 +248,11 @@ def shrunk_covariance(centred_NC: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _limited(checks: Checks, sound_NC: Floats) -> Checks:
-    """The checks with the limits that BELIEVED of some sound validation images stay below, each alone."""
+    """The checks with limits that ABSTAIN_COVERAGE of some sound validation images stay below, each alone."""
     z_NC = (sound_NC - checks.centre_C) / checks.scale_C
     ratios_N = (z_NC @ checks.probes_FC.T - checks.offsets_F).max(1)
     novelty_N = _residuals(z_NC - checks.means_GC[0], checks.subspace_RC)
-    fault, novelty = (conformal_quantile(values_N, BELIEVED) for values_N in (ratios_N, novelty_N))
+    fault, novelty = (conformal_quantile(values_N, ABSTAIN_COVERAGE) for values_N in (ratios_N, novelty_N))
     if fault is None or novelty is None:
         raise ValueError("too few validation images for a limit")
     return replace(checks, fault_limit=fault, novelty_limit=novelty, validation=len(sound_NC))

@@ -103,7 +103,7 @@ def verdicts(
     """
     return quality.verdicts(
         columns, images_BHW, scores.sd_B,
-        task=bundle.task, widest_sd=bundle.calibration.widest_sd,
+        task=bundle.task, widest_sd=bundle.calibration.max_doubt,
         by_embedding=bundle.checks.findings(scores.embedding_BC) if bundle.checks else None,
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
-"""Agreement of predicted with true ages: Bland-Altman limits, and the intraclass correlation ICC(2,1).
+"""Agreement of predicted with true numbers: Bland-Altman limits, and the intraclass correlation ICC(2,1).
 
-Shapes: N instances, R raters, D bootstrap draws. Ages and errors in months; an error is predicted minus
+Shapes: N instances, R raters, D bootstrap draws. An error is predicted minus
 truth. What the data do not determine is NaN, never an exception.
 """
 
@@ -29,10 +29,11 @@ _FEWEST = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlandAltman:
-    """Agreement of prediction and truth, months.
+    """Agreement of prediction and truth, in their unit.
 
-    ``slope`` is the proportional bias: change of the error per month of mean age; negative when the young
-    are read too old and the old too young. Intervals are by the t formulas and take instances as independent.
+    ``slope`` is the proportional bias: change of the error per unit of the mean; negative when low values
+    are read too high and high ones too low. Intervals are by the t formulas and take instances as
+    independent.
     """
 
     instances: int
@@ -133,7 +134,7 @@ def icc_2_1(ratings_NR: ArrayLike) -> float:
 
 
 def _icc_terms(pairs_N2: Floats) -> Floats:
-    # about a fixed centre, so that squares of months lose no digits
+    # about a fixed centre, so that squares lose no digits
     middle_N = (pairs_N2 - pairs_N2.mean()).mean(axis=1)
     apart_N = pairs_N2[:, 0] - pairs_N2[:, 1]
     return np.stack([middle_N, middle_N**2, apart_N, apart_N**2], axis=1)

@@ -6,7 +6,7 @@ No torch here: scoring, reports and deliveries read an Answer without it. How an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.evaluation.held_out import HeldOut
+from engine.evaluation.held_out import Bools, HeldOut
 
 Raw = Mapping[str, NDArray[Any]]
 """Outputs of the deployed graph by name, first axis B."""
@@ -144,6 +144,11 @@ class Plot:
 Block = Text | Grid | Plot
 
 
+def _no_bands(held: HeldOut) -> Iterable[tuple[str, Bools]]:
+    """No group but those of sex."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The answer of one kind of task. See the fields; each is used where its comment says."""
@@ -161,7 +166,10 @@ class Answer:
     gates: tuple[Gate, ...]
     """All must hold when a run is exported."""
     error: Callable[[HeldOut], NDArray[np.float64]]
-    """[N] per instance, lower is better: comparisons, worst cases."""
+    """[N] per instance, not below zero, lower is better: comparisons, worst cases."""
+    error_unit: str = ""
+    bands: Callable[[HeldOut], Iterable[tuple[str, Bools]]] = _no_bands
+    """Groups in which two models are compared, beside those of sex: name and members [N]."""
     figures: Callable[[HeldOut, Facts], Figures]
     """Of held-out predictions and the calibration: run.json, card, report, studies."""
     blocks: Callable[[HeldOut, Facts], list[Block]]

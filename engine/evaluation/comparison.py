@@ -1,14 +1,14 @@
-"""Two trained networks on the same held-out instances, and folds put together to one table.
+"""Two trained networks on the same held-out instances.
 
 A is the network that hopes to be better (the distilled student), B the one it must beat (the same student
-alone), T a teacher. Differences are A minus B in months: negative when A is better. Intervals and p values
-come from resamples of whole patients; pairs stay together. Legend: N instances in both.
+alone), T a teacher. Differences are A minus B in the unit of the answer's error: negative when A is better.
+Intervals and p values come from resamples of whole patients; pairs stay together. Legend: N instances in
+both, F networks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from engine.errors import TableError
 from engine.evaluation import metrics
-from engine.evaluation.held_out import HeldOut, groups
-from engine.evaluation.metrics import Floats, Statistic
-from engine.tasks.ages.accuracy import accuracy, ends, known, mean_error
+from engine.evaluation.answer import Answer
+from engine.evaluation.held_out import Bools, HeldOut, by_sex
+from engine.evaluation.metrics import Floats, Statistic, bounds, known
 
 _STUDENT, _ALONE, _TEACHER = 0, 1, 2
 
@@ -30,36 +30,39 @@ def _gap_closed(means_DF: Floats, _counts_D: Floats) -> Floats:
     return share_D
 
 
-GAP_CLOSED = Statistic(np.abs, _gap_closed)
-"""Of errors [N, (A, B, T)]: (MAE B - MAE A) / (MAE B - MAE T); NaN where the teacher is no better than B."""
+GAP_CLOSED = Statistic(lambda errors_N3: errors_N3, _gap_closed)
+"""Of errors [N, (A, B, T)]: (B - A) / (B - T) of their means; NaN where the teacher is no better than B."""
 
 
-def compare(a: HeldOut, b: HeldOut, teacher: HeldOut | None = None) -> dict[str, Any]:
-    """Facts of a comparison on the instances that all hold, overall and by group.
+def compare(answer: Answer, a: HeldOut, b: HeldOut, teacher: HeldOut | None = None) -> dict[str, Any]:
+    """Facts of a comparison on the instances that all hold, overall, by sex and by the answer's bands.
 
     P values are adjusted by Holm over the overall difference and those of the groups. With a ``teacher`` also
     how near each is to it, and the share of the gap between B and the teacher that A closes: without an
-    interval where the teacher is no better than B in some resample.
+    interval where the teacher is no better than B in some resample. Distances are those of the answer's
+    ``value``, and None where it has none.
 
     Raises:
         TableError: no instance is in all, or one has two truths or two patients.
     """
     tables = [a, b] if teacher is None else [a, b, teacher]
     shared = aligned(tables)
-    rows = [("all", np.ones(len(shared[0].uids_N), np.bool_)), *groups(shared[0])]
-    differences = [_difference(name, *(table.chosen(rows_N) for table in shared)) for name, rows_N in rows]
+    first = shared[0]
+    errors_FN = np.stack([answer.error(table) for table in shared])
+    rows = [("all", np.ones(len(first.uids_N), np.bool_)), *by_sex(first), *answer.bands(first)]
+    differences = [_difference(name, errors_FN, first.patients_N, members_N) for name, members_N in rows]
     adjusted = metrics.holm([row["p_value"] for row in differences])
-    apart_N = shared[0].predicted_N - shared[1].predicted_N
     return {
-        "instances": len(shared[0].uids_N),
-        "patients": len(set(shared[0].patients_N.tolist())),
-        "not_in_both": sum(len(table.uids_N) - len(shared[0].uids_N) for table in tables[:2]),
+        "instances": len(first.uids_N),
+        "patients": len(set(first.patients_N.tolist())),
+        "not_in_both": sum(len(table.uids_N) - len(first.uids_N) for table in tables[:2]),
+        "unit": answer.error_unit,
         "differences": [
             {**row, "p_value": known(row["p_value"]), "p_holm": known(p)}
             for row, p in zip(differences, adjusted, strict=True)
         ],
-        "between": _distance(apart_N, shared[0].patients_N),
-        "teacher": _against_teacher(*shared) if teacher else None,
+        "between": distance(answer, first, shared[1]),
+        "teacher": _against_teacher(answer, shared, errors_FN) if teacher else None,
     }
 
 
@@ -81,102 +84,75 @@ def aligned(tables: Sequence[HeldOut]) -> list[HeldOut]:
         shared.append(table.chosen(np.array([place[uid] for uid in order])))
     first = shared[0]
     for other in shared[1:]:
-        if (first.truth_N != other.truth_N).any() or (first.patients_N != other.patients_N).any():
+        labels = first.truth.keys() & other.truth.keys()
+        is_same = all(np.array_equal(first.truth[n], other.truth[n], equal_nan=True) for n in labels)
+        if not is_same or (first.patients_N != other.patients_N).any():
             raise TableError(
                 "an instance has another truth or patient in the other run: train both on one data"
             )
     return shared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fold:
-    """One run of a cross-validation: which fold it held out, of what data, and its predictions there."""
+def distance(answer: Answer, a: HeldOut, b: HeldOut) -> dict[str, Any] | None:
+    """Mean, its interval by patient, and 95th percentile of how far the values of aligned tables lie apart.
 
-    fold: int
-    folds: int
-    data_sha256: str
-    held: HeldOut
-
-
-def out_of_fold(runs: Sequence[Fold]) -> tuple[HeldOut, NDArray[np.int32], dict[str, Any]]:
-    """All predictions by networks that did not see the instance, the fold of each [N], and their facts.
-
-    Raises:
-        TableError: the runs are not all folds of one division of one data set, or an instance is in two.
+    None where the answer has no value to compare.
     """
-    if not runs:
-        raise TableError("no fold was given")
-    divisions = {(run.folds, run.data_sha256) for run in runs}
-    if len(divisions) != 1:
-        raise TableError("these runs are no folds of one division: train all with the same data and folds")
-    folds = runs[0].folds
-    if sorted(run.fold for run in runs) != list(range(folds)):
-        raise TableError(
-            f"give each of the folds 0..{folds - 1} once, not {sorted(run.fold for run in runs)}"
-        )
-    ordered = sorted(runs, key=lambda run: run.fold)
-    joined = HeldOut(
-        **{
-            name: np.concatenate([getattr(run.held, name) for run in ordered])
-            for name in HeldOut.__dataclass_fields__
-        }
-    )
-    if len(set(joined.uids_N.tolist())) != len(joined.uids_N):
-        raise TableError("an instance is held out in two folds: the runs divide the data differently")
-    fold_N = np.concatenate([np.full(len(run.held.uids_N), run.fold, np.int32) for run in ordered])
-    if _spread_over_folds(joined.patients_N, fold_N):
-        raise TableError("a patient is in two folds: the runs divide the data differently")
-    facts = {
-        "folds": folds,
-        **accuracy(joined),
-        "by_fold": [
-            {"fold": run.fold, "instances": len(run.held.uids_N), **mean_error(run.held)} for run in ordered
-        ],
+    if answer.value is None:
+        return None
+    apart_N = np.abs(_apart(answer.value, a, b))
+    interval = metrics.bootstrap_by_patient(apart_N, a.patients_N, statistic=metrics.MEAN)
+    return {
+        "instances": len(apart_N),
+        "mean": float(apart_N.mean()),
+        "mean_interval": bounds(interval),
+        "p95": float(np.percentile(apart_N, 95)),
     }
-    return joined, fold_N, facts
 
 
-def _spread_over_folds(patients_N: NDArray[Any], fold_N: NDArray[np.int32]) -> bool:
-    pairs = set(zip(patients_N.tolist(), fold_N.tolist(), strict=True))
-    return len(pairs) > len({patient for patient, _ in pairs})
+def _apart(value: str, a: HeldOut, b: HeldOut) -> NDArray[Any]:
+    apart_N: NDArray[Any] = a.predicted[value] - b.predicted[value]
+    return apart_N
 
 
-def _difference(name: str, a: HeldOut, b: HeldOut, *_: HeldOut) -> dict[str, Any]:
-    paired = metrics.paired_bootstrap(a.errors_N, b.errors_N, a.patients_N)
+def _difference(name: str, errors_FN: Floats, patients_N: NDArray[Any], members_N: Bools) -> dict[str, Any]:
+    of_a_N, of_b_N = errors_FN[:2, members_N]
+    paired = metrics.paired_bootstrap(of_a_N, of_b_N, patients_N[members_N])
     return {
         "group": name,
         "instances": paired.instances,
-        "mae_a": metrics.mae(a.predicted_N, a.truth_N),
-        "mae_b": metrics.mae(b.predicted_N, b.truth_N),
+        "error_a": float(of_a_N.mean()),
+        "error_b": float(of_b_N.mean()),
         "difference": paired.difference,
-        "interval": ends(paired.interval),
+        "interval": bounds(paired.interval),
         "p_value": paired.p_value,
     }
 
 
-def _against_teacher(a: HeldOut, b: HeldOut, teacher: HeldOut) -> dict[str, Any]:
-    errors_N3 = np.stack([a.errors_N, b.errors_N, teacher.errors_N], axis=1)
-    gap = metrics.bootstrap_by_patient(errors_N3, a.patients_N, statistic=GAP_CLOSED)
-    maes_13 = np.abs(errors_N3).mean(axis=0, keepdims=True)
-    from_a_N, from_b_N = a.predicted_N - teacher.predicted_N, b.predicted_N - teacher.predicted_N
-    nearer = metrics.paired_bootstrap(from_a_N, from_b_N, a.patients_N)
-    return {
-        **mean_error(teacher),
-        "gap_months": float(maes_13[0, _ALONE] - maes_13[0, _TEACHER]),
-        "gap_closed": known(float(_gap_closed(maes_13, np.ones(1))[0])),
-        "gap_closed_interval": ends(gap),
-        "fidelity_a": _distance(from_a_N, a.patients_N),
-        "fidelity_b": _distance(from_b_N, a.patients_N),
-        "fidelity_difference": nearer.difference,
-        "fidelity_interval": ends(nearer.interval),
+def _against_teacher(answer: Answer, shared: Sequence[HeldOut], errors_FN: Floats) -> dict[str, Any]:
+    a, b, teacher = shared
+    gap = metrics.bootstrap_by_patient(errors_FN.T, a.patients_N, statistic=GAP_CLOSED)
+    means_13 = np.ascontiguousarray(errors_FN.T).mean(axis=0, keepdims=True)
+    own = metrics.bootstrap_by_patient(errors_FN[_TEACHER], a.patients_N, statistic=metrics.MEAN)
+    facts = {
+        "error": known(float(errors_FN[_TEACHER].mean())),
+        "error_interval": bounds(own),
+        "gap": float(means_13[0, _ALONE] - means_13[0, _TEACHER]),
+        "gap_closed": known(float(_gap_closed(means_13, np.ones(1))[0])),
+        "gap_closed_interval": bounds(gap),
+        "fidelity": None,
     }
-
-
-def _distance(apart_N: NDArray[Any], patients_N: NDArray[Any]) -> dict[str, Any]:
-    """Mean and 95th percentile of how far two predictions of an instance lie apart, months."""
-    interval = metrics.bootstrap_by_patient(apart_N, patients_N, statistic=metrics.MEAN_ABSOLUTE)
+    if answer.value is None:
+        return facts
+    nearer = metrics.paired_bootstrap(
+        np.abs(_apart(answer.value, a, teacher)), np.abs(_apart(answer.value, b, teacher)), a.patients_N
+    )
     return {
-        "mae_months": float(np.abs(apart_N).mean()),
-        "mae_interval": ends(interval),
-        "p95_months": float(np.percentile(np.abs(apart_N), 95)),
+        **facts,
+        "fidelity": {
+            "a": distance(answer, a, teacher),
+            "b": distance(answer, b, teacher),
+            "difference": nearer.difference,
+            "interval": bounds(nearer.interval),
+        },
     }

@@ -1,13 +1,9 @@
-"""Predictions on instances that a training did not see, as one table, and the groups they are judged in.
-
-Legend: N instances; ages in months.
-"""
+"""Predictions on instances that a training did not see, as one table. Legend: N instances."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +13,60 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.errors import TableError
-from engine.evaluation import metrics
 from engine.store.files import replacing
 
 Bools = NDArray[np.bool_]
+Columns = Mapping[str, NDArray[Any]]
+"""Arrays of first axis N by column name."""
 
-COLUMNS = {
-    "uids_N": ("sop_instance_uid", pa.string()),
-    "patients_N": ("patient_key", pa.string()),
-    "sexes_N": ("patient_sex", pa.string()),
-    "truth_N": ("truth_months", pa.float32()),
-    "predicted_N": ("predicted_months", pa.float32()),
-    "sd_N": ("sd_months", pa.float32()),
+TRUTH = "truth_"
+"""Begins the name of a label's column in the table; the other columns are the answer's."""
+_HEADER = {
+    "uids_N": "sop_instance_uid",
+    "patients_N": "patient_key",
+    "sexes_N": "patient_sex",
+    "age_months_N": "age_months",
 }
-"""Field of HeldOut to column and type of its table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Arrays [N]: SOP instance UID, patient key, PatientSex, true and predicted months, predicted sd."""
+    """SOP instance UID, patient key, PatientSex, chronological age in months (NaN: not known), and columns.
+
+    ``truth`` holds the label columns, ``predicted`` those of the Answer, both NaN where there is no value.
+    ``raw`` is what was kept of the forward passes; it is not written.
+    """
 
     uids_N: NDArray[Any]
     patients_N: NDArray[Any]
     sexes_N: NDArray[Any]
-    truth_N: NDArray[np.float32]
-    predicted_N: NDArray[np.float32]
-    sd_N: NDArray[np.float32]
-
-    @property
-    def errors_N(self) -> metrics.Floats:
-        """Predicted minus true, months."""
-        return metrics.signed_errors(self.predicted_N, self.truth_N)
+    age_months_N: NDArray[np.float32]
+    truth: Columns
+    predicted: Columns
+    raw: Columns = field(default_factory=dict)
 
     def chosen(self, rows: NDArray[Any]) -> HeldOut:
         """The rows at some places, or where a mask [N] is true."""
-        return HeldOut(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+        def of(columns: Columns) -> Columns:
+            return {name: values[rows] for name, values in columns.items()}
+
+        header = {name: getattr(self, name)[rows] for name in _HEADER}
+        return HeldOut(**header, truth=of(self.truth), predicted=of(self.predicted), raw=of(self.raw))
 
 
-def write_held_out(held: HeldOut, path: Path, **more: pa.Array) -> None:
-    """Write a table with the columns of COLUMNS, and ``more`` beside them."""
-    columns = {name: pa.array(getattr(held, field).tolist(), kind) for field, (name, kind) in COLUMNS.items()}
+def held_out_table(held: HeldOut) -> pa.Table:
+    """Header columns, ``truth_<label>`` and the Answer's columns; NaN becomes null."""
+    columns = {name: getattr(held, key) for key, name in _HEADER.items()}
+    columns |= {TRUTH + name: values for name, values in held.truth.items()}
+    columns |= held.predicted
+    return pa.table({name: _column(values) for name, values in columns.items()})
+
+
+def write_held_out(held: HeldOut, path: Path) -> None:
+    """Write ``held_out_table``, whole or not at all."""
     with replacing(path) as temporary:
-        pq.write_table(pa.table({**columns, **more}), temporary, compression="zstd")
+        pq.write_table(held_out_table(held), temporary, compression="zstd")
 
 
 def read_held_out(path: Path) -> HeldOut:
@@ -68,23 +76,27 @@ def read_held_out(path: Path) -> HeldOut:
         TableError: it is absent or damaged, lacks a column, or holds an instance twice.
     """
     try:
-        table = pq.read_table(path, columns=[name for name, _ in COLUMNS.values()])
-        # a column that the file lacks is passed over by the reader, and missed here
-        arrays = {field: table[name].to_numpy() for field, (name, _) in COLUMNS.items()}
+        table = pq.read_table(path)
+        header = {key: table[name].to_numpy() for key, name in _HEADER.items()}
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise TableError(f"{path} cannot be read as held-out predictions: train the run again") from error
-    if len(set(arrays["uids_N"].tolist())) != table.num_rows:
+    if len(set(header["uids_N"].tolist())) != table.num_rows:
         raise TableError(f"{path} holds an instance twice: train the run again")
-    return HeldOut(**arrays)
+    rest = [name for name in table.column_names if name not in _HEADER.values()]
+    return HeldOut(
+        **header,
+        truth={n.removeprefix(TRUTH): table[n].to_numpy() for n in rest if n.startswith(TRUTH)},
+        predicted={name: table[name].to_numpy() for name in rest if not name.startswith(TRUTH)},
+    )
 
 
-def groups(held: HeldOut) -> Iterator[tuple[str, Bools]]:
-    """Name and members [N] of each group that has any: by sex, then by band of true age."""
+def by_sex(held: HeldOut) -> Iterator[tuple[str, Bools]]:
+    """Name and members [N] of each sex that is there; of who states none there is no group."""
     for code, name in (("F", "female"), ("M", "male")):
         if (members_N := held.sexes_N == code).any():
             yield name, members_N
-    for low, high in pairwise((*metrics.AGE_EDGES_YEARS, np.inf)):
-        name = f"{low} to under {high} years" if np.isfinite(high) else f"{low} years and over"
-        members_N = (held.truth_N >= 12 * low) & (held.truth_N < 12 * high)
-        if members_N.any():
-            yield name, members_N
+
+
+def _column(values_N: NDArray[Any]) -> pa.Array:
+    values = values_N if values_N.ndim == 1 else list(values_N)
+    return pa.array(values, from_pandas=True)

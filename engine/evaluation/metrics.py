@@ -1,7 +1,7 @@
-"""Errors of an age in months, and intervals that respect that one patient may have several instances.
+"""Errors of a predicted number, and intervals that respect that one patient may have several instances.
 
 Shapes: N instances, P patients, D bootstrap draws, F terms of a statistic. An error is predicted minus
-truth, in months: positive reads too old. A statistic of nothing is NaN, never an exception.
+truth, in the unit of both: positive reads too high. A statistic of nothing is NaN, never an exception.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK_ELEMENTS = 1 << 21
 
 
 def signed_errors(predicted_N: ArrayLike, truth_N: ArrayLike) -> Floats:
-    """Predicted minus truth, float64 [N], months.
+    """Predicted minus truth, float64 [N].
 
     Raises:
         ValueError: the two are not one-dimensional arrays of the same length.
@@ -40,18 +40,18 @@ def signed_errors(predicted_N: ArrayLike, truth_N: ArrayLike) -> Floats:
 
 
 def mae(predicted_N: ArrayLike, truth_N: ArrayLike) -> float:
-    """Mean absolute error, months: mean |predicted - truth|."""
+    """Mean absolute error: mean |predicted - truth|."""
     return _mean(np.abs(signed_errors(predicted_N, truth_N)))
 
 
 def rmse(predicted_N: ArrayLike, truth_N: ArrayLike) -> float:
-    """Root mean square error, months: sqrt(mean (predicted - truth)^2)."""
+    """Root mean square error: sqrt(mean (predicted - truth)^2)."""
     return math.sqrt(_mean(np.square(signed_errors(predicted_N, truth_N))))
 
 
-def share_within(predicted_N: ArrayLike, truth_N: ArrayLike, months: float) -> float:
-    """Share (0..1) of instances whose absolute error is at most ``months``; the bound itself counts."""
-    return _mean(np.abs(signed_errors(predicted_N, truth_N)) <= months)
+def share_within(predicted_N: ArrayLike, truth_N: ArrayLike, limit: float) -> float:
+    """Share (0..1) of instances whose absolute error is at most ``limit``; the bound itself counts."""
+    return _mean(np.abs(signed_errors(predicted_N, truth_N)) <= limit)
 
 
 def share_within_sd(errors_N: ArrayLike, sd_N: ArrayLike, multiple: float) -> float:
@@ -118,9 +118,9 @@ LOWER_LIMIT = Statistic(_powers, _limit(-1))
 UPPER_LIMIT = Statistic(_powers, _limit(+1))
 
 
-def share_statistic(months: float) -> Statistic:
-    """The share of absolute errors of at most ``months``."""
-    return Statistic(lambda errors_N: (np.abs(errors_N) <= months).astype(np.float64)[:, None], _first)
+def share_statistic(limit: float) -> Statistic:
+    """The share of absolute errors of at most ``limit``."""
+    return Statistic(lambda errors_N: (np.abs(errors_N) <= limit).astype(np.float64)[:, None], _first)
 
 
 def bootstrap_by_patient(
@@ -183,7 +183,7 @@ def _drawn_sums(sums_PG: Floats, draws: int, seed: int) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedDifference:
-    """MAE of a minus MAE of b on the same instances, months: negative when a is the better one."""
+    """Mean error of a minus that of b on the same instances: negative when a is the better one."""
 
     instances: int
     difference: float
@@ -195,8 +195,11 @@ class PairedDifference:
 def paired_bootstrap(
     errors_a_N: ArrayLike, errors_b_N: ArrayLike, patients_N: ArrayLike, *, draws: int = DRAWS, seed: int = 0
 ) -> PairedDifference:
-    """Difference of two MAEs with its 95 % interval; patients are resampled, pairs stay together."""
-    difference_N = np.abs(np.asarray(errors_a_N, np.float64)) - np.abs(np.asarray(errors_b_N, np.float64))
+    """Difference of two mean errors [N], lower is better, with its 95 % interval.
+
+    Patients are resampled, pairs stay together.
+    """
+    difference_N = np.asarray(errors_a_N, np.float64) - np.asarray(errors_b_N, np.float64)
     drawn_D = resampled(difference_N, patients_N, statistic=MEAN, draws=draws, seed=seed)
     return PairedDifference(
         instances=len(difference_N),
@@ -215,6 +218,16 @@ def two_sided_p(drawn_D: Floats) -> float:
         return math.nan
     rarer = min(int((drawn_D <= 0).sum()), int((drawn_D >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (len(drawn_D) + 1))
+
+
+def known(value: float) -> float | None:
+    """The value for JSON: None where it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def bounds(interval: Interval) -> list[float] | None:
+    """Both ends of an interval for JSON; None for an interval of NaN."""
+    return [interval.low, interval.high] if interval.is_known else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -27,7 +27,7 @@ def comparison_page(facts: Mapping[str, Any], *, title: str) -> str:
         overall=rows[0],
         rows=rows,
         teacher=_taught(facts["teacher"]) if facts["teacher"] else None,
-        plot=_plot(rows),
+        plot=_plot(rows, facts["unit"]),
         few=FEW,
         level=LEVEL,
     )
@@ -54,27 +54,34 @@ def _verdict(row: Mapping[str, Any], interval: Interval, *, is_group: bool) -> s
 
 
 def _taught(teacher: Mapping[str, Any]) -> dict[str, Any]:
-    named = ("gap_closed_interval", "fidelity_interval")
+    fidelity = teacher["fidelity"]
+    if fidelity:
+        fidelity = {
+            "a": _distance(fidelity["a"]),
+            "b": _distance(fidelity["b"]),
+            "difference": fidelity["difference"],
+            "interval": _interval(fidelity["interval"]),
+        }
     return {
         **teacher,
-        **{name: _interval(teacher[name]) for name in named},
-        "fidelity_a": _distance(teacher["fidelity_a"]),
-        "fidelity_b": _distance(teacher["fidelity_b"]),
+        "gap_closed_interval": _interval(teacher["gap_closed_interval"]),
+        "fidelity": fidelity,
     }
 
 
 def _distance(distance: Mapping[str, Any]) -> dict[str, Any]:
-    return {**distance, "mae_interval": _interval(distance["mae_interval"])}
+    return {**distance, "mean_interval": _interval(distance["mean_interval"])}
 
 
-def _interval(ends: Sequence[float] | None) -> Interval:
-    return Interval(low=ends[0], high=ends[1]) if ends else metrics.NO_INTERVAL
+def _interval(bounds: Sequence[float] | None) -> Interval:
+    return Interval(low=bounds[0], high=bounds[1]) if bounds else metrics.NO_INTERVAL
 
 
-def _plot(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    ends = np.array([[row["interval"].low, row["interval"].high] for row in rows])
+def _plot(rows: Sequence[Mapping[str, Any]], unit: str) -> Markup:
+    bounds_G2 = np.array([[row["interval"].low, row["interval"].high] for row in rows])
     return plots.difference_plot(
         [str(row["group"]).capitalize() for row in rows],
         np.array([row["difference"] for row in rows]),
-        ends,
+        bounds_G2,
+        unit,
     )

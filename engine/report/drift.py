@@ -25,8 +25,8 @@ LEAST = 100
 _BINS = 10
 _SMALLEST_SHARE = 1e-3
 _QUANTITIES = (
-    ("Predicted age", "predicted", "validation_months"),
-    ("Standard deviation", "sd", "validation_sd"),
+    ("Predicted age", "predicted", "validation_value"),
+    ("Standard deviation", "sd", "validation_doubt"),
 )
 """Words, column of the predictions, and the deciles' name in the facts of a calibration."""
 

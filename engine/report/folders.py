@@ -39,7 +39,7 @@ _SHORT_NAMES = {
     "patient_sex": "sex",
     "predicted_months": "predicted",
     "sd_months": "sd",
-    "truth_months": "truth",
+    "truth_bone_age_months": "truth",
 }
 
 
@@ -130,7 +130,7 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     """
     facts = read_json(folder / RUN_NAME)
     path = folder / "evaluation.parquet"
-    frame = _frame([path] if path.is_file() else [], (*_EVALUATION_COLUMNS, "truth_months"))
+    frame = _frame([path] if path.is_file() else [], (*_EVALUATION_COLUMNS, "truth_bone_age_months"))
     return RunFolder(
         name=name or folder.resolve().name,
         facts=facts,
@@ -177,12 +177,12 @@ def read_kept_cases(path: Path) -> tuple[pl.DataFrame, NDArray[np.uint8], NDArra
     Raises:
         TableError: the table is damaged or lacks a column.
     """
-    table = ledger.read_table(path, [*_EVALUATION_COLUMNS, "truth_months", "image", "attention_map"])
+    table = ledger.read_table(path, [*_EVALUATION_COLUMNS, "truth_bone_age_months", "image", "attention_map"])
     try:
         images_NHW, maps_Nhw = (schema.tensor_values(table[name]) for name in ("image", "attention_map"))
     except (AttributeError, KeyError) as error:
         raise TableError(f"{path} holds no images: train the run again") from error
-    frame = _frame([path], (*_EVALUATION_COLUMNS, "truth_months"))
+    frame = _frame([path], (*_EVALUATION_COLUMNS, "truth_bone_age_months"))
     return _predictions(frame), images_NHW, maps_Nhw
 
 
@@ -205,7 +205,7 @@ def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:
 
 def _empty(columns: Sequence[str]) -> pl.DataFrame:
     types = {"instance_index": pl.Int64, "shard": pl.Int32}
-    months = dict.fromkeys(("predicted_months", "sd_months", "truth_months"), pl.Float32)
+    months = dict.fromkeys(("predicted_months", "sd_months", "truth_bone_age_months"), pl.Float32)
     return pl.DataFrame(schema={name: {**types, **months}.get(name, pl.String) for name in columns})
 
 

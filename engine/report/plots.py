@@ -168,8 +168,10 @@ def curve_plot(curves: Mapping[str, Curve], name: str, *, unit: str, log: bool =
         return _svg(figure, name, f"{unit} over epochs")
 
 
-def difference_plot(labels: Sequence[str], difference_G: metrics.Floats, ends_G2: metrics.Floats) -> Markup:
-    """One line a group: a difference in months as a point on its interval [G, 2], and zero as a rule.
+def difference_plot(
+    labels: Sequence[str], difference_G: metrics.Floats, bounds_G2: metrics.Floats, unit: str
+) -> Markup:
+    """One line a group: a difference as a point on its interval [G, 2], and zero as a rule.
 
     A group without an interval (NaN) shows its point alone.
     """
@@ -177,12 +179,12 @@ def difference_plot(labels: Sequence[str], difference_G: metrics.Floats, ends_G2
         figure, axes = _figure((_WIDE[0], 0.9 + 0.32 * len(labels)))
         places_G = np.arange(len(labels))
         axes.axvline(0, color=MUTED, linewidth=1)
-        axes.hlines(places_G, ends_G2[:, 0], ends_G2[:, 1], color=COLOURS[1], linewidth=2)
+        axes.hlines(places_G, bounds_G2[:, 0], bounds_G2[:, 1], color=COLOURS[1], linewidth=2)
         axes.plot(difference_G, places_G, "o", color=COLOURS[1], markersize=5)
         axes.set_yticks(places_G, labels)
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        axes.set(xlabel="A minus B, months")
+        axes.set(xlabel=f"A minus B, {unit}" if unit else "A minus B")
         return _svg(figure, "differences", "Difference of the errors by group with intervals")
 
 

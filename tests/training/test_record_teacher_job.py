@@ -16,6 +16,7 @@ from engine.evaluation.held_out import write_held_out
 from engine.models.network import AgeNet, ModelFacts, save_weights
 from engine.store.files import read_json, write_json
 from engine.tasks import task_named
+from engine.tasks.ages.accuracy import PREDICTED, errors
 from engine.training.dataset import data_facts, open_training_set, pack_images
 from engine.training.evaluate import recorded_months
 from engine.training.run_folder import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME
@@ -120,8 +121,8 @@ def test_looks_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
     code, told = run(capsys, *words, "--looks", "4")
     assert (code, told["taught"], told["test_instances"]) == (0, 39, len(held.uids_N))
     looked = recorded_months(open_cache(tmp_path / "looked"), tested, tested.index_of("test"))
-    assert not (looked.predicted_N == held.predicted_N).any()
-    assert told["test_mae_months"] == pytest.approx(abs(looked.errors_N).mean(), abs=0.006)
+    assert not (looked.predicted[PREDICTED] == held.predicted[PREDICTED]).any()
+    assert told["test_mae_months"] == pytest.approx(abs(errors(looked)).mean(), abs=0.006)
     code, told = run(capsys, *words)
     assert (code, told["error"]) == (1, "ORY-T01")
 

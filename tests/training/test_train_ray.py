@@ -151,8 +151,8 @@ def test_the_averaged_network_is_left_and_can_be_judged(resumed: Resumed, data: 
     assert facts["instances"] == 20
     assert facts["mae_low"] <= facts["mae_months"] <= facts["mae_high"]
     table = pq.read_table(tmp_path / EVALUATION_NAME)
-    assert table["truth_months"].to_pylist() == [10.0 + 2 * index for index in range(0, 100, 5)]
-    errors = np.abs(table["predicted_months"].to_numpy() - table["truth_months"].to_numpy())
+    assert table["truth_bone_age_months"].to_pylist() == [10.0 + 2 * index for index in range(0, 100, 5)]
+    errors = np.abs(table["predicted_months"].to_numpy() - table["truth_bone_age_months"].to_numpy())
     assert facts["mae_months"] == pytest.approx(errors.mean(), rel=1e-5)
     assert "fidelity" not in facts
     by_sex = [group for group in facts["subgroups"] if "years" not in group["group"]]

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.evaluation.answer import Answer, Code, Column, Facts, Gate, Measurement, Raw, Row, Values
+from engine.tasks.ages.accuracy import bands
 from engine.tasks.ages.blocks import blocks
 from engine.tasks.ages.calibration import calibration_from_facts
 from engine.tasks.ages.figures import error, figures
@@ -94,6 +95,8 @@ AGE = Answer(
     rows=rows,
     gates=(_departs("months"), _departs("sd_months")),
     error=error,
+    error_unit="months",
+    bands=bands,
     figures=figures,
     blocks=blocks,
     measurements=measurements,

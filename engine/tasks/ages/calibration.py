@@ -16,22 +16,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation import metrics
-from engine.evaluation.held_out import HeldOut, groups
-from engine.evaluation.metrics import Floats
-from engine.tasks.ages.accuracy import ends, known
+from engine.evaluation.conformal import ABSTAIN_COVERAGE, conformal_quantile, deciles
+from engine.evaluation.held_out import HeldOut
+from engine.evaluation.metrics import Floats, bounds, known
+from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, errors, groups
 
 LEVELS = (0.8, 0.9, 0.95)
 LEVEL = 0.9
 """Of the interval that goes with every score."""
-BELIEVED = 0.995
-"""Share of the validation split whose sd is narrow enough to be believed."""
 _LEAST_SD = 0.5
 """Months: a narrower distribution than a bin is not a claim to lean on."""
 _WIDEST = math.log(20)
@@ -53,10 +52,10 @@ class Calibration:
     by_months: Mapping[str, float | None]
     slope: float
     intercept: float
-    widest_sd: float | None = None
-    """Months: the sd that 99.5 % of the validation split stay below; a wider one is not believed."""
-    validation_months: tuple[float, ...] = ()
-    validation_sd: tuple[float, ...] = ()
+    max_doubt: float | None = None
+    """Months: the sd that 99.5 % of the validation split stay below; a score of a wider one is withheld."""
+    validation_value: tuple[float, ...] = ()
+    validation_doubt: tuple[float, ...] = ()
     """Percentiles 0, 10, ... 100 of predictions and of their sd, months: what drift is measured against."""
 
     def facts(self) -> dict[str, Any]:
@@ -84,14 +83,15 @@ class Calibration:
 
 def calibration_from_facts(facts: Mapping[str, Any]) -> Calibration:
     """The Calibration that ``Calibration.facts`` described."""
-    deciles = {name: tuple(facts.get(name) or ()) for name in ("validation_months", "validation_sd")}
-    return Calibration(**{**facts, **deciles})
+    given = {field.name: facts[field.name] for field in fields(Calibration) if field.name in facts}
+    tuples = {name: tuple(given.get(name) or ()) for name in ("validation_value", "validation_doubt")}
+    return Calibration(**{**given, **tuples})
 
 
 def fit_calibration(held: HeldOut, logits_NK: NDArray[np.float32]) -> Calibration:
-    """Temperature, conformal quantiles and linear bias of a validation split; ``held.sd_N`` is not used."""
-    temperature = fit_temperature(logits_NK, held.truth_N, held.patients_N)
-    errors_N = np.abs(held.errors_N)
+    """Temperature, conformal quantiles and linear bias of a validation split, whose sd is not asked for."""
+    temperature = fit_temperature(logits_NK, held.truth[TRUTH], held.patients_N)
+    errors_N = np.abs(errors(held))
     sd_N = tempered_sd(logits_NK, temperature)
     scaled_N = errors_N / _usable(sd_N)
     slope, intercept = linear_bias(held)
@@ -102,14 +102,14 @@ def fit_calibration(held: HeldOut, logits_NK: NDArray[np.float32]) -> Calibratio
         by_months={str(level): conformal_quantile(errors_N, level) for level in LEVELS},
         slope=slope,
         intercept=intercept,
-        widest_sd=conformal_quantile(sd_N, BELIEVED),
-        validation_months=_deciles(held.predicted_N),
-        validation_sd=_deciles(sd_N),
+        max_doubt=conformal_quantile(sd_N, ABSTAIN_COVERAGE),
+        validation_value=deciles(held.predicted[PREDICTED]),
+        validation_doubt=deciles(sd_N),
     )
 
 
 def fit_temperature(logits_NK: NDArray[np.float32], truth_N: Any, patients_N: NDArray[Any]) -> float:
-    """The temperature of least ``surprise``; 1 where that of one half of the patients harms the other.
+    """The temperature of least negative log likelihood; 1 where that of one half of patients harms the other.
 
     So a temperature that only follows the noise of a small split is refused.
     """
@@ -120,13 +120,13 @@ def fit_temperature(logits_NK: NDArray[np.float32], truth_N: Any, patients_N: ND
         return 1.0
     gain = 0.0
     for half in halves:
-        found = _least_surprise(logits_NK[~half], truth[~half])
-        before, after = (surprise(logits_NK[half], truth[half], t) for t in (1.0, found))
+        found = _least_loss(logits_NK[~half], truth[~half])
+        before, after = (negative_log_likelihood(logits_NK[half], truth[half], t) for t in (1.0, found))
         gain += (before - after) * half.sum()
-    return _least_surprise(logits_NK, truth) if gain > 0 else 1.0
+    return _least_loss(logits_NK, truth) if gain > 0 else 1.0
 
 
-def surprise(logits_NK: NDArray[np.float32], truth_N: Any, temperature: float) -> float:
+def negative_log_likelihood(logits_NK: NDArray[np.float32], truth_N: Any, temperature: float) -> float:
     """Mean negative log probability of the true month at a temperature; months between bins interpolate."""
     log_p_NK = _log_softmax(logits_NK, temperature)
     place_N = np.clip(np.asarray(truth_N, np.float64) - 1, 0, log_p_NK.shape[1] - 1)
@@ -148,36 +148,23 @@ def tempered_sd(logits_NK: NDArray[np.float32], temperature: float) -> Floats:
     return sd_N
 
 
-def conformal_quantile(scores_N: Floats, level: float) -> float | None:
-    """The ceil((N + 1) level)-th smallest score; None where there are too few for the level.
-
-    The half width that covers a new exchangeable score with probability ``level`` at least.
-    """
-    rank = math.ceil((len(scores_N) + 1) * level)
-    return float(np.sort(scores_N)[rank - 1]) if rank <= len(scores_N) else None
-
-
-def _deciles(values_N: Any) -> tuple[float, ...]:
-    return tuple(float(value) for value in np.percentile(np.asarray(values_N, np.float64), range(0, 101, 10)))
-
-
 def linear_bias(held: HeldOut) -> tuple[float, float]:
     """Least-squares slope a and intercept b of error ~ a predicted + b; both 0 where no age differs."""
-    predicted = held.predicted_N.astype(np.float64)
+    predicted = held.predicted[PREDICTED].astype(np.float64)
     if len(predicted) < _FEWEST or np.ptp(predicted) == 0:
         return 0.0, 0.0
-    slope, intercept = np.polyfit(predicted, held.errors_N, 1)
+    slope, intercept = np.polyfit(predicted, errors(held), 1)
     return float(slope), float(intercept)
 
 
 def coverage(held: HeldOut, calibration: Calibration) -> dict[str, Any]:
     """What a calibration is worth on ``held``: coverage by level and group, and MAE less the linear bias.
 
-    ``held.sd_N`` must be the sd at the calibrated temperature.
+    The sd of ``held`` must be that at the calibrated temperature.
     """
-    corrected = metrics.signed_errors(calibration.corrected(held.predicted_N), held.truth_N)
+    corrected = metrics.signed_errors(calibration.corrected(held.predicted[PREDICTED]), held.truth[TRUTH])
     halves = {"sd": calibration.by_sd, "months": calibration.by_months}
-    unit_N = {"sd": _usable(held.sd_N), "months": np.ones(len(held.sd_N))}
+    unit_N = {"sd": _usable(held.predicted[SD]), "months": np.ones(len(held.uids_N))}
     levels = [
         {"level": level, "kind": kind, **_covered(held, half * unit_N[kind])}
         for level in LEVELS
@@ -201,12 +188,12 @@ def coverage(held: HeldOut, calibration: Calibration) -> dict[str, Any]:
 
 
 def _covered(held: HeldOut, half_N: Floats) -> dict[str, Any]:
-    inside_N = (np.abs(held.errors_N) <= half_N).astype(np.float64)
+    inside_N = (np.abs(errors(held)) <= half_N).astype(np.float64)
     interval = metrics.bootstrap_by_patient(inside_N, held.patients_N, statistic=metrics.MEAN)
     return {
         "instances": len(inside_N),
         "covered": float(inside_N.mean()),
-        "covered_interval": ends(interval),
+        "covered_interval": bounds(interval),
         "half_width_months": float(half_N.mean()),
     }
 
@@ -222,18 +209,20 @@ def _log_softmax(logits_NK: NDArray[np.float32], temperature: float) -> Floats:
     return log_p_NK
 
 
-def _least_surprise(logits_NK: NDArray[np.float32], truth_N: Floats) -> float:
-    """Golden-section search over log T; surprise has one minimum in 1 / T."""
+def _least_loss(logits_NK: NDArray[np.float32], truth_N: Floats) -> float:
+    """Golden-section search over log T; the negative log likelihood has one minimum in 1 / T."""
     low, high = -_WIDEST, _WIDEST
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = (surprise(logits_NK, truth_N, math.exp(place)) for place in (left, right))
+    at_left, at_right = (
+        negative_log_likelihood(logits_NK, truth_N, math.exp(place)) for place in (left, right)
+    )
     for _ in range(_STEPS):
         if at_left <= at_right:
             high, right, at_right = right, left, at_left
             left = high - _GOLDEN * (high - low)
-            at_left = surprise(logits_NK, truth_N, math.exp(left))
+            at_left = negative_log_likelihood(logits_NK, truth_N, math.exp(left))
         else:
             low, left, at_left = left, right, at_right
             right = low + _GOLDEN * (high - low)
-            at_right = surprise(logits_NK, truth_N, math.exp(right))
+            at_right = negative_log_likelihood(logits_NK, truth_N, math.exp(right))
     return math.exp((low + high) / 2)

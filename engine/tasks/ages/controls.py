@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from engine.evaluation import metrics
 from engine.evaluation.held_out import HeldOut
-from engine.tasks.ages.accuracy import known, mean_error
+from engine.evaluation.metrics import known
+from engine.tasks.ages.accuracy import PREDICTED, TRUTH, mean_error
 
 APART_MONTHS = 12.0
 Floats = NDArray[np.float32]
@@ -32,22 +33,22 @@ def control_facts(held: HeldOut, age_N: Floats, pseudo_N: Floats) -> dict[str, A
     copies its teachers' errors. What the data do not hold is left out.
     """
     facts: dict[str, Any] = {}
-    apart_N = is_discordant(held.truth_N, age_N)
+    apart_N = is_discordant(held.truth[TRUTH], age_N)
     if apart_N.any():
         chosen = held.chosen(apart_N)
         facts["discordant"] = {
             "apart_months": APART_MONTHS,
             "instances": int(apart_N.sum()),
             **mean_error(chosen),
-            "chronological_age_mae": known(metrics.mae(age_N[apart_N], chosen.truth_N)),
+            "chronological_age_mae": known(metrics.mae(age_N[apart_N], chosen.truth[TRUTH])),
         }
     is_pseudo_N = np.isfinite(pseudo_N)
     if is_pseudo_N.any():
-        errors_N = held.predicted_N[is_pseudo_N] - pseudo_N[is_pseudo_N]
+        errors_N = held.predicted[PREDICTED][is_pseudo_N] - pseudo_N[is_pseudo_N]
         interval = metrics.bootstrap_by_patient(
             errors_N, held.patients_N[is_pseudo_N], statistic=metrics.MEAN_ABSOLUTE
         )
-        truth_N = held.truth_N[is_pseudo_N]
+        truth_N = held.truth[TRUTH][is_pseudo_N]
         facts["pseudo_labels"] = {
             "instances": int(is_pseudo_N.sum()),
             "mae_months": float(np.abs(errors_N).mean()),

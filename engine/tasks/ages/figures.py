@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from engine.evaluation.answer import Facts, Figure, Figures
 from engine.evaluation.held_out import HeldOut
-from engine.tasks.ages.accuracy import mean_error
+from engine.tasks.ages.accuracy import errors, mean_error
 
 
 def error(held: HeldOut) -> NDArray[np.float64]:
     """Absolute errors [N], months."""
-    errors_N: NDArray[np.float64] = np.abs(held.errors_N)
+    errors_N: NDArray[np.float64] = np.abs(errors(held))
     return errors_N
 
 

@@ -8,17 +8,18 @@ import math
 import numpy as np
 import pytest
 
+from engine.evaluation.conformal import conformal_quantile
 from engine.evaluation.held_out import HeldOut
+from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH
 from engine.tasks.ages.calibration import (
     LEVEL,
     Calibration,
     calibration_from_facts,
-    conformal_quantile,
     coverage,
     fit_calibration,
     fit_temperature,
     linear_bias,
-    surprise,
+    negative_log_likelihood,
     tempered_sd,
 )
 
@@ -31,9 +32,9 @@ def held_out(truth: np.ndarray, predicted: np.ndarray, sd: np.ndarray) -> HeldOu
         uids_N=np.array([f"1.2.{i}" for i in range(num)]),
         patients_N=np.array([f"p{i}" for i in range(num)]),
         sexes_N=np.array(["F", "M"] * num)[:num],
-        truth_N=truth.astype(np.float32),
-        predicted_N=predicted.astype(np.float32),
-        sd_N=sd.astype(np.float32),
+        age_months_N=np.full(num, np.nan, np.float32),
+        truth={TRUTH: truth.astype(np.float32)},
+        predicted={PREDICTED: predicted.astype(np.float32), SD: sd.astype(np.float32)},
     )
 
 
@@ -47,14 +48,14 @@ def cohort(num: int, *, claimed: float, seed: int) -> tuple[HeldOut, np.ndarray]
     return held_out(truth, predicted, np.full(num, claimed)), logits.astype(np.float32)
 
 
-def test_surprise_by_hand() -> None:
+def test_negative_log_likelihood_by_hand() -> None:
     logits = np.log(np.array([[0.5, 0.3, 0.2]], np.float32))
-    assert surprise(logits, [2], 1.0) == pytest.approx(-math.log(0.3))
-    assert surprise(logits, [1.5], 1.0) == pytest.approx(-math.log(0.4))
-    assert surprise(logits, [0.2], 1.0) == pytest.approx(-math.log(0.5))
-    assert surprise(logits, [9], 1.0) == pytest.approx(-math.log(0.2))
+    assert negative_log_likelihood(logits, [2], 1.0) == pytest.approx(-math.log(0.3))
+    assert negative_log_likelihood(logits, [1.5], 1.0) == pytest.approx(-math.log(0.4))
+    assert negative_log_likelihood(logits, [0.2], 1.0) == pytest.approx(-math.log(0.5))
+    assert negative_log_likelihood(logits, [9], 1.0) == pytest.approx(-math.log(0.2))
     # temperature 0.5 squares the odds: 0.25 / (0.25 + 0.09 + 0.04)
-    assert surprise(logits, [1], 0.5) == pytest.approx(-math.log(0.25 / 0.38))
+    assert negative_log_likelihood(logits, [1], 0.5) == pytest.approx(-math.log(0.25 / 0.38))
 
 
 def test_tempered_sd_of_a_gaussian_grows_with_the_root_of_the_temperature() -> None:
@@ -66,9 +67,11 @@ def test_tempered_sd_of_a_gaussian_grows_with_the_root_of_the_temperature() -> N
 @pytest.mark.parametrize("claimed", [4.0, 8.0, 14.0])
 def test_the_temperature_brings_the_sd_to_the_errors_actually_made(claimed: float) -> None:
     held, logits = cohort(3000, claimed=claimed, seed=1)
-    temperature = fit_temperature(logits, held.truth_N, held.patients_N)
+    temperature = fit_temperature(logits, held.truth[TRUTH], held.patients_N)
     assert tempered_sd(logits, temperature).mean() == pytest.approx(8, rel=0.05)
-    assert surprise(logits, held.truth_N, temperature) <= surprise(logits, held.truth_N, 1.0)
+    assert negative_log_likelihood(logits, held.truth[TRUTH], temperature) <= negative_log_likelihood(
+        logits, held.truth[TRUTH], 1.0
+    )
 
 
 def test_a_temperature_that_does_not_carry_over_is_refused() -> None:
@@ -76,8 +79,8 @@ def test_a_temperature_that_does_not_carry_over_is_refused() -> None:
     sure, logits_sure = cohort(40, claimed=1, seed=2)
     unsure, logits_unsure = cohort(40, claimed=60, seed=3)
     logits = np.stack([logits_sure, logits_unsure], axis=1).reshape(80, BINS)
-    truth = np.stack([unsure.truth_N, unsure.truth_N], axis=1).reshape(80)
-    truth[::2] = sure.truth_N
+    truth = np.stack([unsure.truth[TRUTH], unsure.truth[TRUTH]], axis=1).reshape(80)
+    truth[::2] = sure.truth[TRUTH]
     patients = np.array([f"{i:03}" for i in range(80)])
     assert fit_temperature(logits, truth, patients) == 1.0
     assert fit_temperature(logits[:1], truth[:1], patients[:1]) == 1.0
@@ -98,8 +101,8 @@ def test_conformal_intervals_cover_new_instances_as_claimed_whatever_the_net_cla
         fresh, _ = cohort(500, claimed=3, seed=1000 + seed)
         calibration = fit_calibration(held, logits)
         sd = np.full(500, tempered_sd(logits, calibration.temperature).mean())
-        low, high = calibration.interval(fresh.predicted_N, sd) or (None, None)
-        shares.append(((low <= fresh.truth_N) & (fresh.truth_N <= high)).mean())
+        low, high = calibration.interval(fresh.predicted[PREDICTED], sd) or (None, None)
+        shares.append(((low <= fresh.truth[TRUTH]) & (fresh.truth[TRUTH] <= high)).mean())
     # the mean over 16 draws of 200, whose own sd is 0.006
     assert LEVEL - 0.02 < np.mean(shares) < LEVEL + 0.03
 
@@ -122,7 +125,7 @@ def test_linear_bias_is_found_and_taken_off() -> None:
     calibration = Calibration(
         instances=30, temperature=1.0, by_sd={}, by_months={}, slope=slope, intercept=intercept
     )
-    assert calibration.corrected(held.predicted_N) == pytest.approx(held.truth_N, abs=1e-3)
+    assert calibration.corrected(held.predicted[PREDICTED]) == pytest.approx(held.truth[TRUTH], abs=1e-3)
     assert linear_bias(held_out(predicted, np.full(30, 9.0), np.ones(30))) == (0.0, 0.0)
 
 

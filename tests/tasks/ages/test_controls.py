@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine.evaluation.held_out import HeldOut
+from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH
 from engine.tasks.ages.controls import control_facts, is_discordant
 
 NAN = math.nan
@@ -19,9 +20,9 @@ def held(truth: list[float], predicted: list[float]) -> HeldOut:
         uids_N=np.array([f"2.25.{index}" for index in range(count)]),
         patients_N=np.array([f"p{index}" for index in range(count)]),
         sexes_N=np.array(["F"] * count),
-        truth_N=np.array(truth, np.float32),
-        predicted_N=np.array(predicted, np.float32),
-        sd_N=np.ones(count, np.float32),
+        age_months_N=np.full(count, np.nan, np.float32),
+        truth={TRUTH: np.array(truth, np.float32)},
+        predicted={PREDICTED: np.array(predicted, np.float32), SD: np.ones(count, np.float32)},
     )
 
 
