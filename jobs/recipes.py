@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import entry_points
 
 from engine.errors import UnknownNameError
 from engine.imaging.augment import Augmentation
@@ -196,11 +197,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe called ``name``.
+    """The recipe called ``name``: of RECIPES, or of an installed package (its entry point).
 
     Raises:
         UnknownNameError: there is none.
     """
-    if name not in RECIPES:
-        raise UnknownNameError("recipe", name, RECIPES)
-    return RECIPES[name]()
+    if name in RECIPES:
+        return RECIPES[name]()
+    for entry in entry_points(group="osteoray.recipes", name=name):
+        recipe: Recipe = entry.load()()
+        return recipe
+    raise UnknownNameError("recipe", name, RECIPES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 from engine.errors import UnknownNameError
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
@@ -11,11 +13,14 @@ TASKS: dict[str, Task] = {task.name: task for task in (HAND_AGE, KNEE_AGE)}
 
 
 def task_named(name: str) -> Task:
-    """The task called ``name``.
+    """The task called ``name``: of TASKS, or of an installed package (its entry point).
 
     Raises:
         UnknownNameError: there is none.
     """
-    if name not in TASKS:
-        raise UnknownNameError("task", name, TASKS)
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    for entry in entry_points(group="osteoray.tasks", name=name):
+        task: Task = entry.load()
+        return task
+    raise UnknownNameError("task", name, TASKS)
