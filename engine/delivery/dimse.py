@@ -17,7 +17,7 @@ import pydicom
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 
-from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, Answer
+from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, SendResult
 from engine.dicom.write import SECONDARY_CAPTURE
 from engine.errors import UsageError
 
@@ -52,21 +52,21 @@ class Dimse:
         self._open: list[Association] = []
         self._lock = threading.Lock()
 
-    def send(self, uid: str, data: bytes) -> Answer:
+    def send(self, uid: str, data: bytes) -> SendResult:
         """Store one object; a node that has its UID already counts as sent."""
         association = self._association()
         if association is None:
-            return Answer(UNREACHABLE, "no_association")
+            return SendResult(UNREACHABLE, "no_association")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 status = association.send_c_store(pydicom.dcmread(io.BytesIO(data)))
             except ValueError:  # the node agreed to no context for this class and syntax
-                return Answer(REFUSED, "not_accepted")
+                return SendResult(REFUSED, "not_accepted")
             except RuntimeError:  # the association was lost
-                return Answer(UNREACHABLE, "association_lost")
+                return SendResult(UNREACHABLE, "association_lost")
         if "Status" not in status:
-            return Answer(UNREACHABLE, "no_answer")
+            return SendResult(UNREACHABLE, "no_answer")
         return _verdict(int(status.Status))
 
     def close(self) -> None:
@@ -122,10 +122,10 @@ def _parts(address: str) -> tuple[str, int, str, str]:
     return host, port, called, calling
 
 
-def _verdict(status: int) -> Answer:
+def _verdict(status: int) -> SendResult:
     if status == 0 or status >> 12 == _WARNING:
-        return Answer(SENT)
+        return SendResult(SENT)
     if status == _DUPLICATE:
-        return Answer(SENT, "already_there")
+        return SendResult(SENT, "already_there")
     verdict = BUSY if status >> _CLASS == _OUT_OF_RESOURCES else REFUSED
-    return Answer(verdict, f"status_{status:04X}")
+    return SendResult(verdict, f"status_{status:04X}")

@@ -1,33 +1,39 @@
 """A scored instance as a FHIR R4 bundle: an Observation and the Device that made it, in one JSON file.
 
-``preliminary``, labelled as research by a security tag and in words. The patient is a logical reference by
-the key of our tables, the study one by its UID (urn:dicom:uid): whoever may know who that is can look it up
-there.
+The first number that the task measured is the value; all other measurements are components. The Observation
+is ``preliminary``, labelled as research by a security tag and in words. Patient and study are logical
+references: the patient by the key of our tables, the study by its UID (urn:dicom:uid).
 """
 
 from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.delivery import sr, uids
-from engine.delivery.scored import MANUFACTURER, RESEARCH_USE, Model, Models, Scored, scored_of
+from engine.delivery import uids
+from engine.delivery.scored import MANUFACTURER, RESEARCH_USE, Model, Models, Scored
+from engine.evaluation.answer import Code, Measurement
 from engine.store import ledger
 from engine.store.files import MANIFEST_NAME, read_json, replacing
 
 PATIENT_KEY_SYSTEM = "urn:osteoray:patient-key"
 MODEL_SYSTEM = "urn:osteoray:model-sha256"
 
-_LOINC, _SNOMED, _UCUM = "http://loinc.org", "http://snomed.info/sct", "http://unitsofmeasure.org"
-_BODY_SITES = {"HAND": ("85562004", "Hand"), "KNEE": ("72696002", "Knee")}
+_SYSTEMS = {
+    "LN": "http://loinc.org",
+    "SCT": "http://snomed.info/sct",
+    "UCUM": "http://unitsofmeasure.org",
+    "DCM": "http://dicom.nema.org/resources/ontology/DCM",
+}
+"""Coding scheme of DICOM -> code system of FHIR; a code of any other scheme stands as its words."""
 _RESEARCH = {
     "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason",
     "code": "HRESCH",
     "display": "healthcare research",
 }
-_DECIMALS = 2
 
 Json = dict[str, Any]
 
@@ -44,22 +50,22 @@ def folder(scores: Path, target: Path) -> Json:
     count = 0
     for path in ledger.tables_of(scores, "predictions"):
         table = ledger.read_table(path)
-        for row in table.drop_columns(["attention_map"]).to_pylist():
+        for row in table.select([name for name in table.column_names if name != "attention_map"]).to_pylist():
             if row["instance_index"] in gone:
                 continue
-            scored = scored_of(row)
-            model = models.of(scored)
-            with replacing(target / f"{sr.report_uid(scored, model)}.json") as temporary:
-                text = json.dumps(bundle(scored, row, model), indent=1, allow_nan=False, ensure_ascii=False)
+            scored = models.scored(row)
+            with replacing(target / f"{scored.uid(uids.SR)}.json") as temporary:
+                text = json.dumps(bundle(scored), indent=1, allow_nan=False, ensure_ascii=False)
                 temporary.write_text(text + "\n", encoding="utf-8")
             count += 1
     return {"bundles": count}
 
 
-def bundle(scored: Scored, row: Json, model: Model) -> Json:
-    """The bundle; of ``row`` it takes the patient's key and the study's UID."""
-    device_url, observation_url = _url(model.sha256), _url(sr.report_uid(scored, model))
-    entries = ((device_url, _device(model)), (observation_url, _observation(scored, row, model, device_url)))
+def bundle(scored: Scored) -> Json:
+    """The bundle of one result."""
+    model = scored.model
+    device_url, observation_url = _url(model.sha256), _url(scored.uid(uids.SR))
+    entries = ((device_url, _device(model)), (observation_url, _observation(scored, device_url)))
     return {
         "resourceType": "Bundle",
         "type": "collection",
@@ -80,34 +86,33 @@ def _device(model: Model) -> Json:
     }
 
 
-def _observation(scored: Scored, row: Json, model: Model, device_url: str) -> Json:
-    code, _, meaning = model.quantity.code
-    site, site_name = _BODY_SITES[model.quantity.body_part]
+def _observation(scored: Scored, device_url: str) -> Json:
+    row, measurements = scored.row, scored.measurements
+    value = next((one for one in measurements if not isinstance(one.value, Code)), measurements[0])
     observation: Json = {
         "resourceType": "Observation",
         "meta": {"security": [_RESEARCH]},
-        "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{sr.report_uid(scored, model)}"}],
+        "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{scored.uid(uids.SR)}"}],
         "status": "preliminary",
         "category": [
             {"coding": [{
                 "system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "imaging",
             }]}
         ],
-        "code": {
-            "coding": [{"system": _LOINC, "code": code, "display": meaning}],
-            "text": "Bone age predicted by a model",
-        },
+        "code": _concept(value.name, value.words),
         "subject": {
             "type": "Patient",
             "identifier": {"system": PATIENT_KEY_SYSTEM, "value": row["patient_key"]},
         },
-        "issued": model.scored_at.isoformat(),
-        "valueQuantity": _months(scored.months),
-        "bodySite": {"coding": [{"system": _SNOMED, "code": site, "display": site_name}]},
+        "issued": scored.model.scored_at.isoformat(),
+        **_value(value),
+        "bodySite": {"coding": _coding(scored.model.task.anatomy)},
         "device": {"reference": device_url},
         "note": [{"text": RESEARCH_USE}],
-        "component": _components(scored),
     }  # fmt: skip
+    further = [_component(one, value) for one in measurements if one is not value]
+    if further:
+        observation["component"] = further
     if row.get("study_instance_uid"):
         observation["derivedFrom"] = [
             {
@@ -119,26 +124,36 @@ def _observation(scored: Scored, row: Json, model: Model, device_url: str) -> Js
     return observation
 
 
-def _components(scored: Scored) -> list[Json]:
-    coding = [{"system": _SNOMED, "code": "386136009", "display": "Standard deviation"}]
-    sd = {
-        "code": {"coding": coding, "text": "Standard deviation"},
-        "valueQuantity": _months(scored.sd_months),
-    }
-    if not scored.interval:
-        return [sd]
-    names = ("Lower bound of prediction interval", "Upper bound of prediction interval")
-    return [
-        sd,
-        *(
-            {"code": {"text": name}, "valueQuantity": _months(months)}
-            for name, months in zip(names, scored.interval, strict=True)
-        ),
-    ]
+def _component(one: Measurement, value: Measurement) -> Json:
+    """A further measurement; one derived of ``value``, such as its standard deviation, is so called."""
+    if one.derivation is None or one.name != value.name:
+        return {"code": _concept(one.name, one.words), **_value(one)}
+    words = one.derivation.meaning.capitalize()
+    return {"code": _concept(replace(one.derivation, meaning=words), one.words), **_value(one)}
 
 
-def _months(value: float) -> Json:
-    return {"value": round(value, _DECIMALS), "unit": "months", "system": _UCUM, "code": "mo"}
+def _value(one: Measurement) -> Json:
+    if isinstance(one.value, Code):
+        return {"valueCodeableConcept": _concept(one.value)}
+    quantity: Json = {"value": round(one.value, one.decimals)}
+    if one.unit is not None:
+        unit = {
+            "unit": one.unit_words or one.unit.meaning,
+            "system": _SYSTEMS["UCUM"],
+            "code": one.unit.value,
+        }
+        quantity |= unit
+    return {"valueQuantity": quantity}
+
+
+def _concept(code: Code, words: str = "") -> Json:
+    coding = _coding(code)
+    return {**({"coding": coding} if coding else {}), "text": words or code.meaning}
+
+
+def _coding(code: Code) -> list[Json]:
+    system = _SYSTEMS.get(code.scheme)
+    return [{"system": system, "code": code.value, "display": code.meaning}] if system else []
 
 
 def _url(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from engine.delivery.sink import SENT, Answer
+from engine.delivery.sink import SENT, SendResult
 from engine.store.files import replacing
 
 _LEFT_BEHIND_S = 3600.0
@@ -26,7 +26,7 @@ class Folder:
             if time.time() - path.stat().st_mtime > _LEFT_BEHIND_S:
                 path.unlink(missing_ok=True)
 
-    def send(self, uid: str, data: bytes) -> Answer:
+    def send(self, uid: str, data: bytes) -> SendResult:
         """Write the file; one that is there already stays.
 
         Raises:
@@ -34,10 +34,10 @@ class Folder:
         """
         target = self._root / f"{uid}.dcm"
         if target.exists():
-            return Answer(SENT, "already_there")
+            return SendResult(SENT, "already_there")
         with replacing(target, mode=0o600) as temporary:
             temporary.write_bytes(data)
-        return Answer(SENT)
+        return SendResult(SENT)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -1,13 +1,12 @@
-"""The outbox: what is to be sent to one sink, and how far it came. A kill at any moment loses nothing.
+"""The outbox: what is to be sent to one sink, and what was sent. A kill at any moment loses nothing.
 
     SCORES/outbox/<digest of sink>/outbox.sqlite3      one row an object, each change durable before the next
     SCORES/outbox/<digest of sink>/.leases             held while somebody sends (``engine.store.lease``)
 
-An object is ``pending``, ``sent`` or ``failed``. It is marked as sent after the sink said so: a kill in
-between sends it again, under the same UID, which is no second object. Transient failures
-(``sending.TRANSIENT``) keep it pending, with a wait that doubles; after ``ATTEMPTS`` of them, or a refusal,
-it has failed with its reason. No row holds identity: a UID of ours, and the number of the instance in the
-books.
+An object is ``pending``, ``sent`` or ``failed``. It is marked as sent after the sink confirmed it: a kill in
+between sends it again under the same UID, which makes no second object. After a transient failure
+(``sink.TRANSIENT``) it stays pending, with a wait that doubles; after ``ATTEMPTS`` of them, or a refusal, it
+has failed with its reason. No row holds identity: a UID of ours, and the instance's number in the ledger.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from engine.delivery.sink import SENT, TRANSIENT, Answer
+from engine.delivery.sink import SENT, TRANSIENT, SendResult
 from engine.errors import StorageError, TableError
 from engine.store.files import now, sha256_of_bytes
 
@@ -36,23 +35,28 @@ _REFUSED_BY_DISK = frozenset(
 )
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
-    uid TEXT PRIMARY KEY, kind TEXT NOT NULL, instance_index INTEGER NOT NULL, shard INTEGER NOT NULL,
-    content_sha256 TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
-    attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0, ended TEXT NOT NULL DEFAULT ''
+    uid TEXT PRIMARY KEY, kind TEXT NOT NULL, task TEXT NOT NULL, instance_index INTEGER NOT NULL,
+    shard INTEGER NOT NULL, content_sha256 TEXT NOT NULL, state TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
+    due REAL NOT NULL DEFAULT 0, ended TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS conflicts (
-    instance_index INTEGER NOT NULL, kind TEXT NOT NULL, uid TEXT NOT NULL, PRIMARY KEY (instance_index, kind)
+    instance_index INTEGER NOT NULL, uid TEXT NOT NULL, PRIMARY KEY (instance_index, uid)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_state ON objects (state, shard, instance_index, kind);
+CREATE INDEX IF NOT EXISTS by_state ON objects (state, shard, instance_index, task, kind);
 """
 
 
+_ITEM = "uid, kind, task, instance_index, shard, content_sha256"
+
+
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """One object to be sent: its UID and kind, and the scored instance that it is the result of."""
+class OutboxItem:
+    """One object to be sent: its UID and kind, and the task and instance that it is the result of."""
 
     uid: str
     kind: str
+    task: str
     instance_index: int
     shard: int
     content_sha256: str
@@ -70,24 +74,15 @@ class Outbox:
         """Take a connection that ``opened`` made."""
         self._db = connection
 
-    def add(self, parcels: Iterable[Parcel]) -> None:
+    def add(self, items: Iterable[OutboxItem]) -> None:
         """Note what is to be sent; what is known stays as it is, and what contradicts it is a conflict."""
-        for parcel in parcels:
-            row = (
-                parcel.uid,
-                parcel.kind,
-                parcel.instance_index,
-                parcel.shard,
-                parcel.content_sha256,
-                PENDING,
-            )
+        for item in items:
             fresh = self._db.execute(
-                "INSERT OR IGNORE INTO objects (uid, kind, instance_index, shard, content_sha256, state) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                row,
+                f"INSERT OR IGNORE INTO objects ({_ITEM}, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*astuple(item), PENDING),
             ).rowcount
             if not fresh:
-                self._note_conflict(parcel)
+                self._note_conflict(item)
         self._db.commit()
 
     def retry(self, reasons: Iterable[str]) -> None:
@@ -106,34 +101,34 @@ class Outbox:
                 )
         self._db.commit()
 
-    def due(self, count: int, busy: frozenset[str], at: float | None = None) -> list[Parcel]:
+    def due(self, count: int, busy: frozenset[str], at: float | None = None) -> list[OutboxItem]:
         """Up to ``count`` pending objects whose wait is over, in the order of shards, none of ``busy``."""
         rows = self._db.execute(
-            "SELECT uid, kind, instance_index, shard, content_sha256 FROM objects "
-            "WHERE state = ? AND due <= ? ORDER BY shard, instance_index, kind LIMIT ?",
+            f"SELECT {_ITEM} FROM objects WHERE state = ? AND due <= ? "
+            "ORDER BY shard, instance_index, task, kind LIMIT ?",
             (PENDING, time.time() if at is None else at, count + len(busy)),
         )
-        return [Parcel(*row) for row in rows if row[0] not in busy][:count]
+        return [OutboxItem(*row) for row in rows if row[0] not in busy][:count]
 
     def wait_s(self) -> float | None:
         """Seconds until the next pending object is due, at most ``LONGEST_WAIT_S``; None without one."""
         (first,) = self._db.execute("SELECT MIN(due) FROM objects WHERE state = ?", (PENDING,)).fetchone()
         return None if first is None else min(max(first - time.time(), 0.0), LONGEST_WAIT_S)
 
-    def settle(self, parcel: Parcel, answer: Answer) -> str:
-        """Write down what came of one attempt, durably; returns the state that the object has now."""
+    def settle(self, item: OutboxItem, result: SendResult) -> str:
+        """Write down the result of one attempt, durably; returns the state that the object has now."""
         (attempts,) = self._db.execute(
-            "SELECT attempts + 1 FROM objects WHERE uid = ?", (parcel.uid,)
+            "SELECT attempts + 1 FROM objects WHERE uid = ?", (item.uid,)
         ).fetchone()
-        state, due, reason = SENT, 0.0, answer.reason
-        if answer.verdict != SENT:
-            reason = f"{answer.verdict}:{answer.reason}"
-            is_over = answer.verdict not in TRANSIENT or attempts >= ATTEMPTS
+        state, due, reason = SENT, 0.0, result.reason
+        if result.verdict != SENT:
+            reason = f"{result.verdict}:{result.reason}"
+            is_over = result.verdict not in TRANSIENT or attempts >= ATTEMPTS
             state = FAILED if is_over else PENDING
             due = time.time() + min(FIRST_WAIT_S * 2 ** (attempts - 1), LONGEST_WAIT_S)
         self._db.execute(
             "UPDATE objects SET state = ?, reason = ?, attempts = ?, due = ?, ended = ? WHERE uid = ?",
-            (state, reason, attempts, due, now() if state != PENDING else "", parcel.uid),
+            (state, reason, attempts, due, now() if state != PENDING else "", item.uid),
         )
         self._db.commit()
         return state
@@ -151,15 +146,12 @@ class Outbox:
         )
         return {str(reason): int(count) for reason, count in rows}
 
-    def _note_conflict(self, parcel: Parcel) -> None:
+    def _note_conflict(self, item: OutboxItem) -> None:
         (known,) = self._db.execute(
-            "SELECT content_sha256 FROM objects WHERE uid = ?", (parcel.uid,)
+            "SELECT content_sha256 FROM objects WHERE uid = ?", (item.uid,)
         ).fetchone()
-        if known != parcel.content_sha256:
-            self._db.execute(
-                "INSERT OR IGNORE INTO conflicts VALUES (?, ?, ?)",
-                (parcel.instance_index, parcel.kind, parcel.uid),
-            )
+        if known != item.content_sha256:
+            self._db.execute("INSERT OR IGNORE INTO conflicts VALUES (?, ?)", (item.instance_index, item.uid))
 
 
 @contextmanager

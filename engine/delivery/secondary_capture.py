@@ -1,8 +1,7 @@
 """The attention map over the image, as a DICOM secondary capture that every viewer shows.
 
-The image is the one the network saw, only larger; the words "research use only" and the result are burned
-in below it. Text that the source had burned into its pixels is carried along, and said so where the source
-says so.
+The image is the one that the network saw, only larger. "Research use only" and the result are burned in below
+it. Text that the source had burned into its pixels stays; BurnedInAnnotation is YES where the source says so.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
 from engine.delivery import uids
-from engine.delivery.scored import MANUFACTURER, RESEARCH_USE, Model, Scored
+from engine.delivery.scored import MANUFACTURER, RESEARCH_USE, Scored
 from engine.delivery.sr import part_10
 from engine.dicom.identity import Identity, copy_into
 from engine.dicom.write import SECONDARY_CAPTURE
@@ -25,21 +24,12 @@ _BAND = 12  # the band of text is this fraction of the height
 _TEXT_RGB = (255, 214, 90)
 
 
-def capture_uid(scored: Scored, model: Model) -> str:
-    """SOP instance UID of the capture of ``scored``."""
-    return uids.result_uid(scored.sop_instance_uid, model.sha256, model.task, uids.MAP)
-
-
 def capture(
-    scored: Scored,
-    model: Model,
-    source: Identity,
-    image_HW: NDArray[np.uint8],
-    attention_hw: NDArray[np.uint8],
+    scored: Scored, source: Identity, image_HW: NDArray[np.uint8], attention_hw: NDArray[np.uint8]
 ) -> bytes:
-    """The Part 10 file: ``image_HW`` under ``attention_hw``, which covers the same square."""
+    """The Part 10 file: ``image_HW`` under ``attention_hw``, which covers the same field of view."""
     rgb_HW3 = captioned(overlay(image_HW, attention_hw), scored)
-    data_set = _header(scored, model, source)
+    data_set = _header(scored, source)
     data_set.Rows, data_set.Columns = rgb_HW3.shape[:2]
     data_set.SamplesPerPixel, data_set.PlanarConfiguration = rgb_HW3.shape[2], 0
     data_set.PhotometricInterpretation = "RGB"
@@ -59,30 +49,30 @@ def captioned(rgb_HW3: NDArray[np.uint8], scored: Scored) -> NDArray[np.uint8]:
     canvas.paste(Image.fromarray(rgb_HW3), (0, 0))
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=band * 0.34)
-    result = f"Predicted bone age {scored.months:.0f} months, sd {scored.sd_months:.0f}. Attention map."
+    result = f"{scored.model.task.answer.sentence(scored.row)} Attention map."
     for line, text in enumerate((RESEARCH_USE.upper(), result)):
         draw.text((band // 4, height + (line + 0.12) * band / 2), text, fill=_TEXT_RGB, font=font)
     return np.asarray(canvas, np.uint8)
 
 
-def _header(scored: Scored, model: Model, source: Identity) -> Dataset:
-    data_set = Dataset()
+def _header(scored: Scored, source: Identity) -> Dataset:
+    model, data_set = scored.model, Dataset()
     day, time = model.scored_at.strftime("%Y%m%d"), model.scored_at.strftime("%H%M%S")
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.sop_class_uid
     reference.ReferencedSOPInstanceUID = source.sop_instance_uid
     facts = {
         "SOPClassUID": SECONDARY_CAPTURE,
-        "SOPInstanceUID": capture_uid(scored, model),
-        "SeriesInstanceUID": uids.series_uid(scored.sop_instance_uid, model.sha256, model.task, uids.MAP),
+        "SOPInstanceUID": scored.uid(uids.MAP),
+        "SeriesInstanceUID": scored.series_uid(uids.MAP),
         "SeriesNumber": SERIES_NUMBER,
-        "SeriesDescription": f"{RESEARCH_USE}: map, {model.task}",
+        "SeriesDescription": f"{RESEARCH_USE}: map, {model.task.name}",
         "InstanceNumber": 1,
         "Modality": "OT",
         "ConversionType": "WSD",
         "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
         "DerivationDescription": f"Attention map of {model.name} over the image. {RESEARCH_USE}.",
-        "BodyPartExamined": model.quantity.body_part,
+        "BodyPartExamined": model.task.body_part,
         "PatientOrientation": "",
         "Laterality": "",
         "Manufacturer": MANUFACTURER,

@@ -1,31 +1,30 @@
-"""Scores -> objects -> a sink: what is scored is sent once, in any number of runs.
+"""Sends the results of a score folder to a sink. Each result is sent once, in any number of runs.
 
-Objects are built one after the other from the source file and its row, and sent by a few threads. The
-source is read again through the guard: its digest must be that of the bytes which were scored.
+Objects are built one after the other from the source file and its row, and sent by a few threads. The source
+file is read again; its digest must be that of the bytes which were scored.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine import sources
 from engine.delivery import outbox, secondary_capture, sr, uids
 from engine.delivery.dimse import Dimse, is_dimse
 from engine.delivery.folder import Folder
-from engine.delivery.outbox import Outbox, Parcel
-from engine.delivery.scored import COLUMNS, Models, Scored, scored_of
-from engine.delivery.sink import REFUSED, SENT, UNREACHABLE, Answer, Sink
+from engine.delivery.outbox import Outbox, OutboxItem
+from engine.delivery.scored import Models, Scored
+from engine.delivery.sink import REFUSED, SENT, UNREACHABLE, SendResult, Sink
 from engine.delivery.stow import Stow, is_stow
 from engine.dicom.identity import Identity, identity
 from engine.errors import FilteredError, InstanceError, SinkError, UsageError
+from engine.evaluation.answer import Row
 from engine.ingest.decode_process import Isolation, Reader
 from engine.ingest.instance import rule_from_facts
 from engine.ingest.sample import Reading
@@ -41,7 +40,11 @@ FORMS = (
 GIVE_UP_AFTER = 20
 """Attempts in a row that reached nobody: the sink is down, and asking on would take the night."""
 
-_NO_SALT = bytes(32)  # the patient's key that the reader makes with it is thrown away
+_MAP = "attention_map"
+_NO_SALT = bytes(32)  # the patient key made with it is thrown away
+_ITEM_COLUMNS = (
+    "instance_index", "path", "shard", "sop_instance_uid", "content_sha256", "model_sha256",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +86,18 @@ def deliver(scores: Path, to: str, options: Options, on_progress: OnProgress | N
         TableError: a table or the outbox is damaged.
     """
     kind = kind_of(to)
-    maker = Maker(scores)
+    builder = ResultBuilder(scores)
     known_as = to if "://" in to else str(Path(to).resolve())
     folder = outbox.place(scores, known_as)
     with lease.hold(folder), outbox.opened(folder) as box:
-        box.add(maker.parcels(options.kinds))
+        box.add(builder.items(options.kinds))
         box.retry(options.retry)
         sink = kind.open(to)
         try:
-            sent = _Sending(box, maker, sink, options.threads, on_progress).run()
+            sent = _Sending(box, builder, sink, options.threads, on_progress).run()
         finally:
             sink.close()
-            maker.close()
+            builder.close()
         return {**box.counts(), "sent_this_run": sent, "failures": box.failures()}
 
 
@@ -110,8 +113,8 @@ def kind_of(to: str) -> Kind:
     return kind
 
 
-class Maker:
-    """Builds the object of a parcel from a score folder and its source."""
+class ResultBuilder:
+    """Builds the DICOM object of an outbox item, from a score folder and its source."""
 
     def __init__(self, scores: Path) -> None:
         """Read the manifest.
@@ -127,97 +130,99 @@ class Maker:
         self._models = Models(manifest)
         self._rules = {model["model_sha256"]: model["task"]["rule"] for model in manifest["models"]}
         self._source = str(manifest["source"])
-        self._shard: tuple[int, dict[int, dict[str, Any]]] = (-1, {})
+        self._shard: tuple[int, dict[tuple[str, int], dict[str, Any]]] = (-1, {})
         self._reader: Reader | None = None
         self._last: tuple[int, Identity] | None = None
 
-    def parcels(self, kinds: tuple[str, ...]) -> Iterator[Parcel]:
-        """One parcel for each scored instance that counts (no superseded version) and each kind."""
-        for row in scored_rows(self._scores):
-            for kind in kinds:
-                model = self._models.of(row)
-                uid = uids.result_uid(row.sop_instance_uid, model.sha256, model.task, kind)
-                yield Parcel(uid, kind, row.instance_index, row.shard, row.content_sha256)
+    def items(self, kinds: tuple[str, ...]) -> Iterator[OutboxItem]:
+        """One item for each row of predictions that counts and each kind; superseded rows are left out.
 
-    def make(self, parcel: Parcel) -> bytes | Answer:
+        Raises:
+            TableError: a table cannot be read.
+        """
+        gone = set(ledger.superseded(self._scores).to_pylist())
+        for path in ledger.tables_of(self._scores, "predictions"):
+            for row in ledger.read_present(path, _ITEM_COLUMNS).to_pylist():
+                if row["instance_index"] in gone:
+                    continue
+                scored, place = self._models.scored(row), (row["instance_index"], row["shard"])
+                for kind in kinds:
+                    task = scored.model.task.name
+                    yield OutboxItem(scored.uid(kind), kind, task, *place, row["content_sha256"])
+
+    def make(self, item: OutboxItem) -> bytes | SendResult:
         """The Part 10 file, or why there is none."""
-        row = self._row(parcel)
+        row = self._row(item)
         if row is None:
-            return Answer(REFUSED, "row_is_gone")
-        scored = scored_of(row)
+            return SendResult(REFUSED, "row_is_gone")
+        scored = self._models.scored(row)
         try:
-            source = self._identity(scored)
+            source = self._identity(row)
             if source is None:
-                return Answer(REFUSED, "source_changed")
-            if parcel.kind == uids.MAP:
-                return self._capture(scored, row, source)
-            return sr.report(scored, self._models.of(scored), source)
+                return SendResult(REFUSED, "source_changed")
+            return self._capture(scored, source) if item.kind == uids.MAP else sr.report(scored, source)
         except (InstanceError, FilteredError) as error:
-            return Answer(REFUSED, error.reason)
+            return SendResult(REFUSED, error.reason)
 
     def close(self) -> None:
         """End the process that decodes."""
         if self._reader is not None:
             self._reader.close()
 
-    def _row(self, parcel: Parcel) -> dict[str, Any] | None:
-        if self._shard[0] != parcel.shard:
-            table = ledger.read_table(self._scores / "shards" / f"{parcel.shard:05d}" / "predictions.parquet")
-            maps_Nhw = schema.tensor_values(table["attention_map"])
-            rows = table.drop_columns(["attention_map"]).to_pylist()
-            by_index = {
-                row["instance_index"]: {**row, "map": m} for row, m in zip(rows, maps_Nhw, strict=True)
-            }
-            self._shard = (parcel.shard, by_index)
-        return self._shard[1].get(parcel.instance_index)
+    def _row(self, item: OutboxItem) -> dict[str, Any] | None:
+        if self._shard[0] != item.shard:
+            rows: dict[tuple[str, int], dict[str, Any]] = {}
+            for path in sorted(ledger.shard_folder(self._scores, item.shard).glob("predictions*.parquet")):
+                rows |= {(row["task"], row["instance_index"]): row for row in _rows_with_maps(path)}
+            self._shard = (item.shard, rows)
+        return self._shard[1].get((item.task, item.instance_index))
 
-    def _identity(self, scored: Scored) -> Identity | None:
+    def _identity(self, row: Row) -> Identity | None:
         """Of the source file; None where its bytes are no longer those that were scored."""
-        if self._last is None or self._last[0] != scored.instance_index:
-            data = sources.read(self._source, scored.path)
-            if sha256_of_bytes(data) != scored.content_sha256:
+        if self._last is None or self._last[0] != row["instance_index"]:
+            data = sources.read(self._source, row["path"])
+            if sha256_of_bytes(data) != row["content_sha256"]:
                 return None
-            self._last = (scored.instance_index, identity(data))
+            self._last = (row["instance_index"], identity(data))
         return self._last[1]
 
-    def _capture(self, scored: Scored, row: Mapping[str, Any], source: Identity) -> bytes | Answer:
+    def _capture(self, scored: Scored, source: Identity) -> bytes | SendResult:
         """The picture is decoded in a process of its own, as in scoring, only larger."""
-        rule = rule_from_facts(self._rules[scored.model_sha256])
+        row = scored.row
+        if row[_MAP] is None:
+            return SendResult(REFUSED, "no_map")
+        rule = rule_from_facts(self._rules[scored.model.sha256])
         height, width = rule.view.size_HW
         scale = secondary_capture.SIDE_PX / max(height, width)
         view = dataclasses.replace(rule.view, size_HW=(round(height * scale), round(width * scale)))
         reading = Reading(source=self._source, rule=dataclasses.replace(rule, view=view), salt=_NO_SALT)
         self._reader = self._reader or Reader(Isolation())
-        (outcome,) = self._reader.read(reading, [scored.path])
+        (outcome,) = self._reader.read(reading, [row["path"]])
         if isinstance(outcome, InstanceError | FilteredError):
-            return Answer(REFUSED, outcome.reason)
-        model = self._models.of(scored)
-        return secondary_capture.capture(scored, model, source, outcome[1], np.asarray(row["map"]))
+            return SendResult(REFUSED, outcome.reason)
+        return secondary_capture.capture(scored, source, outcome[1], row[_MAP])
 
 
-def scored_rows(scores: Path) -> Iterator[Scored]:
-    """Every scored row that counts, shard after shard; rows of superseded versions are left out.
-
-    Raises:
-        TableError: a table cannot be read.
-    """
-    gone = set(ledger.superseded(scores).to_pylist())
-    for path in ledger.tables_of(scores, "predictions"):
-        table = ledger.read_present(path, COLUMNS)
-        for row in table.to_pylist():
-            if row["instance_index"] not in gone:
-                yield scored_of(row)
+def _rows_with_maps(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a table of predictions, the map as uint8 [H, W]; None where the model makes none."""
+    table = ledger.read_table(path)
+    maps: Sequence[Any] = [None] * table.num_rows
+    if _MAP in table.column_names:
+        maps = list(schema.tensor_values(table[_MAP]))
+        table = table.drop_columns([_MAP])
+    for row, attention_hw in zip(table.to_pylist(), maps, strict=True):
+        yield {**row, _MAP: attention_hw}
 
 
 class _Sending:
-    """The loop: build what is due, let threads send it, write down each answer."""
+    """The loop: build what is due, let threads send it, write down each result."""
 
     def __init__(
-        self, box: Outbox, maker: Maker, sink: Sink, threads: int, on_progress: OnProgress | None
+        self, box: Outbox, builder: ResultBuilder, sink: Sink, threads: int, on_progress: OnProgress | None
     ) -> None:
-        self._box, self._maker, self._sink = box, maker, sink
+        self._box, self._builder, self._sink = box, builder, sink
         self._threads, self._on_progress = threads, on_progress
-        self._under_way: dict[Future[Answer], Parcel] = {}
+        self._under_way: dict[Future[SendResult], OutboxItem] = {}
         self._reached_nobody = 0
         counts = box.counts()
         self._total = sum(counts[state] for state in outbox.STATES)
@@ -240,15 +245,15 @@ class _Sending:
     def _fill(self, pool: ThreadPoolExecutor) -> bool:
         """Give the threads something to do; sleeps until something is due; False when all has ended."""
         room = 2 * self._threads - len(self._under_way)
-        busy = frozenset(parcel.uid for parcel in self._under_way.values())
-        parcels = self._box.due(room, busy)
-        for parcel in parcels:
-            made = self._maker.make(parcel)
-            if isinstance(made, Answer):
-                self._settle(parcel, made)
+        busy = frozenset(item.uid for item in self._under_way.values())
+        items = self._box.due(room, busy)
+        for item in items:
+            made = self._builder.make(item)
+            if isinstance(made, SendResult):
+                self._settle(item, made)
             else:
-                self._under_way[pool.submit(self._sink.send, parcel.uid, made)] = parcel
-        if parcels or self._under_way:
+                self._under_way[pool.submit(self._sink.send, item.uid, made)] = item
+        if items or self._under_way:
             return True
         wait_s = self._box.wait_s()
         if wait_s is None:
@@ -259,18 +264,18 @@ class _Sending:
     def _collect(self) -> None:
         done, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
         for future in done:
-            parcel = self._under_way.pop(future)
-            answer = future.result()
-            self._reached_nobody = self._reached_nobody + 1 if answer.verdict == UNREACHABLE else 0
-            self._settle(parcel, answer)
+            item = self._under_way.pop(future)
+            result = future.result()
+            self._reached_nobody = self._reached_nobody + 1 if result.verdict == UNREACHABLE else 0
+            self._settle(item, result)
         if self._reached_nobody >= GIVE_UP_AFTER:
             raise SinkError(
                 f"the sink could not be reached {self._reached_nobody} times in a row: check it and give the "
                 "same command again, what was sent is noted"
             )
 
-    def _settle(self, parcel: Parcel, answer: Answer) -> None:
-        state = self._box.settle(parcel, answer)
+    def _settle(self, item: OutboxItem, result: SendResult) -> None:
+        state = self._box.settle(item, result)
         if state != outbox.PENDING:
             self._ended += 1
             self._sent += state == SENT

@@ -1,4 +1,4 @@
-"""What a sink says of one object, and what every sink can do."""
+"""What a sink is: a place that takes DICOM objects, and what it answers for each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ TRANSIENT = frozenset({BUSY, UNREACHABLE})
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A verdict and, of all but a plain success, a short reason that holds no text of the other side."""
+class SendResult:
+    """A verdict and, for all but a plain success, a short reason without any text of the other side."""
 
     verdict: str
     reason: str = ""
@@ -21,7 +21,7 @@ class Answer:
 class Sink(Protocol):
     """A place that takes DICOM objects. ``send`` is called by several threads, one try a call."""
 
-    def send(self, uid: str, data: bytes) -> Answer:
+    def send(self, uid: str, data: bytes) -> SendResult:
         """Hand over the Part 10 file ``data`` whose SOP instance UID is ``uid``; never raises for one object.
 
         Raises:

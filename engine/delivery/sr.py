@@ -1,9 +1,10 @@
 """A scored instance as DICOM structured report: TID 1500 Measurement Report, Comprehensive SR.
 
-Bone age and its standard deviation in months (UCUM ``mo``), the interval where the model has one, each
-traced to the source image, the algorithm and the device; marked research use in code, text and series
-description, and PRELIMINARY and UNVERIFIED. Nothing in the object depends on the clock: the same row gives
-the same bytes. Its own dates and times are those at which the scoring was begun, UTC.
+The measurements of the task (``Answer.measurements``), each with its source image: a number is a NUM item
+with its UCUM unit, and with a point on the image where it has one (SCOORD); a code is a qualitative
+evaluation. Marked as research use in code, text and series description, and as PRELIMINARY and UNVERIFIED.
+Nothing in the object depends on the clock: the same row gives the same bytes. Its dates and times are those
+at which the scoring was begun, UTC.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import warnings
 from typing import Any
 
 import highdicom.sr as hd
+import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -21,22 +23,17 @@ from engine.delivery import uids
 from engine.delivery.scored import MANUFACTURER, RESEARCH_USE, Model, Scored
 from engine.dicom.identity import Identity, copy_into
 from engine.dicom.write import IMPLEMENTATION_UID
+from engine.evaluation.answer import Code, Measurement
 
 SERIES_NUMBER = 9001
 SCHEME = "99OSTEORAY"
-"""Our private coding scheme; all its codes are in this module."""
+"""Our private coding scheme."""
 
 _RESEARCH = hd.CodedConcept("research-use", SCHEME, RESEARCH_USE)
 _INTENDED_USE = hd.CodedConcept("intended-use", SCHEME, "Intended use")
-_LOW = hd.CodedConcept("interval-low", SCHEME, "Lower bound of prediction interval")
-_HIGH = hd.CodedConcept("interval-high", SCHEME, "Upper bound of prediction interval")
-_MONTHS = hd.CodedConcept("mo", "UCUM", "month")
-_PROCEDURE = hd.CodedConcept("24724-7", "LN", "XR Bones Views for bone age")
-_FINDING_SITES = {
-    "HAND": hd.CodedConcept("85562004", "SCT", "Hand"),
-    "KNEE": hd.CodedConcept("72696002", "SCT", "Knee"),
-}
-_DECIMALS = 2
+_NO_UNIT = Code("1", "UCUM", "no units")
+_PIXEL_CENTRE = 0.5
+"""SCOORD counts from the corner of the top-left pixel (PS3.3 C.18.6), ``point_xy`` from its centre."""
 _EXPECTED = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
@@ -44,17 +41,12 @@ _EXPECTED = (
 """What highdicom asks of evidence."""
 
 
-def report_uid(scored: Scored, model: Model) -> str:
-    """SOP instance UID of the report of ``scored``."""
-    return uids.result_uid(scored.sop_instance_uid, model.sha256, model.task, uids.SR)
-
-
-def report(scored: Scored, model: Model, source: Identity) -> bytes:
+def report(scored: Scored, source: Identity) -> bytes:
     """The Part 10 file of the report, in the study of ``source``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what highdicom says of odd values would quote them
-        document = _document(scored, model, source)
-        _settle(document, model)
+        document = _document(scored, source)
+        _settle(document, scored.model)
         copy_into(document, source)
         return part_10(document)
 
@@ -72,20 +64,21 @@ def part_10(data_set: Dataset) -> bytes:
     return stream.getvalue()
 
 
-def _document(scored: Scored, model: Model, source: Identity) -> Dataset:
+def _document(scored: Scored, source: Identity) -> Dataset:
+    model = scored.model
     return hd.ComprehensiveSR(
         evidence=[_evidence(source)],
-        content=_content(scored, model, source),
-        series_instance_uid=uids.series_uid(scored.sop_instance_uid, model.sha256, model.task, uids.SR),
+        content=_content(scored, source),
+        series_instance_uid=scored.series_uid(uids.SR),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=report_uid(scored, model),
+        sop_instance_uid=scored.uid(uids.SR),
         instance_number=1,
         manufacturer=MANUFACTURER,
         is_complete=True,
         is_final=False,
         is_verified=False,
         specific_character_set="ISO_IR 192",
-        series_description=f"{RESEARCH_USE}: {model.task}",
+        series_description=f"{RESEARCH_USE}: {model.task.name}",
         manufacturer_model_name=model.name,
         software_versions=model.version,
         device_serial_number=model.sha256,
@@ -105,10 +98,10 @@ def _evidence(source: Identity) -> Dataset:
     return evidence
 
 
-def _content(scored: Scored, model: Model, source: Identity) -> hd.MeasurementReport:
-    uid = uids.device_uid(model.sha256)
+def _content(scored: Scored, source: Identity) -> hd.MeasurementReport:
+    model, task, measurements = scored.model, scored.model.task, scored.measurements
     device = hd.DeviceObserverIdentifyingAttributes(
-        uid=uid,
+        uid=uids.device_uid(model.sha256),
         name="osteoray",
         manufacturer_name=MANUFACTURER,
         model_name=model.name,
@@ -116,17 +109,26 @@ def _content(scored: Scored, model: Model, source: Identity) -> hd.MeasurementRe
     )
     group = hd.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.TrackingIdentifier(
-            uid=uids.tracking_uid(scored.sop_instance_uid, model.sha256, model.task), identifier=model.task
+            uid=uids.tracking_uid(scored.sop_instance_uid, model.sha256, task.name), identifier=task.name
         ),
-        finding_type=hd.CodedConcept(*model.quantity.code),
-        finding_sites=[hd.FindingSite(_FINDING_SITES[model.quantity.body_part])],
+        finding_type=_concept(scored.finding),
+        finding_sites=[hd.FindingSite(_concept(task.anatomy))],
         algorithm_id=hd.AlgorithmIdentification(
             name=model.name,
             version=model.version,
             parameters=[f"model_sha256={model.sha256}", RESEARCH_USE],
         ),
-        measurements=_measurements(scored, model, source),
-        qualitative_evaluations=[hd.QualitativeEvaluation(name=_INTENDED_USE, value=_RESEARCH)],
+        measurements=[
+            _number(one, one.value, source) for one in measurements if not isinstance(one.value, Code)
+        ],
+        qualitative_evaluations=[
+            hd.QualitativeEvaluation(name=_INTENDED_USE, value=_RESEARCH),
+            *(
+                hd.QualitativeEvaluation(name=_concept(one.name), value=_concept(one.value))
+                for one in measurements
+                if isinstance(one.value, Code)
+            ),
+        ],
         source_images=[hd.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid)],
     )
     return hd.MeasurementReport(
@@ -135,28 +137,34 @@ def _content(scored: Scored, model: Model, source: Identity) -> hd.MeasurementRe
                 observer_type=codes.DCM.Device, observer_identifying_attributes=device
             )
         ),
-        procedure_reported=_PROCEDURE,
+        procedure_reported=_concept(task.procedure),
         imaging_measurements=[group],
         title=codes.DCM.ImagingMeasurementReport,
     )
 
 
-def _measurements(scored: Scored, model: Model, source: Identity) -> list[hd.Measurement]:
-    age = hd.CodedConcept(*model.quantity.code)
-    image = [hd.SourceImageForMeasurement(source.sop_class_uid, source.sop_instance_uid)]
-
-    def measured(name: hd.CodedConcept, months: float, **words: Any) -> hd.Measurement:
-        return hd.Measurement(
-            name=name, value=round(months, _DECIMALS), unit=_MONTHS, referenced_images=image, **words
+def _number(one: Measurement, value: float, source: Identity) -> hd.Measurement:
+    """A NUM item (TID 300), inferred from the image, or from a point on it."""
+    image = (source.sop_class_uid, source.sop_instance_uid)
+    place: dict[str, Any] = {"referenced_images": [hd.SourceImageForMeasurement(*image)]}
+    if one.point_xy is not None:
+        point = hd.CoordinatesForMeasurement(
+            graphic_type=hd.GraphicTypeValues.POINT,
+            graphic_data=np.array([one.point_xy]) + _PIXEL_CENTRE,
+            source_image=hd.SourceImageForRegion(*image),
         )
+        place = {"referenced_coordinates": [point]}
+    return hd.Measurement(
+        name=_concept(one.name),
+        value=round(value, one.decimals),
+        unit=_concept(one.unit or _NO_UNIT),
+        derivation=_concept(one.derivation) if one.derivation else None,
+        **place,
+    )
 
-    rows = [
-        measured(age, scored.months),
-        measured(age, scored.sd_months, derivation=codes.SCT.StandardDeviation),
-    ]
-    if scored.interval:
-        rows += [measured(_LOW, scored.interval[0]), measured(_HIGH, scored.interval[1])]
-    return rows
+
+def _concept(code: Code) -> hd.CodedConcept:
+    return hd.CodedConcept(code.value, code.scheme, code.meaning)
 
 
 def _settle(document: Dataset, model: Model) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, Answer
+from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, SendResult
 from engine.errors import SinkError, UsageError
 from engine.sources.dicomweb import SCHEMES
 from engine.sources.web import PASSWORD, TOKEN, USER, address_of, client_of
@@ -39,7 +39,7 @@ class Stow:
             raise UsageError("a DICOMweb sink is dicomweb+https://host/path, without a query")
         self._client = client_of(parts, connections=connections, timeout_s=timeout_s)
 
-    def send(self, uid: str, data: bytes) -> Answer:
+    def send(self, uid: str, data: bytes) -> SendResult:
         """Post one object; a server that has its UID already counts as sent.
 
         Raises:
@@ -56,8 +56,8 @@ class Stow:
                 },
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return Answer(UNREACHABLE, type(error).__name__)
-        return _answer(response)
+            return SendResult(UNREACHABLE, type(error).__name__)
+        return _result_of(response)
 
     def close(self) -> None:
         """End the connections."""
@@ -69,28 +69,28 @@ def is_stow(address: str) -> bool:
     return address.startswith(SCHEMES)
 
 
-def _answer(response: httpx.Response) -> Answer:
+def _result_of(response: httpx.Response) -> SendResult:
     status = response.status_code
     if status in _DENIED:
         raise SinkError(f"the server refuses the credentials: set {TOKEN}, or {USER} and {PASSWORD}")
     if status in _NO_SERVICE:
         raise SinkError(f"the server takes no objects there (status {status}): check the address of --to")
     if status in _BUSY:
-        return Answer(BUSY, f"status_{status}")
+        return SendResult(BUSY, f"status_{status}")
     reasons = _failure_reasons(response)
     if reasons and reasons <= _DUPLICATE:
-        return Answer(SENT, "already_there")
+        return SendResult(SENT, "already_there")
     if status in {_OK, _ACCEPTED} and not reasons:
-        return Answer(SENT)
+        return SendResult(SENT)
     code = f"_{min(reasons):04X}" if reasons else ""
-    return Answer(REFUSED, f"status_{status}{code}")
+    return SendResult(REFUSED, f"status_{status}{code}")
 
 
 def _failure_reasons(response: httpx.Response) -> set[int]:
     """Codes in the answer's Failed SOP Sequence; empty where it has none, or cannot be read."""
     try:
-        told: Any = response.json()
-        items = (told[0] if isinstance(told, list) else told).get(_FAILED, {}).get("Value", [])
+        found: Any = response.json()
+        items = (found[0] if isinstance(found, list) else found).get(_FAILED, {}).get("Value", [])
         return {int(item[_FAILURE_REASON]["Value"][0]) for item in items}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return set()

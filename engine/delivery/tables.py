@@ -1,15 +1,15 @@
 """All instances of a score folder as one table for people: CSV, or XLSX. What a file says is never a formula.
 
-One row an instance, in the order of studies: where it ended, why, and the result. No identity: a study is
-known by its UID, a patient by the key. Text in a CSV cell that a spreadsheet would take for a formula gets
-an apostrophe before it; cells of an XLSX are typed, so their text stays as it is.
+One row an instance and task, in the order of studies: where it ended, why, and the columns of the task's
+answer. No identity: a study is known by its UID, a patient by the key. Text in a CSV cell that a spreadsheet
+would take for a formula gets an apostrophe before it; XLSX cells are typed, so their text stays as it is.
 
 The rows are held in Arrow, some 250 bytes each, and become text a few thousand at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -22,39 +22,42 @@ import xlsxwriter
 from pyarrow import csv
 from xlsxwriter.exceptions import FileCreateError
 
-from engine.delivery.scored import INTERVAL_COLUMNS, RESEARCH_USE, Models
+from engine.delivery.scored import RESEARCH_USE, Models
 from engine.errors import UsageError
+from engine.evaluation.answer import Column
 from engine.store import ledger
 from engine.store.files import MANIFEST_NAME, read_json, replacing
 
 _OWN = pa.large_string()
 _SHARED = pa.dictionary(pa.int32(), pa.string())
-_TYPES: dict[str, pa.DataType] = {
-    "study_instance_uid": _OWN,
-    "sop_instance_uid": _OWN,
-    "path": _OWN,
-    "state": _SHARED,
-    "reason": _SHARED,
-    "patient_key": _OWN,
-    "patient_sex": _SHARED,
-    "age_months": pa.float64(),
-    "predicted_months": pa.float64(),
-    "sd_months": pa.float64(),
-    **dict.fromkeys(INTERVAL_COLUMNS, pa.float64()),
-    "body_part_examined": _SHARED,
-    "laterality": _SHARED,
-    "task": _SHARED,
-    "model_sha256": _SHARED,
-    "note": _SHARED,
-}
-COLUMNS = tuple(_TYPES)
-_SCHEMA = pa.schema(_TYPES)
+_BEFORE = pa.schema(
+    {
+        "study_instance_uid": _OWN,
+        "sop_instance_uid": _OWN,
+        "path": _OWN,
+        "state": _SHARED,
+        "reason": _SHARED,
+        "patient_key": _OWN,
+        "patient_sex": _SHARED,
+        "age_months": pa.float64(),
+    }
+)
+_AFTER = pa.schema(
+    {
+        "body_part_examined": _SHARED,
+        "laterality": _SHARED,
+        "task": _SHARED,
+        "model_sha256": _SHARED,
+        "note": _SHARED,
+    }
+)
+"""Columns before and after those of the answers."""
 MAX_SHEET_ROWS = 1_048_575
 """Rows that a sheet can hold below its header."""
 
 _STARTS_A_FORMULA = "^( *[=+\\-@\t\r\n＝＋－＠])"  # noqa: RUF001
 _MAX_CELL = 32_767
-_DECIMALS = 2
+_AGE_DECIMALS = 2
 _BATCH_ROWS = 8192
 
 
@@ -93,7 +96,7 @@ def write_xlsx(scores: Path, target: Path, created: datetime) -> int:
             book.set_properties({"comments": RESEARCH_USE, "created": created.replace(tzinfo=None)})
             sheet = book.add_worksheet("scores")
             sheet.freeze_panes(1, 0)
-            sheet.autofilter(0, 0, 0, len(COLUMNS) - 1)
+            sheet.autofilter(0, 0, 0, found.num_columns - 1)
             _write_rows(sheet, found)
     except FileCreateError as error:  # it wraps what the disk said
         (refused,) = error.args
@@ -110,18 +113,23 @@ def harmless(texts: pa.Array) -> pa.Array:
 
 
 def gathered(scores: Path) -> pa.Table:
-    """COLUMNS of every instance that counts, in any order; of superseded versions none.
+    """Every instance and task that counts, in any order; superseded versions are left out.
+
+    Columns: whose the instance is and where it ended; the answers of all tasks in the folder, null in the
+    rows of other tasks; then how it was taken and by which model.
 
     Raises:
         TableError: a table cannot be read.
     """
+    tasks = Models(read_json(scores / MANIFEST_NAME)).tasks
+    answers = {column.name: column for task in tasks for column in task.answer.columns}
     gone = ledger.superseded(scores)
     parts = (
-        _part(path, ledger.COUNT_NAMES[table], gone)
+        _part(path, ledger.COUNT_NAMES[table], gone, answers)
         for table in ("predictions", *ledger.REJECT_TABLES)
         for path in ledger.tables_of(scores, table)
     )
-    return ledger.packed(parts, _SCHEMA)
+    return ledger.packed(parts, _schema(answers))
 
 
 def in_order(found: pa.Table) -> Iterator[pa.Table]:
@@ -133,38 +141,56 @@ def in_order(found: pa.Table) -> Iterator[pa.Table]:
         yield found.take(order.slice(first, _BATCH_ROWS))
 
 
-def _part(path: Path, state: str, gone: pa.Array) -> pa.Table:
+def _schema(answers: Mapping[str, Column]) -> pa.Schema:
+    return pa.schema([*_BEFORE, *(pa.field(name, _kind(one.type)) for name, one in answers.items()), *_AFTER])
+
+
+def _kind(type_: pa.DataType) -> pa.DataType:
+    """How a column of an answer stands in a table for people: as a number, else as text."""
+    if pa.types.is_floating(type_):
+        return pa.float64()
+    return pa.int64() if pa.types.is_integer(type_) else _SHARED
+
+
+def _part(path: Path, state: str, gone: pa.Array, answers: Mapping[str, Column]) -> pa.Table:
     """One table of one shard in the columns of ours; what it lacks is null."""
-    rows = ledger.read_present(path, {"instance_index", *COLUMNS})
+    columns = _schema(answers)
+    rows = ledger.read_present(path, {"instance_index", *columns.names})
     if len(gone):
         rows = rows.filter(pc.invert(pc.is_in(rows["instance_index"], gone)))
     own = {"state": state, "note": RESEARCH_USE}
-    columns = [
-        _finite(rows[name].cast(kind))
+    decimals = {"age_months": _AGE_DECIMALS, **{name: one.decimals for name, one in answers.items()}}
+    arrays = [
+        _readable(rows[name], kind, decimals.get(name))
         if name in rows.column_names
         else pa.repeat(pa.scalar(own.get(name), pa.string()), rows.num_rows).cast(kind)
-        for name, kind in _TYPES.items()
+        for name, kind in zip(columns.names, columns.types, strict=True)
     ]
-    return pa.table(columns, _SCHEMA)
+    return pa.table(arrays, columns)
 
 
-def _finite(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Numbers rounded as a person reads them, null where there is none; text as it is."""
-    if not pa.types.is_floating(column.type):
+def _readable(column: pa.ChunkedArray, kind: pa.DataType, decimals: int | None) -> pa.ChunkedArray:
+    """Numbers rounded as a person reads them, null where they are not finite; a list as one text."""
+    if pa.types.is_list(column.type):
+        texts = [None if row is None else "; ".join(map(str, row)) for row in column.to_pylist()]
+        column = pa.chunked_array([pa.array(texts, pa.string())])
+    column = column.cast(kind)
+    if not pa.types.is_floating(kind):
         return column
-    return pc.if_else(pc.is_finite(column), pc.round(column, _DECIMALS), None)
+    rounded = column if decimals is None else pc.round(column, decimals)
+    return pc.if_else(pc.is_finite(column), rounded, None)
 
 
 def _harmless_column(column: pa.ChunkedArray) -> pa.Array:
     whole = column.combine_chunks()
     if pa.types.is_dictionary(whole.type):
         return pa.DictionaryArray.from_arrays(whole.indices, harmless(whole.dictionary))
-    return whole if pa.types.is_floating(whole.type) else harmless(whole)
+    return harmless(whole) if whole.type == _OWN else whole
 
 
 def _write_rows(sheet: Any, found: pa.Table) -> None:
     """Header and rows; of a sheet that is written as it grows, row by row."""
-    for place, name in enumerate(COLUMNS):
+    for place, name in enumerate(found.column_names):
         sheet.write_string(0, place, name)
     number = 0
     for batch in in_order(found):

@@ -2,9 +2,8 @@
 
     UUIDv5(NAMESPACE, source SOP UID 0x1F model digest 0x1F task 0x1F kind) -> 2.25.<decimal>   (PS3.5 B.2)
 
-Nobody can read the source from such a UID; whoever knows the four parts can compute it again. A server
-answers a second object under a known UID with "I have it", so no state is needed to be safe, only to be
-quick.
+Nobody can read the source from such a UID; whoever knows the four parts can compute it again. A server that
+gets an object a second time sees a UID that it has already and keeps one.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ class Code:
 class Measurement:
     """One measured or judged value of an instance, for SR and FHIR.
 
-    A number has a UCUM ``unit``; a Code is a qualitative evaluation. ``point_xy`` is (column, row) in
-    original pixels, zero at the centre of the top-left one.
+    A number has a UCUM ``unit``; a Code is a qualitative evaluation. ``point_xy`` is where a number was
+    measured, (column, row) in original pixels, zero at the centre of the top-left one.
     """
 
     name: Code
@@ -75,6 +75,11 @@ class Measurement:
     unit: Code | None = None
     derivation: Code | None = None
     point_xy: tuple[float, float] | None = None
+    words: str = ""
+    """``name`` in words for FHIR; empty takes its meaning."""
+    unit_words: str = ""
+    """``unit`` in words for FHIR; empty takes its meaning."""
+    decimals: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

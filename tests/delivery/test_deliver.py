@@ -20,9 +20,9 @@ import pydicom
 import pytest
 
 from engine.delivery import outbox, uids
-from engine.delivery.outbox import Parcel
+from engine.delivery.outbox import OutboxItem
 from engine.delivery.send import SINKS, Options, deliver
-from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, Answer
+from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, SendResult
 from engine.errors import LeaseHeldError, SinkError, UsageError
 from engine.store import lease
 from jobs.deliver import delivered_to_all, require_sinks
@@ -211,35 +211,40 @@ def test_a_source_that_changed_or_vanished_gives_no_result(tmp_path: Path) -> No
 
 def test_two_instances_under_one_uid_are_a_conflict_not_an_overwrite(tmp_path: Path) -> None:
     with outbox.opened(tmp_path) as box:
-        box.add([Parcel("2.25.1", "sr", 0, 0, "aa"), Parcel("2.25.1", "sr", 1, 0, "bb")])
-        box.add([Parcel("2.25.1", "sr", 2, 0, "aa")])  # the same bytes twice are no conflict
+        box.add(
+            [
+                OutboxItem("2.25.1", "sr", "hand-age", 0, 0, "aa"),
+                OutboxItem("2.25.1", "sr", "hand-age", 1, 0, "bb"),
+            ]
+        )
+        box.add([OutboxItem("2.25.1", "sr", "hand-age", 2, 0, "aa")])  # the same bytes twice are no conflict
         assert box.counts() == {"pending": 1, "sent": 0, "failed": 0, "uid_conflict": 1}
 
 
 def test_the_wait_doubles_and_outlives_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "FIRST_WAIT_S", 1000.0)
     monkeypatch.setattr(outbox, "LONGEST_WAIT_S", 3000.0)
-    parcel = Parcel("2.25.1", "sr", 0, 0, "aa")
+    item = OutboxItem("2.25.1", "sr", "hand-age", 0, 0, "aa")
     with outbox.opened(tmp_path) as box:
-        box.add([parcel])
-        assert box.settle(parcel, Answer(BUSY, "status_503")) == outbox.PENDING
+        box.add([item])
+        assert box.settle(item, SendResult(BUSY, "status_503")) == outbox.PENDING
     with outbox.opened(tmp_path) as box:
         assert box.due(5, frozenset()) == []
         assert 900 < (box.wait_s() or 0) <= 1000
-        assert box.due(5, frozenset(), at=time.time() + 1001) == [parcel]
+        assert box.due(5, frozenset(), at=time.time() + 1001) == [item]
         for verdict in (UNREACHABLE, BUSY, BUSY):
-            assert box.settle(parcel, Answer(verdict, "again")) == outbox.PENDING
+            assert box.settle(item, SendResult(verdict, "again")) == outbox.PENDING
         assert (box.wait_s() or 0) > 2900
-        assert box.settle(parcel, Answer(BUSY, "again")) == outbox.FAILED
+        assert box.settle(item, SendResult(BUSY, "again")) == outbox.FAILED
 
 
-@pytest.mark.parametrize("answer", [Answer(SENT), Answer(REFUSED, "status_400")])
-def test_what_has_ended_is_not_sent_again(tmp_path: Path, answer: Answer) -> None:
-    parcel = Parcel("2.25.1", "sr", 0, 0, "aa")
+@pytest.mark.parametrize("answer", [SendResult(SENT), SendResult(REFUSED, "status_400")])
+def test_what_has_ended_is_not_sent_again(tmp_path: Path, answer: SendResult) -> None:
+    item = OutboxItem("2.25.1", "sr", "hand-age", 0, 0, "aa")
     with outbox.opened(tmp_path) as box:
-        box.add([parcel])
-        box.settle(parcel, answer)
-        box.add([parcel])
+        box.add([item])
+        box.settle(item, answer)
+        box.add([item])
         box.retry(())
         assert box.due(5, frozenset()) == []
         assert box.wait_s() is None

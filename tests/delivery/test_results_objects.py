@@ -14,22 +14,28 @@ import highdicom.sr as hd
 import numpy as np
 import pydicom
 import pytest
+from fhir.resources.R4B.bundle import Bundle
 from pydicom.sr._concepts_dict import concepts
 
-from engine.delivery import secondary_capture, sr, uids
-from engine.delivery.scored import QUANTITIES, RESEARCH_USE, Model, Scored
+from engine.delivery import fhir, secondary_capture, sr, uids
+from engine.delivery.scored import RESEARCH_USE, Model, Scored
 from engine.dicom.identity import identity
 from engine.errors import HeaderError
+from engine.evaluation.answer import Code, Measurement, Row
+from engine.tasks import TASKS
 from tests.fixtures.outside import require
 from tests.fixtures.results_fixture import NAME, PATIENT, archive
 
 MODEL = Model(
-    sha256="ab" * 32, task="hand-age", name="osteoray hand-age net", version="0.1.0+0123456789ab",
+    sha256="ab" * 32, task=TASKS["hand-age"], name="osteoray hand-age net", version="0.1.0+0123456789ab",
     scored_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
 )  # fmt: skip
 SCORED = Scored(
-    instance_index=0, path="1.dcm", shard=0, sop_instance_uid="1.2.1.1.1", content_sha256="00",
-    model_sha256="ab" * 32, months=121.456, sd_months=8.25, interval=(101.0, 141.5),
+    {
+        "sop_instance_uid": "1.2.1.1.1", "patient_key": "k", "predicted_months": 121.456, "sd_months": 8.25,
+        "interval_low_months": 101.0, "interval_high_months": 141.5,
+    },
+    MODEL,
 )  # fmt: skip
 IMAGE_HW = np.tile(np.arange(96, dtype=np.uint8), (96, 1))
 MAP_HW = np.full((4, 4), 255, np.uint8)
@@ -48,8 +54,12 @@ def source(**changes: object) -> bytes:
 
 def made(kind: str, data: bytes) -> bytes:
     if kind == uids.SR:
-        return sr.report(SCORED, MODEL, identity(data))
-    return secondary_capture.capture(SCORED, MODEL, identity(data), IMAGE_HW, MAP_HW)
+        return sr.report(SCORED, identity(data))
+    return secondary_capture.capture(SCORED, identity(data), IMAGE_HW, MAP_HW)
+
+
+def scored_by(task: str) -> Scored:
+    return Scored(SCORED.row, dataclasses.replace(MODEL, task=TASKS[task], sha256="cd" * 32))
 
 
 def read(data: bytes) -> pydicom.Dataset:
@@ -94,8 +104,8 @@ def test_a_report_names_algorithm_and_device() -> None:
 
 
 def test_without_an_interval_none_is_stated() -> None:
-    plain = Scored(**{**{name: getattr(SCORED, name) for name in Scored.__slots__}, "interval": None})
-    document = hd.ComprehensiveSR.from_dataset(read(sr.report(plain, MODEL, identity(source()))))
+    plain = Scored({**SCORED.row, "interval_low_months": None, "interval_high_months": None}, MODEL)
+    document = hd.ComprehensiveSR.from_dataset(read(sr.report(plain, identity(source()))))
     (group,) = document.content.get_image_measurement_groups()
     assert len(group.get_measurements()) == 2
 
@@ -184,11 +194,58 @@ def test_uids_depend_on_all_four_parts_and_nothing_else() -> None:
     assert len(first) <= 64
 
 
-@pytest.mark.parametrize("task", QUANTITIES)
-def test_each_task_with_a_quantity_has_a_report(task: str, tmp_path: Path) -> None:
-    model = Model(sha256="cd" * 32, task=task, name=task, version="1", scored_at=MODEL.scored_at)
-    data = sr.report(SCORED, model, identity(source()))
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_has_a_report(task: str, tmp_path: Path) -> None:
+    data = sr.report(scored_by(task), identity(source()))
     assert complaints(["dciodvfy"], data, tmp_path / "object.dcm") == []
+
+
+def of_another_kind() -> Scored:
+    """A task that answers with a class, a probability and a landmark."""
+    grade = Code("grade", sr.SCHEME, "Grade")
+
+    def measurements(row: Row) -> list[Measurement]:
+        return [
+            Measurement(name=grade, value=Code(f"grade-{row['grade']}", sr.SCHEME, f"Grade {row['grade']}")),
+            Measurement(name=Code("p", sr.SCHEME, "Probability"), value=row["p"], decimals=4),
+            Measurement(
+                name=Code("spread", sr.SCHEME, "Spread of landmark"),
+                value=row["spread"],
+                unit=Code("mm", "UCUM", "millimeter"),
+                point_xy=(10.25, 3.0),
+            ),
+        ]
+
+    answer = dataclasses.replace(TASKS["hand-age"].answer, measurements=measurements)
+    task = dataclasses.replace(TASKS["hand-age"], name="graded", answer=answer)
+    row = {**SCORED.row, "grade": 2, "p": 0.12345, "spread": 1.5}
+    return Scored(row, dataclasses.replace(MODEL, task=task))
+
+
+def test_classes_probabilities_and_points_stand_in_a_report(tmp_path: Path) -> None:
+    data = sr.report(of_another_kind(), identity(source()))
+    assert complaints(["dciodvfy"], data, tmp_path / "object.dcm") == []
+    document = hd.ComprehensiveSR.from_dataset(read(data))
+    (group,) = document.content.get_image_measurement_groups()
+    assert [item.value.value for item in group.get_qualitative_evaluations()] == ["research-use", "grade-2"]
+    probability, spread = group.get_measurements()
+    assert (probability.name.value, probability.value, probability.unit.value) == ("p", 0.1235, "1")
+    assert (spread.value, spread.unit.value) == (1.5, "mm")
+    (point,) = [item for item in spread[0].ContentSequence if item.ValueType == "SCOORD"]
+    assert (point.GraphicType, list(point.GraphicData)) == ("POINT", [10.75, 3.5])
+    image = point.ContentSequence[0].ReferencedSOPSequence[0]
+    assert image.ReferencedSOPInstanceUID == "1.2.1.1.1"
+
+
+def test_classes_and_probabilities_stand_in_an_observation() -> None:
+    found = fhir.bundle(of_another_kind())
+    Bundle.model_validate(found)
+    observation = found["entry"][1]["resource"]
+    assert observation["code"] == {"text": "Probability"}
+    assert observation["valueQuantity"] == {"value": 0.1235}
+    assert [one["code"]["text"] for one in observation["component"]] == ["Grade", "Spread of landmark"]
+    assert observation["component"][0]["valueCodeableConcept"] == {"text": "Grade 2"}
+    assert observation["component"][1]["valueQuantity"]["code"] == "mm"
 
 
 def coded(data_set: pydicom.Dataset) -> set[tuple[str, str, str]]:
@@ -204,10 +261,9 @@ def coded(data_set: pydicom.Dataset) -> set[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize("task", QUANTITIES)
+@pytest.mark.parametrize("task", TASKS)
 def test_codes_of_the_standard_mean_what_the_standard_says(task: str) -> None:
-    model = dataclasses.replace(MODEL, task=task)
-    said = coded(read(sr.report(SCORED, model, identity(source()))))
+    said = coded(read(sr.report(scored_by(task), identity(source()))))
     assert {scheme for scheme, _, _ in said} == {"DCM", "LN", "RFC5646", "SCT", "UCUM", sr.SCHEME}
     for scheme, value, meaning in said:
         if scheme in {"DCM", "SCT"}:

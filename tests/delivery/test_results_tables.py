@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openpyxl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fhir.resources.R4B.bundle import Bundle
 
 from engine.delivery import fhir, tables
 from engine.delivery.scored import RESEARCH_USE
+from engine.evaluation.answer import Column
 from engine.store import ledger
-from tests.fixtures.report_fixture import Rejected, Scored, write_score
+from engine.tasks import TASKS
+from tests.fixtures.report_fixture import Rejected, Scored, model_facts, write_score
 from tests.fixtures.results_fixture import PATIENT, scored_archive
 from tests.fixtures.story import osteoray
 
@@ -87,7 +91,7 @@ def test_an_xlsx_holds_text_as_text_and_numbers_as_numbers(tmp_path: Path) -> No
     assert sheet is not None
     header, *body = list(sheet.iter_rows())
     names = [cell.value for cell in header]
-    assert names == list(tables.COLUMNS)
+    assert names == tables.gathered(tmp_path / "scores").column_names
     assert len(body) == len(PAYLOADS) + 1
     assert {cell.data_type for row in body for cell in row} <= {"s", "inlineStr", "n"}  # never f: a formula
     paths = {row[names.index("path")].value for row in body}
@@ -143,3 +147,28 @@ def test_tables_and_bundles_hold_no_identity(tmp_path: Path) -> None:
     for path in ((tmp_path / "out.csv"), *(tmp_path / "fhir").iterdir()):
         text = path.read_text(encoding="utf-8")
         assert not [mark for mark in (PATIENT, "Müller", "20100203", "ACC-1") if mark in text], path
+
+
+def test_answers_of_several_tasks_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another task's columns follow those of the first, empty in its rows; lists become one text."""
+    kinds = {"grade": pa.int8(), "p": pa.float32(), "slices": pa.list_(pa.string())}
+    columns = tuple(
+        Column(name=name, type=kind, unit="", meaning=name, decimals=3) for name, kind in kinds.items()
+    )
+    hand = TASKS["hand-age"]
+    graded = replace(hand, name="graded", answer=replace(hand.answer, columns=columns))
+    monkeypatch.setitem(TASKS, "graded", graded)
+    models = [model_facts("hand-age", "ab" * 32), model_facts("graded", "cd" * 32)]
+    scores = write_score(tmp_path / "scores", [Scored(uid="1.1", predicted=90.0)], models=models)
+    (part,) = scores.glob("shards/*/predictions*.parquet")
+    inputs = {"instance_index": pa.int64(), "path": pa.string(), "task": pa.string()}
+    inputs = {"instance_index": pa.int64(), "path": pa.string(), "task": pa.string()}
+    row = {"instance_index": 0, "path": "1.1.dcm", "task": "graded", "grade": 2}
+    row |= {"p": 0.12345, "slices": ["a", "b"]}
+    pq.write_table(pa.Table.from_pylist([row], schema=pa.schema({**inputs, **kinds})), tmp_path / "g")
+    parts = {"predictions": [part, tmp_path / "g"]}
+    monkeypatch.setattr(ledger, "tables_of", lambda _, table: parts.get(table, []))
+    hands, grades = sorted(tables.gathered(scores).to_pylist(), key=lambda row: row["task"], reverse=True)
+    assert (hands["predicted_months"], hands["grade"], hands["slices"]) == (90.0, None, None)
+    assert (grades["predicted_months"], grades["grade"], grades["p"]) == (None, 2, 0.123)
+    assert grades["slices"] == "a; b"

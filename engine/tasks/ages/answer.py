@@ -63,16 +63,19 @@ def rows(raw: Raw, samples: Sequence[Row], calibration: Facts) -> dict[str, Valu
 def measurements(row: Row) -> list[Measurement]:
     """Bone age, its standard deviation, and the ends of its interval where there is one; months."""
     found = [
-        Measurement(name=BONE_AGE, value=float(row["predicted_months"]), unit=MONTH),
-        Measurement(name=BONE_AGE, value=float(row["sd_months"]), unit=MONTH, derivation=STANDARD_DEVIATION),
+        _months(BONE_AGE, row["predicted_months"], words="Bone age predicted by a model"),
+        _months(BONE_AGE, row["sd_months"], derivation=STANDARD_DEVIATION),
     ]
     low, high = row.get("interval_low_months"), row.get("interval_high_months")
     if low is not None and high is not None:
-        found += [
-            Measurement(name=LOW, value=float(low), unit=MONTH),
-            Measurement(name=HIGH, value=float(high), unit=MONTH),
-        ]
+        found += [_months(LOW, low), _months(HIGH, high)]
     return found
+
+
+def _months(name: Code, value: float, derivation: Code | None = None, words: str = "") -> Measurement:
+    return Measurement(
+        name=name, value=float(value), unit=MONTH, derivation=derivation, words=words, unit_words="months"
+    )
 
 
 def sentence(row: Row) -> str:
