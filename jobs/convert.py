@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from engine.datasets.convert import LAYOUTS
 from engine.datasets.convert import convert as convert_layout
+from engine.errors import UnknownNameError
+from engine.tasks.ages.knee_csv import KNEE
+from engine.tasks.ages.rsna import RSNA
 from jobs.console import finish, progress
 
 DONE_WITH_SKIPPED = 3
+LAYOUTS = {"rsna": RSNA, "knee": KNEE}
 
 
 def convert(  # noqa: PLR0913  one parameter an option
@@ -24,13 +27,12 @@ def convert(  # noqa: PLR0913  one parameter an option
     syntax: Annotated[
         str,
         typer.Option(
-            help="How pixels are stored: explicit or implicit (uncompressed), jpeg-ls, jpeg-lossless, "
-            "jpeg-2000, or mixed, which takes explicit and the three compressed ones in turn. All are "
-            "lossless."
+            help="How pixels are stored, all without loss: explicit or implicit (uncompressed), jpeg-ls, "
+            "jpeg-lossless, jpeg-2000, or mixed (explicit and the three compressed ones in turn)."
         ),
     ] = "explicit",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Take the first rows of the table only.", metavar="N")
+        int | None, typer.Option(min=1, help="Take only the first rows of the table.", metavar="N")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
@@ -43,16 +45,17 @@ def convert(  # noqa: PLR0913  one parameter an option
     'Bone age ground truth.csv', with the PNG files in any folder below.
     Training rows become the split train, validation and test rows test.
 
-    LAYOUT knee is a folder with one CSV of the columns uid, path, sex,
-    chron_months and patient, and, where known, bone_months, pseudo_mean,
-    pseudo_sd, laterality and split; path is an image below DIR.
+    LAYOUT knee is a folder of images with one CSV. Its columns are listed
+    in engine/tasks/ages/knee_csv.py.
 
-    Pixels are copied unchanged. A row without a usable image, age or sex is
-    skipped and counted with its reason; the exit code is then 3.
+    Pixels are copied unchanged. A row without a usable image, label or sex
+    is skipped and counted with its reason; the exit code is then 3.
 
     Example: osteoray convert rsna ~/boneage --out /data/boneage-dicom --syntax jpeg-2000
     """
+    if layout not in LAYOUTS:
+        raise UnknownNameError("layout", layout, LAYOUTS)
     with progress("convert", unit="rows") as report:
-        counts = convert_layout(layout, source, out, syntax=syntax, limit=limit, on_progress=report)
+        counts = convert_layout(LAYOUTS[layout], source, out, syntax=syntax, limit=limit, on_progress=report)
     summary = {"archive": str(out), "layout": layout, **counts, "labels": str(out / "labels.csv")}
     finish("convert", summary, as_json=as_json, exit_code=DONE_WITH_SKIPPED if counts["skipped"] else 0)

@@ -68,10 +68,11 @@ def demo(
 
 def _archive(folder: Path, count: int) -> Path:
     from engine.datasets.phantom.archive import write_archive
+    from jobs.phantom import PHANTOMS
 
     if not (folder / LABELS_NAME).exists():
         with progress("phantom") as report:
-            write_archive(folder, count=count, seed=1, faults=True, on_progress=report)
+            write_archive(PHANTOMS[TASK], folder, count=count, seed=1, faults=True, on_progress=report)
     return folder
 
 

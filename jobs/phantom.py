@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from engine.datasets.phantom.archive import write_archive
-from engine.datasets.phantom.knee_archive import write_knee_archive
+from engine.datasets.phantom.archive import Phantom, write_archive
+from engine.datasets.phantom.hand_visits import HANDS
+from engine.datasets.phantom.knee_visits import KNEES
 from engine.errors import UnknownNameError
 from jobs.console import finish, progress
 
-PHANTOMS: dict[str, Callable[..., dict[str, Any]]] = {
-    "hand-age": write_archive,
-    "knee-age": write_knee_archive,
-}
-"""Task -> the function that writes its archive."""
+PHANTOMS: dict[str, Phantom] = {"hand-age": HANDS, "knee-age": KNEES}
+"""Task -> what its archive shows."""
 
 
 def phantom(  # noqa: PLR0913  one parameter an option
-    count: Annotated[int, typer.Option(min=1, help="How many radiographs to write, for example 200.")],
+    count: Annotated[int, typer.Option(min=1, help="How many visits to draw, for example 200.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; it must be new or empty.")],
     *,
     task: Annotated[
         str,
         typer.Option(
-            help="What the archive is for: hand-age (bone age from a left hand), or knee-age (knees, each "
-            "with the hand of the same child on top of the count)."
+            help="The task it is for: hand-age (one left hand a visit) or knee-age (a knee and the hand of "
+            "the same child a visit)."
         ),
     ] = "hand-age",
     seed: Annotated[
@@ -39,35 +36,40 @@ def phantom(  # noqa: PLR0913  one parameter an option
         str,
         typer.Option(
             help="How pixels are stored: explicit or implicit (uncompressed), jpeg-ls, jpeg-lossless, "
-            "jpeg-2000, or mixed, which takes explicit and the three compressed ones in turn."
+            "jpeg-2000, or mixed (explicit and the three compressed ones in turn)."
         ),
     ] = "mixed",
     faults: Annotated[
         bool,
         typer.Option(
             "--faults",
-            help="Add one unusable file of each kind that archives hold, on top of the count: cut off, "
-            "damaged, of another syntax, no DICOM at all, and so on. The file is named after its kind.",
+            help="Add one unusable file of each kind: cut off, damaged, not DICOM, and so on. Each file is "
+            "named after its fault.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
     """Write a synthetic DICOM archive whose truth is known.
 
-    Draws left-hand radiographs of invented children of 1 to 18 years: carpal
-    bones appear, growth plates close. For knee-age a knee, left or right, and
-    the hand of the same child, whose age in the header departs from its bone
-    age; labels.csv then also says which films are a pair. Bone ages and a train/test split by
-    patient are in labels.csv. Good to try and test the product; says nothing
-    about how well a model reads real films.
+    Draws radiographs of invented children of 1 to 18 years: bones appear,
+    growth plates close. labels.csv holds the truth and a split by patient;
+    for knee-age also which films are of one visit. Made for trying and
+    testing osteoray. It says nothing about accuracy on real films.
 
     Example: osteoray phantom --task hand-age --count 200 --out /tmp/hands --faults
     """
     if task not in PHANTOMS:
         raise UnknownNameError("task", task, PHANTOMS)
     with progress("phantom") as report:
-        counts = PHANTOMS[task](
-            out, count=count, seed=seed, size=size, syntax=syntax, faults=faults, on_progress=report
+        counts = write_archive(
+            PHANTOMS[task],
+            out,
+            count=count,
+            seed=seed,
+            size=size,
+            syntax=syntax,
+            faults=faults,
+            on_progress=report,
         )
     summary = {"archive": str(out), "task": task, **counts, "labels": str(out / "labels.csv")}
     finish("phantom", summary, as_json=as_json)

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,6 @@ from engine.dicom.write import ENCODERS, Facts
 from engine.errors import UnknownNameError, UsageError
 
 LABELS_FILE = "labels.csv"
-LABELS_COLUMNS = ("sop_instance_uid", "bone_age_months", "split")
 MIXED = "mixed"
 MIXED_SYNTAXES = ("explicit", "jpeg-ls", "jpeg-lossless", "jpeg-2000")
 _SMALL = 64  # a process pool takes about a second to start: below this many items it never pays
@@ -28,28 +27,28 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+Value = float | str | None
+"""A cell of labels.csv; None is empty."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """One row of labels.csv; ``split`` is "train" or "test" (held out)."""
+    """One row of labels.csv; ``split`` is "train", "test" (held out) or empty, ``values`` are by column."""
 
     sop_instance_uid: str
-    bone_age_months: float | None
     split: str
-    more: Mapping[str, str] = field(default_factory=dict)
-    """Further columns by name."""
+    values: Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """One instance to write: where its pixels are, what its header says, its truth and split."""
+    """One instance to write: where its pixels are, what its header says, its split and truth by column."""
 
     name: str
     image: Path
     facts: Facts
-    bone_age_months: float | None
     split: str
-    more: Mapping[str, str] = field(default_factory=dict)
-    """Further columns of labels.csv by name."""
+    values: Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +85,29 @@ def syntax_of(index: int, syntax: str) -> str:
     return MIXED_SYNTAXES[index % len(MIXED_SYNTAXES)] if syntax == MIXED else syntax
 
 
-def write_labels(out: Path, labels: Iterable[Label]) -> None:
-    """Write ``out``/labels.csv in one step: either the whole table is there or none."""
+def write_labels(out: Path, labels: Iterable[Label], first: tuple[str, ...]) -> None:
+    """Write ``out``/labels.csv in one step: either the whole table is there or none.
+
+    The columns ``first`` stand before ``split``, all others after it.
+    """
     rows = list(labels)
-    more = list(dict.fromkeys(name for label in rows for name in label.more))
+    more = [name for name in dict.fromkeys(name for row in rows for name in row.values) if name not in first]
     partial = out / f".{LABELS_FILE}.partial"
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*LABELS_COLUMNS, *more))
-        for label in rows:
-            months = "" if label.bone_age_months is None else f"{label.bone_age_months:g}"
-            further = (label.more.get(name, "") for name in more)
-            writer.writerow((label.sop_instance_uid, months, label.split, *further))
+        writer.writerow(("sop_instance_uid", *first, "split", *more))
+        for row in rows:
+            before, after = ([_cell(row.values.get(name)) for name in names] for names in (first, more))
+            writer.writerow((row.sop_instance_uid, *before, row.split, *after))
         file.flush()
         os.fsync(file.fileno())
     partial.replace(out / LABELS_FILE)
+
+
+def _cell(value: Value) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def each(

@@ -28,6 +28,7 @@ from engine.errors import (
     UnknownNameError,
     UsageError,
 )
+from engine.tasks.ages.rsna import RSNA
 from jobs.__main__ import command_line
 
 
@@ -105,7 +106,7 @@ def _pixels(data: pydicom.Dataset) -> NDArray[np.integer]:
 
 
 def test_plain_naming(tmp_path: Path) -> None:
-    counts = convert("rsna", _plain(tmp_path / "in"), tmp_path / "out")
+    counts = convert(RSNA, _plain(tmp_path / "in"), tmp_path / "out")
     assert counts == {
         "rows": 3, "written": 3, "train": 2, "test": 1, "skipped": 0, "skipped_reasons": {}
     }  # fmt: skip
@@ -117,7 +118,7 @@ def test_plain_naming(tmp_path: Path) -> None:
 
 
 def test_names_of_the_challenge(tmp_path: Path) -> None:
-    counts = convert("rsna", _challenge(tmp_path / "in"), tmp_path / "out")
+    counts = convert(RSNA, _challenge(tmp_path / "in"), tmp_path / "out")
     assert (counts["written"], counts["train"], counts["test"], counts["skipped"]) == (5, 2, 3, 0)
     assert _truth(tmp_path / "out") == {
         "rsna-1377": ("F", 180.0, "train"),
@@ -129,7 +130,7 @@ def test_names_of_the_challenge(tmp_path: Path) -> None:
 
 
 def test_header_claims_no_more_than_the_source_says(tmp_path: Path) -> None:
-    convert("rsna", _plain(tmp_path / "in"), tmp_path / "out")
+    convert(RSNA, _plain(tmp_path / "in"), tmp_path / "out")
     data = _by_patient(tmp_path / "out")["rsna-1377"]
     assert "PatientAge" not in data
     assert "ViewPosition" not in data
@@ -144,7 +145,7 @@ def test_header_claims_no_more_than_the_source_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("syntax", [*ENCODERS, "mixed"])
 def test_pixels_are_the_same_after_every_syntax(tmp_path: Path, syntax: str) -> None:
-    convert("rsna", _plain(tmp_path / "in"), tmp_path / "out", syntax=syntax)
+    convert(RSNA, _plain(tmp_path / "in"), tmp_path / "out", syntax=syntax)
     by_patient = _by_patient(tmp_path / "out")
     for name in (1377, 1378, 1379):
         data = by_patient[f"rsna-{name}"]
@@ -156,15 +157,15 @@ def test_pixels_are_the_same_after_every_syntax(tmp_path: Path, syntax: str) -> 
 
 def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     source = _plain(tmp_path / "in")
-    convert("rsna", source, tmp_path / "a", syntax="mixed")
-    convert("rsna", source, tmp_path / "b", syntax="mixed")
+    convert(RSNA, source, tmp_path / "a", syntax="mixed")
+    convert(RSNA, source, tmp_path / "b", syntax="mixed")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert len(files) == 4
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 
 def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
-    convert("rsna", _plain(tmp_path / "in"), tmp_path / "out", limit=2)
+    convert(RSNA, _plain(tmp_path / "in"), tmp_path / "out", limit=2)
     assert set(_truth(tmp_path / "out")) == {"rsna-1377", "rsna-1378"}
 
 
@@ -180,7 +181,7 @@ def test_what_cannot_be_converted_is_counted_with_its_reason(tmp_path: Path) -> 
     (root / "images" / "3.png").write_bytes(b"\x89PNG no more")
     for name in (5, 6, 7, 8, 9):
         _save(root / "images" / f"{name}.png", _picture(name))
-    counts = convert("rsna", root, tmp_path / "out")
+    counts = convert(RSNA, root, tmp_path / "out")
     assert counts["skipped_reasons"] == {
         "not_grayscale": 1, "pixel_decode": 1, "source_read": 1, "no_label": 6
     }  # fmt: skip
@@ -203,7 +204,7 @@ def test_sixteen_bits_stay_sixteen_bits(tmp_path: Path) -> None:
     root = tmp_path / "in"
     _save(root / "images" / "1.png", deep_HW)
     (root / "labels.csv").write_text("id,boneage,male\n1,10,True\n")
-    convert("rsna", root, tmp_path / "out", syntax="jpeg-ls")
+    convert(RSNA, root, tmp_path / "out", syntax="jpeg-ls")
     data = _by_patient(tmp_path / "out")["rsna-1"]
     assert data.BitsStored == 16
     assert np.array_equal(_pixels(data), deep_HW)
@@ -223,38 +224,40 @@ def test_two_images_for_one_id_are_refused(tmp_path: Path) -> None:
     root = _challenge(tmp_path / "in")
     _save(root / "copy" / "1377.png", _picture(5))
     with pytest.raises(UsageError, match="two images for one id"):
-        convert("rsna", root, tmp_path / "out")
+        convert(RSNA, root, tmp_path / "out")
 
 
 def test_a_folder_of_another_layout_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(UsageError, match="not an rsna folder"):
-        convert("rsna", tmp_path / "in", tmp_path / "out")
+        convert(RSNA, tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "labels.csv").write_text("name,age\na,1\n")
     with pytest.raises(UsageError, match="no column for age, id, sex"):
-        convert("rsna", tmp_path / "in", tmp_path / "out")
+        convert(RSNA, tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "labels.csv").write_text("")
     with pytest.raises(UsageError, match="is empty"):
-        convert("rsna", tmp_path / "in", tmp_path / "out")
+        convert(RSNA, tmp_path / "in", tmp_path / "out")
     with pytest.raises(UsageError, match="not a folder"):
-        convert("rsna", tmp_path / "absent", tmp_path / "out")
+        convert(RSNA, tmp_path / "absent", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     source = _plain(tmp_path / "in")
-    with pytest.raises(UnknownNameError, match="unknown layout"):
-        convert("rnsa", source, tmp_path / "out")
+    words = ["convert", "rnsa", str(source), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(command_line(words), words)
+    assert isinstance(result.exception, UnknownNameError)
+    assert "unknown layout" in str(result.exception)
     with pytest.raises(UnknownNameError, match="did you mean 'jpeg-2000'"):
-        convert("rsna", source, tmp_path / "out", syntax="jpeg2000")
+        convert(RSNA, source, tmp_path / "out", syntax="jpeg2000")
 
 
 def test_an_archive_in_the_way_is_left_alone(tmp_path: Path) -> None:
     source = _plain(tmp_path / "in")
-    convert("rsna", source, tmp_path / "out")
+    convert(RSNA, source, tmp_path / "out")
     before = (tmp_path / "out" / "labels.csv").read_bytes()
     with pytest.raises(UsageError, match="not empty"):
-        convert("rsna", source, tmp_path / "out", limit=1)
+        convert(RSNA, source, tmp_path / "out", limit=1)
     assert (tmp_path / "out" / "labels.csv").read_bytes() == before
 
 
@@ -265,7 +268,7 @@ def test_a_spreadsheet_without_its_reader_says_what_to_do(
     root = _challenge(tmp_path / "in")
     (root / "Bone age ground truth.csv").rename(root / "Bone age ground truth.xlsx")
     with pytest.raises(MissingDependencyError, match="save it as CSV"):
-        convert("rsna", root, tmp_path / "out")
+        convert(RSNA, root, tmp_path / "out")
 
 
 def test_a_spreadsheet_is_read_where_its_reader_is_installed(
@@ -279,17 +282,17 @@ def test_a_spreadsheet_is_read_where_its_reader_is_installed(
     root = tmp_path / "in"
     _save(root / "4360.png", _picture(1))
     (root / "Bone age ground truth.xlsx").write_bytes(b"PK")
-    convert("rsna", root, tmp_path / "out")
+    convert(RSNA, root, tmp_path / "out")
     assert _truth(tmp_path / "out") == {"rsna-4360": ("F", 168.5, "test")}
 
 
 def test_labels_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     def one_then_broken() -> Iterator[Label]:
-        yield Label(sop_instance_uid="1.2", bone_age_months=3.0, split="train")
+        yield Label(sop_instance_uid="1.2", split="train", values={"bone_age_months": 3.0})
         raise RuntimeError("stopped half way")
 
     with pytest.raises(RuntimeError):
-        write_labels(tmp_path, one_then_broken())
+        write_labels(tmp_path, one_then_broken(), ("bone_age_months",))
     assert not (tmp_path / "labels.csv").exists()
 
 

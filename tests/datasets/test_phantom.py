@@ -14,13 +14,19 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.datasets.phantom import maturity
-from engine.datasets.phantom.archive import plan_visit, split_of, write_archive
+from engine.datasets.phantom.archive import split_of, write_archive
 from engine.datasets.phantom.bones import build_hand
 from engine.datasets.phantom.faults import FAULTS
 from engine.datasets.phantom.hand import FULL_SCALE, Pose, draw_bones, draw_hand, expose
+from engine.datasets.phantom.hand_visits import HANDS, plan_visit
 from engine.dicom.write import ENCODERS, SECONDARY_CAPTURE
 from engine.errors import UnknownNameError, UsageError
 from jobs.__main__ import command_line
+
+
+def carpal_count(months: float, sex: str) -> int:
+    """How many of the eight carpal bones show at this bone age."""
+    return sum(maturity.extent(centre, months, sex) > 0 for centre in maturity.CARPALS.values())
 
 
 def _dicom_files(folder: Path) -> Iterator[tuple[Path, pydicom.Dataset]]:
@@ -53,7 +59,7 @@ def _upright(reach_mm: float) -> Pose:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "archive"
-    write_archive(folder, count=40, seed=7, size=96, syntax="mixed")
+    write_archive(HANDS, folder, count=40, seed=7, size=96, syntax="mixed")
     return folder
 
 
@@ -75,7 +81,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_carpal_count_follows_the_table(months: float, sex: str, count: int) -> None:
-    assert maturity.carpal_count(months, sex) == count
+    assert carpal_count(months, sex) == count
 
 
 def test_extent_and_fusion_by_hand() -> None:
@@ -129,7 +135,7 @@ def test_carpals_drawn_are_those_of_the_table() -> None:
     # The lag of a single centre has an sd of 2.5 months: ages here are far from every appearance.
     for months, sex in [(18, "M"), (56, "M"), (90, "M"), (140, "M"), (42, "F"), (75, "F"), (130, "F")]:
         names = {bone.name for bone in build_hand(months, sex, np.random.default_rng(0)).bones}
-        assert len(names & set(maturity.CARPALS)) == maturity.carpal_count(months, sex)
+        assert len(names & set(maturity.CARPALS)) == carpal_count(months, sex)
 
 
 def test_bone_in_the_wrist_grows_with_age() -> None:
@@ -205,7 +211,7 @@ def test_mixed_takes_every_syntax_in_turn(archive: Path) -> None:
 
 
 def test_inverted_films_are_inverted(tmp_path: Path) -> None:
-    write_archive(tmp_path / "a", count=40, seed=1, size=64, syntax="explicit")
+    write_archive(HANDS, tmp_path / "a", count=40, seed=1, size=64, syntax="explicit")
     kinds: dict[str, list[bool]] = {}
     for _, data in _dicom_files(tmp_path / "a"):
         stored_HW = data.pixel_array
@@ -219,10 +225,10 @@ def test_inverted_films_are_inverted(tmp_path: Path) -> None:
 
 
 def test_same_seed_same_bytes_and_a_larger_archive_begins_with_the_smaller(tmp_path: Path) -> None:
-    write_archive(tmp_path / "a", count=6, seed=4, size=64, syntax="mixed", faults=True)
-    write_archive(tmp_path / "b", count=6, seed=4, size=64, syntax="mixed", faults=True)
-    write_archive(tmp_path / "c", count=9, seed=4, size=64, syntax="mixed")
-    write_archive(tmp_path / "d", count=6, seed=5, size=64, syntax="mixed")
+    write_archive(HANDS, tmp_path / "a", count=6, seed=4, size=64, syntax="mixed", faults=True)
+    write_archive(HANDS, tmp_path / "b", count=6, seed=4, size=64, syntax="mixed", faults=True)
+    write_archive(HANDS, tmp_path / "c", count=9, seed=4, size=64, syntax="mixed")
+    write_archive(HANDS, tmp_path / "d", count=6, seed=5, size=64, syntax="mixed")
     small, again, large, other = (_bytes_by_path(tmp_path / name) for name in "abcd")
     assert small == again
     instances = {path: data for path, data in large.items() if path != "labels.csv"}
@@ -264,7 +270,7 @@ def test_a_fifth_of_the_patients_is_held_out() -> None:
 
 
 def test_faults_come_on_top_and_are_what_they_should_be(tmp_path: Path) -> None:
-    counts = write_archive(tmp_path / "a", count=3, size=64, syntax="explicit", faults=True)
+    counts = write_archive(HANDS, tmp_path / "a", count=3, size=64, syntax="explicit", faults=True)
     assert counts["instances"] == len(_labels(tmp_path / "a")) == 3
     folder = next((tmp_path / "a").rglob("hand.jpg")).parent
     assert {path.name for path in folder.iterdir()} == set(FAULTS)
@@ -284,33 +290,33 @@ def test_faults_come_on_top_and_are_what_they_should_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"count": 0}, {"count": 1, "size": 8}, {"count": 1, "seed": -1}])
 def test_numbers_out_of_range_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(UsageError):
-        write_archive(tmp_path / "a", **options)  # type: ignore[arg-type]  # every option here is a number
+        write_archive(HANDS, tmp_path / "a", **options)  # type: ignore[arg-type]  # every option here is a number
     assert not (tmp_path / "a").exists()
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UsageError, match="not empty"):
-        write_archive(tmp_path, count=1, size=64)
+        write_archive(HANDS, tmp_path, count=1, size=64)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_unknown_syntax_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'jpeg-ls'"):
-        write_archive(tmp_path / "a", count=1, syntax="jpegls")
+        write_archive(HANDS, tmp_path / "a", count=1, syntax="jpegls")
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     write_archive(
-        tmp_path / "a", count=3, size=64, on_progress=lambda done, total: calls.append((done, total))
+        HANDS, tmp_path / "a", count=3, size=64, on_progress=lambda done, total: calls.append((done, total))
     )
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_many_instances_on_several_processes_give_the_same_bytes_as_few(tmp_path: Path) -> None:
-    write_archive(tmp_path / "few", count=10, seed=2, size=64, syntax="explicit")
-    write_archive(tmp_path / "many", count=130, seed=2, size=64, syntax="explicit")
+    write_archive(HANDS, tmp_path / "few", count=10, seed=2, size=64, syntax="explicit")
+    write_archive(HANDS, tmp_path / "many", count=130, seed=2, size=64, syntax="explicit")
     few, many = _bytes_by_path(tmp_path / "few"), _bytes_by_path(tmp_path / "many")
     assert len(many) == 131
     assert all(many[path] == data for path, data in few.items() if path != "labels.csv")

@@ -11,17 +11,18 @@ import pydicom
 import pytest
 
 from engine.datasets.phantom import maturity
+from engine.datasets.phantom.archive import write_archive
 from engine.datasets.phantom.hand import FULL_SCALE, Pose, draw_bones
 from engine.datasets.phantom.knee import build_knee, expose_knee, plate_gap_mm
-from engine.datasets.phantom.knee_archive import plan_child_visit, write_knee_archive
+from engine.datasets.phantom.knee_visits import KNEES, plan_visit
 from engine.errors import UsageError
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "archive"
-    counts = write_knee_archive(folder, count=10, seed=3, size=96, syntax="explicit")
-    assert (counts["instances"], counts["knees"], counts["patients"]) == (20, 10, 8)
+    counts = write_archive(KNEES, folder, count=10, seed=3, size=96, syntax="explicit")
+    assert (counts["instances"], counts["visits"], counts["patients"]) == (20, 10, 8)
     return folder
 
 
@@ -102,7 +103,7 @@ def test_what_the_phantom_does_not_know_is_refused(months: float, sex: str, side
 
 
 def test_bone_age_departs_from_chronological_age_with_heavy_tails() -> None:
-    visits = [plan_child_visit(0, index) for index in range(2000)]
+    visits = [plan_visit(0, index) for index in range(2000)]
     apart = np.array([v.bone_age_months - v.chronological_age_months for v in visits])
     assert 10 < apart.std() < 15
     assert abs(apart.mean()) < 2
@@ -136,6 +137,6 @@ def test_no_child_is_in_both_splits_and_the_same_request_gives_the_same_bytes(
     for row in rows_of(archive):
         children[row["split"]].add(found[row["sop_instance_uid"]])
     assert not children["train"] & children["test"]
-    write_knee_archive(tmp_path / "again", count=3, seed=3, size=96, syntax="explicit")
+    write_archive(KNEES, tmp_path / "again", count=3, seed=3, size=96, syntax="explicit")
     for path in (tmp_path / "again").rglob("IM*"):
         assert path.read_bytes() == (archive / path.relative_to(tmp_path / "again")).read_bytes()

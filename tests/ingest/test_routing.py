@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from engine import sources
-from engine.datasets.phantom.knee_archive import write_knee_archive
+from engine.datasets.phantom.archive import write_archive
+from engine.datasets.phantom.knee_visits import KNEES
 from engine.deploy.bundle import BUNDLE_NAME, SEALED, WEIGHTS_NAME, Bundle, open_bundle, sealed
 from engine.deploy.score import Scorer, result_tables
 from engine.dicom.write import Facts, uid_from, write_instance
@@ -182,7 +183,7 @@ class Night:
 
     def __init__(self, root: Path) -> None:
         self.archive, self.out = root / "archive", root / "scores"
-        write_knee_archive(self.archive, count=CHILDREN, size=96, syntax="explicit")
+        write_archive(KNEES, self.archive, count=CHILDREN, size=96, syntax="explicit")
         for name, (part, _) in EXTRA.items():
             uid = uid_from(name)
             facts = Facts(

@@ -115,11 +115,6 @@ def length_fraction(bone_age_months: float, sex: str) -> float:
     return float(np.interp(bone_age_months, GROWTH_MONTHS, GROWTH[sex]))
 
 
-def carpal_count(bone_age_months: float, sex: str) -> int:
-    """How many of the eight carpal bones show at this bone age."""
-    return sum(extent(centre, bone_age_months, sex) > 0 for centre in CARPALS.values())
-
-
 def check(bone_age_months: float, sex: str) -> None:
     """Raise UsageError for a sex that is not M or F, or a bone age outside AGE_RANGE_MONTHS."""
     if sex not in SEXES:

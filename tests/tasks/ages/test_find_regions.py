@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from engine.datasets.phantom.archive import plan_visit, true_carpals
 from engine.datasets.phantom.hand import carpal_box, expose
+from engine.datasets.phantom.hand_visits import plan_visit, true_carpals
 from engine.errors import UsageError
 from engine.imaging.boxes import read_boxes, whole_image, write_boxes
 from engine.models.network import AgeNet, ModelFacts

@@ -1,4 +1,4 @@
-"""Layout ``knee``: films of knees in a folder with one CSV, since no public set of children's knees exists.
+"""Layout ``knee`` of `osteoray convert`: films of knees in a folder with one CSV. No public set exists.
 
 Columns, in any case: ``uid``, ``path`` (PNG or JPEG below the folder), ``sex`` (M, F), ``chron_months``,
 ``patient``; and, where known, ``bone_months`` (read by experts), ``pseudo_mean`` and ``pseudo_sd`` (by
@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.datasets.archive import Listing, Planned, Skipped
+from engine.datasets.convert import Layout
 from engine.dicom.write import SECONDARY_CAPTURE, Facts, uid_from
 from engine.errors import NoLabelError, SourceReadError, UsageError
+from engine.tasks.ages.inputs import BONE_AGE, PSEUDO_COLUMNS
 
-_PSEUDO_COLUMNS = ("pseudo_mean_months", "pseudo_sd_months")
 _NEEDED = ("uid", "path", "sex", "chron_months", "patient")
 _MOST_MONTHS = 300.0
 _SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,48}")  # becomes a file name and part of a PatientID (at most 64)
@@ -62,14 +63,13 @@ def _planned(row: Row, root: Path, line: int, seen: set[str]) -> Planned | Skipp
         bone, mean, sd = (_months(row, name, line) for name in ("bone_months", "pseudo_mean", "pseudo_sd"))
         if bone is None and mean is None:
             raise NoLabelError(f"line {line}: neither bone_months nor pseudo_mean")
-        pseudo = dict(zip(_PSEUDO_COLUMNS, (mean, sd if mean is not None else None), strict=True))
+        pseudo = dict(zip(PSEUDO_COLUMNS, (mean, sd if mean is not None else None), strict=True))
         return Planned(
             name=row["uid"],
             image=_image(root, row["path"], line),
             facts=_facts(row, line),
-            bone_age_months=bone,
             split=_meaning(row, "split", _SPLITS, line) or "",
-            more={name: "" if value is None else f"{value:g}" for name, value in pseudo.items()},
+            values={BONE_AGE.name: bone, **pseudo},
         )
     except (NoLabelError, SourceReadError) as error:
         return Skipped(f"line {line}", error.reason, str(error))
@@ -116,3 +116,6 @@ def _meaning(row: Row, name: str, meanings: Mapping[str, str | None], line: int)
     if text not in meanings:
         raise NoLabelError(f"line {line}: {name} is not one of {', '.join(filter(None, meanings))}")
     return meanings[text]
+
+
+KNEE = Layout(knee, labels=(BONE_AGE.name,))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from engine.datasets.convert import convert
 from engine.errors import UsageError
+from engine.tasks.ages.knee_csv import KNEE
 
 COLUMNS = "uid,path,sex,chron_months,bone_months,pseudo_mean,pseudo_sd,patient,laterality,split"
 
@@ -35,7 +36,7 @@ def test_every_column_reaches_the_header_or_the_label_table(tmp_path: Path) -> N
         "1.2.3,a.png,M,130.4,120,118.5,2.25,p1,left,train",
         "k2,b.png,female,,,90,,p2,,test",
     )
-    counts = convert("knee", source, tmp_path / "out")
+    counts = convert(KNEE, source, tmp_path / "out")
     assert (counts["written"], counts["skipped"], counts["train"], counts["test"]) == (2, 0, 1, 1)
     first, second = rows_of(tmp_path / "out")
     assert (first["sop_instance_uid"], first["bone_age_months"]) == ("1.2.3", "120")
@@ -65,7 +66,7 @@ def test_every_column_reaches_the_header_or_the_label_table(tmp_path: Path) -> N
 def test_a_row_that_cannot_be_used_is_skipped_with_its_reason(tmp_path: Path, row: str, reason: str) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "outside.png")
     source = folder(tmp_path / "in", "ok,a.png,M,130,120,,,p1,,", row)
-    counts = convert("knee", source, tmp_path / "out")
+    counts = convert(KNEE, source, tmp_path / "out")
     assert (counts["written"], counts["skipped"]) == (1, 1)
     if reason == "no_label":
         assert counts["skipped_reasons"] == {"no_label": 1}
@@ -73,12 +74,12 @@ def test_a_row_that_cannot_be_used_is_skipped_with_its_reason(tmp_path: Path, ro
 
 def test_a_second_row_of_a_film_is_skipped(tmp_path: Path) -> None:
     source = folder(tmp_path / "in", "k,a.png,M,130,120,,,p1,,", "k,b.png,M,130,120,,,p1,,")
-    assert convert("knee", source, tmp_path / "out")["skipped"] == 1
+    assert convert(KNEE, source, tmp_path / "out")["skipped"] == 1
 
 
 def test_what_is_no_knee_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no column chron_months"):
-        convert("knee", folder(tmp_path / "in", columns="uid,path,sex,patient"), tmp_path / "out")
+        convert(KNEE, folder(tmp_path / "in", columns="uid,path,sex,patient"), tmp_path / "out")
     (tmp_path / "in" / "other.csv").write_text("uid\n")
     with pytest.raises(UsageError, match="2 CSV files"):
-        convert("knee", tmp_path / "in", tmp_path / "out")
+        convert(KNEE, tmp_path / "in", tmp_path / "out")
