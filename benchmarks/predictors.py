@@ -18,7 +18,7 @@ import torch
 from engine.deploy.bundle import open_bundle
 from engine.deploy.engines import PREDICTORS, open_predictor
 from engine.deploy.export import images_per_second as compiled_speed
-from engine.training.dataset import gate_samples
+from engine.deploy.parity import parity_samples
 from engine.training.evaluate import images_per_second as eager_speed
 from engine.training.run_folder import load_net
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     bundle, teacher = open_bundle(options.bundle), load_net(options.teacher)
-    real = gate_samples(options.data, 256, bundle.covariates)
+    samples = parity_samples(options.data, 256, bundle.covariates)
     torch.set_num_threads(options.threads)
     engines = [name for name, backend in PREDICTORS.items() if backend.available()]
     predictors = {name: open_predictor(options.bundle, name, threads=options.threads) for name in engines}
@@ -42,7 +42,7 @@ def main() -> None:
     for _ in range(options.rounds):
         eager.append(eager_speed(teacher, bundle.rule.view.size_HW, seconds=2))
         for name, predictor in predictors.items():
-            compiled[name].append(compiled_speed(predictor, *real, seconds=2))
+            compiled[name].append(compiled_speed(predictor, samples, seconds=2))
     result = {
         "teacher": teacher.facts.backbone,
         "student": bundle.facts["backbone"],

@@ -25,9 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.deploy.abstained import AbstainedError
-from engine.deploy.bundle import Bundle, open_bundle
-from engine.deploy.engines import Predictor, open_predictor
-from engine.deploy.score import verdicts
+from engine.deploy.score import Model, open_model, verdicts
 from engine.imaging.preprocess import apply
 from engine.ingest import covariates
 
@@ -93,25 +91,26 @@ FAULTS: dict[str, Make] = {
 class Judge:
     """A bundle with its engine: what ``score`` would say of an image, with and without its checks."""
 
-    bundle: Bundle
-    predictor: Predictor
+    model: Model
 
     def verdicts(self, images: Sequence[Grey]) -> Iterator[tuple[str, str]]:
         """Reason before and now for each image; "" where it would be scored."""
         for start in range(0, len(images), BATCH):
             seen = [self._seen(image_HW) for image_HW in images[start : start + BATCH]]
             rows, views = zip(*seen, strict=True)
-            told_BQ = covariates.columns(rows, self.bundle.covariates)
-            scores = self.predictor.predict(np.stack(views), told_BQ)
+            bundle = self.model.bundle
+            covariates_BQ = covariates.columns(rows, bundle.covariates)
+            images_BVHW = np.stack(views)[:, None]
+            raw = self.model.predictor.predict(images_BVHW, covariates_BQ)
+            unchecked = replace(self.model, bundle=replace(bundle, checks=None))
             before, now = (
-                verdicts(bundle, rows, np.stack(views), scores)
-                for bundle in (replace(self.bundle, checks=None), self.bundle)
+                verdicts(model, rows, images_BVHW, raw, raw["sd_months"]) for model in (unchecked, self.model)
             )
             yield from ((_reason(old), _reason(new)) for old, new in zip(before, now, strict=True))
 
     def _seen(self, image_HW: Grey) -> tuple[dict[str, Any], Grey]:
-        shown_HW, geometry = apply((image_HW / 255).astype(np.float32), self.bundle.rule.view)
-        row = dict.fromkeys(covariates.sources(self.bundle.covariates))
+        shown_HW, geometry = apply((image_HW / 255).astype(np.float32), self.model.bundle.rule.view)
+        row = dict.fromkeys(covariates.sources(self.model.bundle.covariates))
         row |= {"rows": image_HW.shape[0], "columns": image_HW.shape[1], "age_months": None}
         return {**row, "original_to_network": geometry.matrix_33.reshape(-1).tolist()}, shown_HW
 
@@ -177,13 +176,12 @@ def main() -> None:
     parser.add_argument("--engine", default="")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    bundle = open_bundle(options.model)
-    predictor = open_predictor(options.model, options.engine or bundle.engine, threads=options.threads)
+    model = open_model(options.model, options.engine or None, threads=options.threads)
     others = {name: Path(folder) for name, _, folder in (text.partition("=") for text in options.other)}
     hands = test_hands(options.hands, options.count)
-    rows = measure(Judge(bundle, predictor), hands, others, options.count)
-    facts = {"model_sha256": bundle.sha256, "no_faults": NO_FAULTS, "checks": bundle.facts["checks"]}
-    print(json.dumps({**facts, "cases": rows}))
+    rows = measure(Judge(model), hands, others, options.count)
+    facts = {"model_sha256": model.bundle.sha256, "no_faults": NO_FAULTS}
+    print(json.dumps({**facts, "checks": model.bundle.facts["checks"], "cases": rows}))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main() -> None:
     sources = sorted(path for path in options.images.iterdir() if path.suffix in {".png", ".jpg", ".jpeg"})
     differences: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     months: list[float] = []
-    told_BQ = covariates.columns([{}, {}], bundle.covariates)
+    covariates_BQ = covariates.columns([{}, {}], bundle.covariates)
     with tempfile.TemporaryDirectory() as scratch:
         for source in sources:
             data = as_dicom(source, Path(scratch) / "image.dcm")
@@ -90,7 +90,7 @@ def main() -> None:
                 kept["max"].append(float(apart.max()))
                 kept["times_faster"].append(ratio)
             pair = np.stack(both_ways(data, bundle.rule)[:2])
-            first, second = predictor.predict(pair, told_BQ).months_B.tolist()
+            first, second = predictor.predict(pair[:, None], covariates_BQ)["months"].tolist()
             months.append(abs(first - second))
     print(json.dumps(_result(len(sources), differences, months)))
 

@@ -66,14 +66,14 @@ def decode(rows: list[dict[str, object]], spec: ReadSpec) -> int:
     return sum(table.num_rows for table in read_shard(rows, spec).values())
 
 
-def predict(folder: Path, images_BHW: np.ndarray, told_BQ: np.ndarray, times: int) -> float:
+def predict(folder: Path, images_BVHW: np.ndarray, covariates_BQ: np.ndarray, times: int) -> float:
     """Images per second of one predictor of one thread, from its first call on."""
     predictor = open_predictor(folder, open_bundle(folder).engine, threads=1)
-    predictor.predict(images_BHW[:2], told_BQ[:2])
+    predictor.predict(images_BVHW[:2], covariates_BQ[:2])
     started = time.perf_counter()
     for _ in range(times):
-        predictor.predict(images_BHW, told_BQ)
-    return times * len(images_BHW) / (time.perf_counter() - started)
+        predictor.predict(images_BVHW, covariates_BQ)
+    return times * len(images_BVHW) / (time.perf_counter() - started)
 
 
 def shards_of(plan: pa.Table) -> list[list[dict[str, object]]]:
@@ -88,8 +88,8 @@ def shown(plan: pa.Table, spec: ReadSpec, bundle: Bundle) -> tuple[np.ndarray, n
     """Images and covariates of the first shard."""
     samples = read_shard(shards_of(plan)[0], spec)["samples"]
     names = bundle.covariates
-    told_BQ = covariates.columns(samples.select(covariates.sources(names)).to_pylist(), names)
-    return schema.tensor_values(samples["image"]), told_BQ
+    covariates_BQ = covariates.columns(samples.select(covariates.sources(names)).to_pylist(), names)
+    return schema.tensor_values(samples["image"])[:, None], covariates_BQ
 
 
 def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     bundle, source = open_bundle(options.model), str(archive)
     plan = sources.plan(source)
     spec = ReadSpec(source=source, folder=scratch, rule=bundle.rule, salt=b"benchmark")
-    images_BHW, told_BQ = shown(plan, spec, bundle)
+    images_BVHW, covariates_BQ = shown(plan, spec, bundle)
     scoring = ScoreSpec(bundles=(options.model.resolve(),), engines=(bundle.engine,))
     start_ray()
     speeds: dict[str, list[float]] = defaultdict(list)
@@ -112,7 +112,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             assert sum(pool.map(decode, shards, [spec] * len(shards))) == used.num_rows
             decoded = used.num_rows / (time.perf_counter() - started)
             tasks = [
-                pool.submit(predict, options.model, images_BHW, told_BQ, BATCHES if turn else 1)
+                pool.submit(predict, options.model, images_BVHW, covariates_BQ, BATCHES if turn else 1)
                 for _ in range(CORES)
             ]
             predicted = sum(task.result() for task in tasks)

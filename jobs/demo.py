@@ -132,15 +132,15 @@ def _speeds(teacher: Path, bundle: Bundle, data: Path) -> dict[str, float]:
 
     from engine.deploy.engines import open_predictor
     from engine.deploy.export import images_per_second as compiled_speed
-    from engine.training.dataset import gate_samples
+    from engine.deploy.parity import parity_samples
     from engine.training.evaluate import images_per_second as eager_speed
     from engine.training.run_folder import load_net
 
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
-    real = gate_samples(data, 64, bundle.covariates)
+    samples = parity_samples(data, 64, bundle.covariates)
     eager = eager_speed(load_net(teacher), bundle.rule.view.size_HW)
-    compiled = compiled_speed(open_predictor(bundle.folder, bundle.engine, threads=threads), *real)
+    compiled = compiled_speed(open_predictor(bundle.folder, bundle.engine, threads=threads), samples)
     return {
         "teacher_eager_images_per_second": round(eager, 1),
         "student_compiled_images_per_second": round(compiled, 1),

@@ -84,12 +84,12 @@ def predictions_per_second(samples: Sequence[Sample], bundle: Bundle) -> float |
 
     if not samples:
         return None
-    told_BQ = covariates.columns([row for row, _ in samples], bundle.covariates)
-    images_BHW = np.stack([image_HW for _, image_HW in samples])
+    covariates_BQ = covariates.columns([row for row, _ in samples], bundle.covariates)
+    images_BVHW = np.stack([image_HW[None] for _, image_HW in samples])
     predictor = open_predictor(bundle.folder, bundle.engine, threads=1)
-    predictor.predict(images_BHW[:1], told_BQ[:1])
+    predictor.predict(images_BVHW[:1], covariates_BQ[:1])
     began_s = time.perf_counter()
-    predictor.predict(images_BHW, told_BQ)
+    predictor.predict(images_BVHW, covariates_BQ)
     return len(samples) / max(time.perf_counter() - began_s, 1e-9)
 
 

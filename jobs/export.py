@@ -14,7 +14,7 @@ from engine.deploy.engines import PREDICTORS
 from engine.errors import ExportError
 from jobs.console import finish
 
-GATE_SAMPLES = 256
+PARITY_SAMPLES = 256
 
 
 def export(
@@ -26,7 +26,7 @@ def export(
     """Export a network to ONNX, compile it, compare it with torch on real held-out samples, seal the bundle.
 
     `auto` takes OpenVINO where it is installed, else ONNX Runtime. If the compiled network departs from torch
-    by more than the gate, no bundle is written and the exit code is 1.
+    by more than a gate of its task, no bundle is written and the exit code is 1.
     """
     bundle = run_export(run, out, engine)
     parity = bundle.facts["parity"]
@@ -34,7 +34,10 @@ def export(
         "bundle": str(out),
         "engine": bundle.engine,
         "model_sha256": bundle.sha256,
-        "parity_months": f"{parity['max_abs_months']:.2g}",
+        **{
+            f"parity_{name}": f"{gate['departure']:.2g} {gate['unit']}"
+            for name, gate in parity["gates"].items()
+        },
         "images_per_second": parity["images_per_second"],
     }
     finish("export", summary, as_json=json)
@@ -44,8 +47,9 @@ def run_export(run: Path, out: Path, engine: str) -> Bundle:
     """Write the bundle of a finished run, gated on samples of the data it was trained on, and its checks."""
     from engine.deploy.export import checks_of, require_one_pass
     from engine.deploy.export import export as write_bundle
+    from engine.deploy.parity import parity_samples
     from engine.tasks import task_named
-    from engine.training.dataset import choice_of, gate_samples, open_training_set, pack_images
+    from engine.training.dataset import choice_of, open_training_set, pack_images
     from engine.training.run_folder import read_run
 
     facts = read_run(run)
@@ -55,9 +59,10 @@ def run_export(run: Path, out: Path, engine: str) -> Bundle:
     folder = Path(facts["data"]["folder"])
     task = task_named(facts["task"])
     covariates = task.restricted(facts["model"]["covariates"]).covariates
-    real = gate_samples(folder, GATE_SAMPLES, covariates)
+    samples = parity_samples(folder, PARITY_SAMPLES, covariates, task.label_columns)
     with tempfile.TemporaryDirectory(prefix="osteoray-export-") as cache:
         pack_images(folder, Path(cache), task.labels)
         data = open_training_set(folder, Path(cache), task, choice_of(facts["recipe"]))
         checks = checks_of(run, data)
-    return write_bundle(run, out, engine=engine, real=real, threads=os.cpu_count() or 1, checks=checks)
+    threads = os.cpu_count() or 1
+    return write_bundle(run, out, engine=engine, samples=samples, threads=threads, checks=checks)

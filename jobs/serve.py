@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from engine.deploy.bundle import open_bundle
+from engine.deploy.engines import gpus_of
 from engine.errors import UsageError
 from jobs.cluster_session import require_gpus, start_ray
 
@@ -32,7 +33,6 @@ def serve(
 
     The same file gives the same number as `osteoray score` with the same bundle. /docs shows the API.
     """
-    from engine.deploy.engines import gpus_of
     from engine.serving.on_ray import deploy
 
     bundles = [open_bundle(folder) for folder in model]

@@ -1,6 +1,6 @@
 """A model bundle: the compiled student with every fact that its use needs, and digests that seal it.
 
-BUNDLE/bundle.json         task, input rule, outputs, engine, calibration, metrics, code version, file digests
+BUNDLE/bundle.json         task, input rule, outputs, engine, calibration, figures, code version, file digests
 BUNDLE/student.onnx        the graph
 BUNDLE/model.safetensors   the torch weights
 BUNDLE/card.md             model card
@@ -16,12 +16,15 @@ from typing import Any
 
 from engine.deploy.out_of_distribution import Checks, load_checks
 from engine.errors import BundleError
+from engine.evaluation.answer import Facts
 from engine.ingest.covariates import Covariate, widths
 from engine.ingest.instance import InputRule, rule_from_facts
 from engine.store.files import read_json, sha256_of_facts, sha256_of_file
 from engine.tasks import task_named
-from engine.tasks.ages.calibration import Calibration, calibration_from_facts
 
+FORMAT = 2
+ATTENTION, EMBEDDING = "attention", "embedding"
+"""Outputs of a graph beside those of its task's Answer; the attention map may be missing."""
 BUNDLE_NAME = "bundle.json"
 ONNX_NAME = "student.onnx"
 WEIGHTS_NAME = "model.safetensors"
@@ -30,13 +33,16 @@ CHECKS_NAME = "checks.safetensors"
 SEALED = (ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
 """Files that every bundle has."""
 SEAL = "facts_sha256"
-_IDENTITY = ("sha256", "calibration", "checks")
-"""Facts that, with the input rule, decide what a score says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """The facts of an opened bundle; ``sha256`` identifies the model in every result row."""
+    """The facts of an opened bundle.
+
+    ``sha256`` identifies the model in every result row: its weights, graph, input rule, calibration and
+    checks. The card and the time of writing have no part in it: a run that is exported again is the same
+    model.
+    """
 
     folder: Path
     task: str
@@ -44,7 +50,7 @@ class Bundle:
     covariates: tuple[Covariate, ...]
     map_HW: tuple[int, int]
     engine: str
-    calibration: Calibration
+    calibration: Facts
     checks: Checks | None
     sha256: str
     facts: dict[str, Any]
@@ -63,10 +69,13 @@ def open_bundle(folder: Path) -> Bundle:
     """Read a bundle and check that nothing in it was changed.
 
     Raises:
-        BundleError: a file is absent or differs from its digest, or a fact is absent.
+        BundleError: a file is absent or differs from its digest, a fact is absent, or an earlier release
+            wrote it.
         TableError: there is no bundle.json.
     """
     facts = read_facts(folder)
+    if facts.get("format") != FORMAT:
+        raise BundleError(f"{folder} was written by an earlier release: export the run again")
     try:
         _check_digests(folder, facts)
         return Bundle(
@@ -74,13 +83,11 @@ def open_bundle(folder: Path) -> Bundle:
             task=facts["task"]["name"],
             rule=rule_from_facts(facts["task"]["rule"]),
             covariates=_covariates(folder, facts),
-            map_HW=(facts["attention_HW"][0], facts["attention_HW"][1]),
+            map_HW=(facts["outputs"][ATTENTION][0], facts["outputs"][ATTENTION][1]),
             engine=facts["engine"],
-            calibration=calibration_from_facts(facts["calibration"]),
+            calibration=dict(facts["calibration"]),
             checks=load_checks(folder / CHECKS_NAME, facts["checks"]) if facts["checks"] else None,
-            sha256=sha256_of_facts(
-                {name: facts[name] for name in _IDENTITY} | {"rule": facts["task"]["rule"]}
-            ),
+            sha256=_identity(facts),
             facts=facts,
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -95,6 +102,13 @@ def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
 def sealed_files(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """The files of a bundle whose digests its facts hold."""
     return (*SEALED, CHECKS_NAME) if facts["checks"] else SEALED
+
+
+def _identity(facts: Mapping[str, Any]) -> str:
+    """Digest of all that decides what a score says."""
+    digests = {name: digest for name, digest in facts["sha256"].items() if name != CARD_NAME}
+    kept = {name: facts[name] for name in ("calibration", "checks")}
+    return sha256_of_facts({**kept, "sha256": digests, "rule": facts["task"]["rule"]})
 
 
 def _covariates(folder: Path, facts: Mapping[str, Any]) -> tuple[Covariate, ...]:

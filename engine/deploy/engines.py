@@ -1,14 +1,14 @@
-"""Predictors: prepared images to months, sd, attention map and embedding, on whichever engine the site has.
+"""Predictors: prepared images and covariates to the outputs of a bundle's graph, on the engine of the site.
 
 Every predictor runs one instance at a time through a compiled graph, several in flight; on a GPU batches of
 one size. A result then never depends on its neighbours: bulk scoring and HTTP give the same bits.
 
-Legend: B instances, Q covariate columns, H, W network view, h, w attention grid, C channels.
+Legend: B instances, V views, Q covariate columns, H, W network view, h, w attention grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,36 +18,27 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.deploy.bundle import ONNX_NAME, WEIGHTS_NAME, read_facts
+from engine.deploy.bundle import ATTENTION, ONNX_NAME, WEIGHTS_NAME, read_facts
 from engine.errors import BundleError, MissingDependencyError, UnknownNameError
+from engine.evaluation.answer import Raw
 
 _GPU_BATCH = 64
-OUTPUT_NAMES = ("months", "sd_months", "attention", "embedding")
 
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Predicted months [B], their sd [B], attention maps uint8 [B, h, w] of 0..255, and embeddings [B, C]."""
-
-    months_B: NDArray[np.float32]
-    sd_B: NDArray[np.float32]
-    attention_Bhw: NDArray[np.uint8]
-    embedding_BC: NDArray[np.float32]
+Images = NDArray[np.uint8]
+Columns = NDArray[np.float32]
+Shapes = Mapping[str, Sequence[int]]
+"""Outputs of a graph by name, in their order: the shape of each for one instance."""
 
 
 class Predictor(Protocol):
-    """Images uint8 [B, H, W] and covariates float32 [B, Q] to Scores."""
+    """Images uint8 [B, V, H, W] and covariates float32 [B, Q] to the outputs that bundle.json names.
 
-    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
+    An attention map comes as uint8 [B, h, w] of 0..255, all else as the graph gives it.
+    """
+
+    def predict(self, images_BVHW: Images, covariates_BQ: Columns) -> Raw:
         """Score B prepared instances; B may be 0."""
         ...
-
-
-def as_scores(months_B: Any, sd_B: Any, attention_Bhw: Any, embedding_BC: Any) -> Scores:
-    """Raw graph outputs as Scores; the attention map, in [0, 1], becomes uint8."""
-    attention = np.rint(np.clip(np.asarray(attention_Bhw, np.float32), 0, 1) * 255).astype(np.uint8)
-    months, sd, embedding = (np.asarray(part, np.float32) for part in (months_B, sd_B, embedding_BC))
-    return Scores(months, sd, attention, embedding)
 
 
 class OnnxRuntimePredictor:
@@ -59,17 +50,18 @@ class OnnxRuntimePredictor:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        self._shapes: Shapes = read_facts(bundle)["outputs"]
         self._session = onnxruntime.InferenceSession(
             str(bundle / ONNX_NAME), options, providers=["CPUExecutionProvider"]
         )
 
-    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
+    def predict(self, images_BVHW: Images, covariates_BQ: Columns) -> Raw:
         """See ``Predictor``."""
         feeds = (
-            {"image": _network_input(images_BHW[i]), "covariates": covariates_BQ[i : i + 1]}
-            for i in range(len(images_BHW))
+            {"image": _network_input(image_VHW), "covariates": covariates_Q[None]}
+            for image_VHW, covariates_Q in zip(images_BVHW, covariates_BQ, strict=True)
         )
-        return _stacked([self._session.run(list(OUTPUT_NAMES), feed) for feed in feeds])
+        return _raw(self._shapes, [self._session.run(list(self._shapes), feed) for feed in feeds])
 
 
 class OpenVinoPredictor:
@@ -92,27 +84,29 @@ class OpenVinoPredictor:
         model = core.read_model(bundle / ONNX_NAME)
         model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
         compiled = core.compile_model(model, "CPU", settings)
+        self._shapes: Shapes = read_facts(bundle)["outputs"]
         self._requests = [compiled.create_infer_request() for _ in range(threads)]
         # OpenVINO makes its table of types at first use: two threads that do so at once wait for each other.
         self._requests[0].get_input_tensor(0).get_element_type().to_dtype()
         self._pool = ThreadPoolExecutor(threads)
 
-    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
+    def predict(self, images_BVHW: Images, covariates_BQ: Columns) -> Raw:
         """See ``Predictor``."""
-        outputs: list[Any] = [None] * len(images_BHW)
+        outputs: list[Any] = [None] * len(images_BVHW)
 
         def answer(request: Any, share: NDArray[np.int64]) -> None:
             # Not through OpenVINO's queue: handing over each instance costs a third more of a core's time.
             for index in share:
-                told_1Q = covariates_BQ[index : index + 1]
-                request.infer(
-                    {"image": _network_input(images_BHW[index]), "covariates": told_1Q}, share_inputs=True
-                )
-                outputs[index] = [request.get_tensor(name).data.copy() for name in OUTPUT_NAMES]
+                feed = {
+                    "image": _network_input(images_BVHW[index]),
+                    "covariates": covariates_BQ[index : index + 1],
+                }
+                request.infer(feed, share_inputs=True)
+                outputs[index] = [request.get_tensor(name).data.copy() for name in self._shapes]
 
-        shares = np.array_split(np.arange(len(images_BHW)), len(self._requests))
+        shares = np.array_split(np.arange(len(images_BVHW)), len(self._requests))
         list(self._pool.map(answer, self._requests, shares))
-        return _stacked(outputs)
+        return _raw(self._shapes, outputs)
 
 
 class TorchPredictor:
@@ -122,26 +116,20 @@ class TorchPredictor:
         """Load the weights in ``bundle``; ``threads`` applies to the whole process."""
         import torch
 
-        from engine.models.network import Deployed, load_model
-
         torch.set_num_threads(threads)
-        facts = read_facts(bundle)
-        net = load_model(facts["model"], bundle / WEIGHTS_NAME)
-        self._graph = Deployed(net, temperature=facts["calibration"]["temperature"]).eval()
+        self._graph, self._shapes = _torch_graph(bundle)
 
-    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
+    def predict(self, images_BVHW: Images, covariates_BQ: Columns) -> Raw:
         """See ``Predictor``."""
         import torch
 
         outputs = []
         with torch.inference_mode():
-            for index, image_HW in enumerate(images_BHW):
-                image, told = (
-                    torch.from_numpy(_network_input(image_HW)),
-                    torch.from_numpy(covariates_BQ[index : index + 1]),
-                )
-                outputs.append([part.numpy() for part in self._graph(image, told)])
-        return _stacked(outputs)
+            for image_VHW, covariates_Q in zip(images_BVHW, covariates_BQ, strict=True):
+                image = torch.from_numpy(_network_input(image_VHW))
+                parts = self._graph(image, torch.from_numpy(covariates_Q[None]))
+                outputs.append([part.numpy() for part in parts])
+        return _raw(self._shapes, outputs)
 
 
 class CudaPredictor:
@@ -154,43 +142,50 @@ class CudaPredictor:
         """Load the weights in ``bundle`` onto the current GPU; ``threads`` are those of torch on the CPU."""
         import torch
 
-        from engine.models.network import Deployed, channels_last, load_model
+        from engine.models.network import channels_last
 
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the parity gate
         torch.backends.cudnn.benchmark = False  # the same kernels in every process, so the same bits
-        facts = read_facts(bundle)
-        net = load_model(facts["model"], bundle / WEIGHTS_NAME)
-        deployed = Deployed(net, temperature=facts["calibration"]["temperature"]).eval()
-        self._graph = channels_last(deployed).cuda()
+        graph, self._shapes = _torch_graph(bundle)
+        self._graph = channels_last(graph).cuda()
         self._replay: Callable[[Any, Any], list[Any]] | None = None
 
-    def predict(self, images_BHW: NDArray[np.uint8], covariates_BQ: NDArray[np.float32]) -> Scores:
+    def predict(self, images_BVHW: Images, covariates_BQ: Columns) -> Raw:
         """See ``Predictor``."""
         import torch
 
-        if not len(images_BHW):
-            return _stacked([])
+        if not len(images_BVHW):
+            return _raw(self._shapes, [])
         if self._replay is None:
-            self._replay = _recorded_on_gpu(self._graph, images_BHW.shape[1:], covariates_BQ.shape[1])
+            self._replay = _recorded_on_gpu(self._graph, images_BVHW.shape[1:], covariates_BQ.shape[1])
         outputs = []
-        for start in range(0, len(images_BHW), _GPU_BATCH):
+        for start in range(0, len(images_BVHW), _GPU_BATCH):
             part = slice(start, start + _GPU_BATCH)
-            image, told = torch.from_numpy(images_BHW[part]), torch.from_numpy(covariates_BQ[part])
-            outputs.append(self._replay(image, told))
-        return _stacked(outputs)
+            image, covariates = torch.from_numpy(images_BVHW[part]), torch.from_numpy(covariates_BQ[part])
+            outputs.append(self._replay(image, covariates))
+        return _raw(self._shapes, outputs)
 
 
-def _recorded_on_gpu(graph: Any, size_HW: tuple[int, ...], columns: int) -> Callable[[Any, Any], list[Any]]:
+def _torch_graph(bundle: Path) -> tuple[Any, Shapes]:
+    """The graph that was exported, in torch, and its outputs."""
+    from engine.models.network import Deployed, load_model
+
+    facts = read_facts(bundle)
+    net = load_model(facts["model"], bundle / WEIGHTS_NAME)
+    return Deployed(net, temperature=facts["calibration"]["temperature"]).eval(), facts["outputs"]
+
+
+def _recorded_on_gpu(graph: Any, size_VHW: tuple[int, ...], columns: int) -> Callable[[Any, Any], list[Any]]:
     """Record ``graph`` for batches of _GPU_BATCH; what comes back runs up to so many instances."""
     import torch
 
-    pixels = torch.zeros(_GPU_BATCH, 1, *size_HW, dtype=torch.uint8, device="cuda")
-    told = torch.zeros(_GPU_BATCH, columns, device="cuda")
+    pixels = torch.zeros(_GPU_BATCH, *size_VHW, dtype=torch.uint8, device="cuda")
+    covariates = torch.zeros(_GPU_BATCH, columns, device="cuda")
 
     def run() -> Any:
         image = pixels.float().contiguous(memory_format=torch.channels_last) / 255
-        return graph(image, told)
+        return graph(image, covariates)
 
     recorded = torch.cuda.CUDAGraph()
     beside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -202,12 +197,12 @@ def _recorded_on_gpu(graph: Any, size_HW: tuple[int, ...], columns: int) -> Call
         with torch.cuda.graph(recorded):
             outputs = run()
 
-    def replay(image_BHW: Any, told_BQ: Any) -> list[Any]:
-        count = len(image_BHW)
-        pixels[:count, 0].copy_(image_BHW)
-        told[:count].copy_(told_BQ)
+    def replay(image_BVHW: Any, covariates_BQ: Any) -> list[Any]:
+        count = len(image_BVHW)
+        pixels[:count].copy_(image_BVHW)
+        covariates[:count].copy_(covariates_BQ)
         pixels[count:].zero_()
-        told[count:].zero_()
+        covariates[count:].zero_()
         recorded.replay()
         return [part[:count].cpu().numpy() for part in outputs]
 
@@ -285,11 +280,15 @@ def open_predictor(bundle: Path, engine: str, *, threads: int) -> Predictor:
         raise BundleError(f"{bundle} cannot be opened by {engine}: {error}") from error
 
 
-def _network_input(image_HW: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return image_HW[None, None].astype(np.float32) / np.float32(255)
+def _network_input(image_VHW: Images) -> Columns:
+    return image_VHW[None].astype(np.float32) / np.float32(255)
 
 
-def _stacked(outputs: list[Any]) -> Scores:
-    if not outputs:
-        return as_scores(np.zeros(0), np.zeros(0), np.zeros((0, 1, 1)), np.zeros((0, 1)))
-    return as_scores(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
+def _raw(shapes: Shapes, outputs: Sequence[Sequence[Any]]) -> Raw:
+    """The outputs of several passes as one; the attention map, in [0, 1], becomes uint8."""
+    none = [[np.zeros((0, *shape), np.float32) for shape in shapes.values()]]
+    parts = zip(*(outputs or none), strict=True)
+    raw: dict[str, NDArray[Any]] = dict(zip(shapes, map(np.concatenate, parts), strict=True))
+    if ATTENTION in raw:
+        raw[ATTENTION] = np.rint(np.clip(raw[ATTENTION], 0, 1) * 255).astype(np.uint8)
+    return raw

@@ -47,9 +47,13 @@ def _model(facts: Mapping[str, Any]) -> list[str]:
         f"image, engine {facts['engine']}",
         f"- Input: {rows} x {columns} pixels and {told}; steps {', '.join(view['steps'])}",
         f"- Distilled by: {', '.join(f'{name} x {weight:g}' for name, weight in terms.items()) or 'nothing'}",
-        f"- Parity with torch on {facts['parity']['instances']} real samples: "
-        f"{facts['parity']['max_abs_months']:.2g} months at most",
+        f"- Parity with torch on {facts['parity']['instances']} real samples: {_parity(facts['parity'])}",
     ]
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    gates = [f"{name} {gate['departure']:.2g} {gate['unit']}" for name, gate in parity["gates"].items()]
+    return f"{', '.join(gates)} at most"
 
 
 def _data(facts: Mapping[str, Any]) -> list[str]:

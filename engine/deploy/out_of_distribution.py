@@ -13,7 +13,8 @@ An image that is further from the mean of the fault that it resembles than nearl
 too: a skull looks like anything but an upright hand. One instance is judged at a time: its verdict never
 depends on its neighbours.
 
-Legend: N images or embeddings, H, W network view, C channels, R of the subspace, F kinds of fault, B batch.
+Legend: N images or embeddings, V views, H, W network view, C channels, R of the subspace, F kinds of fault,
+B batch.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ class Fault:
 
 
 def _turned(quarters: int) -> Callable[[Images, Images, np.random.Generator], Images]:
-    return lambda image_HW, _, __: np.ascontiguousarray(np.rot90(image_HW, quarters))
+    def turn(image_HW: Images, _: Images, rng: np.random.Generator) -> Images:
+        turned_HW = np.ascontiguousarray(np.rot90(image_HW, quarters))
+        return turned_HW if turned_HW.shape == image_HW.shape else _fitted(turned_HW, image_HW.shape, rng)
+
+    return turn
 
 
 def _half(image_HW: Images, _: Images, rng: np.random.Generator) -> Images:
@@ -187,30 +192,32 @@ def load_checks(path: Path, facts: Mapping[str, Any]) -> Checks:
         raise BundleError(f"{path} does not hold the checks of a bundle: export the run again") from error
 
 
-def made(name: str, images_NHW: Images, *, seed: int = 0) -> Images:
-    """A fault of FAULTS made of each image; the next one is its neighbour on the film."""
-    rng = np.random.default_rng(seed)
-    others_NHW = np.roll(images_NHW, 1, axis=0)
-    pairs = zip(images_NHW, others_NHW, strict=True)
-    return np.stack([FAULTS[name].make(image_HW, other_HW, rng) for image_HW, other_HW in pairs])
+def made(name: str, images_NVHW: Images, *, seed: int = 0) -> Images:
+    """A fault of FAULTS made of each image, alike in all its views; the next image is its neighbour."""
+    views = []
+    for images_NHW in images_NVHW.swapaxes(0, 1):
+        rng = np.random.default_rng(seed)
+        pairs = zip(images_NHW, np.roll(images_NHW, 1, axis=0), strict=True)
+        views.append([FAULTS[name].make(image_HW, other_HW, rng) for image_HW, other_HW in pairs])
+    return np.stack([np.stack(view) for view in views], axis=1)
 
 
-def fit_checks(embed: Embed, train_NHW: Images, validation_NHW: Images) -> Checks | None:
+def fit_checks(embed: Embed, train_NVHW: Images, validation_NVHW: Images) -> Checks | None:
     """Checks of the network behind ``embed``; None where the validation split is too small for a limit.
 
     At most SOUND_IMAGES, FAULTY_IMAGES of each fault and VALIDATION_IMAGES are looked at, spread evenly.
     """
     if (
-        conformal_quantile(np.zeros(len(validation_NHW)), ABSTAIN_COVERAGE) is None
-        or len(train_NHW) < _FEWEST
+        conformal_quantile(np.zeros(len(validation_NVHW)), ABSTAIN_COVERAGE) is None
+        or len(train_NVHW) < _FEWEST
     ):
         return None
-    sound_NC = embed(_spread(train_NHW, SOUND_IMAGES)).astype(np.float64)
+    sound_NC = embed(_spread(train_NVHW, SOUND_IMAGES)).astype(np.float64)
     centre_C, scale_C = sound_NC.mean(0), np.maximum(sound_NC.std(0), _LEAST_SCALE)
-    some_NHW = _spread(train_NHW, FAULTY_IMAGES)
+    some_NVHW = _spread(train_NVHW, FAULTY_IMAGES)
     kinds = [(sound_NC - centre_C) / scale_C]
     for place, name in enumerate(FAULTS):
-        kinds.append((embed(made(name, some_NHW, seed=place)) - centre_C) / scale_C)
+        kinds.append((embed(made(name, some_NVHW, seed=place)) - centre_C) / scale_C)
     means_GC = np.stack([kind_NC.mean(0) for kind_NC in kinds])
     centred = [kind_NC - mean_C for kind_NC, mean_C in zip(kinds, means_GC, strict=True)]
     within_CC = shrunk_covariance(np.concatenate(centred))
@@ -232,7 +239,7 @@ def fit_checks(embed: Embed, train_NHW: Images, validation_NHW: Images) -> Check
         train=len(sound_NC),
         validation=0,
     )
-    return _limited(unlimited, embed(_spread(validation_NHW, VALIDATION_IMAGES)))
+    return _limited(unlimited, embed(_spread(validation_NVHW, VALIDATION_IMAGES)))
 
 
 def shrunk_covariance(centred_NC: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -264,7 +271,7 @@ def _residuals(apart_NC: NDArray[Any], subspace_RC: NDArray[Any]) -> NDArray[np.
     return outside_N
 
 
-def _spread(images_NHW: Images, count: int) -> Images:
+def _spread(images_NVHW: Images, count: int) -> Images:
     """At most ``count`` images, evenly over all."""
-    places = np.linspace(0, len(images_NHW) - 1, min(count, len(images_NHW))).round().astype(np.int64)
-    return images_NHW[places]
+    places = np.linspace(0, len(images_NVHW) - 1, min(count, len(images_NVHW))).round().astype(np.int64)
+    return images_NVHW[places]

@@ -13,13 +13,12 @@ Measured at 112 x 112 on 2,000 real hands (RSNA, at 100 x 100) and on faults mad
 
 So no rule here tells several hands, a cropped or a turned one for certain, or another body part without a
 header that says so. That is the work of ``engine.deploy.out_of_distribution``, by the network's embedding;
-what it found is asked between image and spread. ``benchmarks/qa.py`` measures all of it together.
+what it found is asked between image and doubt. ``benchmarks/qa.py`` measures all of it together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,11 +33,9 @@ from engine.deploy.abstained import (
     NoStructureError,
     UncertainError,
 )
+from engine.tasks.task import Limits
 
 Floats = NDArray[np.float64]
-
-COLUMNS = ("age_months", "rows", "columns", "original_to_network")
-"""Columns of a sample that the verdicts look at."""
 
 _SIDE = 112
 _DARKER = -10.0
@@ -52,57 +49,41 @@ _MIDDLE = (0.25, 0.75)
 _LEAST_CONTENT = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """What a task's images may say of themselves."""
-
-    oldest_months: float
-    is_middle_bright: bool
-    """Whether bone lies in the middle and air around it, so that an exchange of black and white shows."""
-
-
-RANGES: dict[str, Range] = {
-    "hand-age": Range(oldest_months=20 * 12.0, is_middle_bright=True),
-    # Of 60 real knees, 28 % have a darker middle.
-    "knee-age": Range(oldest_months=25 * 12.0, is_middle_bright=False),
-}
-"""Task -> its range. A task without one is judged by its images and its sd alone."""
-
-
 def verdicts(
-    columns: Sequence[Mapping[str, Any]],
-    images_BHW: NDArray[np.uint8],
-    sd_B: Any,
+    samples: Sequence[Mapping[str, Any]],
+    images_BVHW: NDArray[np.uint8],
+    doubt_B: Any,
     *,
-    task: str,
-    widest_sd: float | None,
+    limits: Limits,
+    max_doubt: float | None,
     by_embedding: Sequence[AbstainedError | None] | None = None,
 ) -> list[AbstainedError | None]:
     """Why each of B scored instances should not be believed; None where nothing speaks against it.
 
     Args:
-        columns: header columns and ``original_to_network`` of each instance.
-        images_BHW: the network's views.
-        sd_B: standard deviations of the predicted ages, months.
-        task: name in RANGES.
-        widest_sd: the model's own limit of sd in months, from its validation split; None asks nothing.
+        samples: header columns and ``original_to_network`` of each instance.
+        images_BVHW: what the network saw; the first view is judged.
+        doubt_B: the column of the answer that is larger where the model is less sure.
+        limits: what the task's images may say of themselves.
+        max_doubt: the model's own limit of the doubt, from its validation split; None asks nothing.
         by_embedding: what ``engine.deploy.out_of_distribution`` found; None where the bundle has no checks.
     """
-    limits = RANGES.get(task)
-    known = by_embedding if by_embedding is not None else [None] * len(columns)
+    known = by_embedding if by_embedding is not None else [None] * len(samples)
     return [
-        (header_fault(row, limits) if limits else None)
-        or image_fault(content(image_HW, row), is_middle_bright=bool(limits and limits.is_middle_bright))
+        header_fault(row, limits)
+        or image_fault(content(image_HW, row), is_middle_bright=limits.is_middle_bright)
         or finding
-        or _spread_fault(float(sd), widest_sd)
-        for row, image_HW, sd, finding in zip(columns, images_BHW, np.asarray(sd_B), known, strict=True)
+        or _doubt_fault(float(doubt), max_doubt)
+        for row, image_HW, doubt, finding in zip(
+            samples, images_BVHW[:, 0], np.asarray(doubt_B), known, strict=True
+        )
     ]
 
 
-def header_fault(row: Mapping[str, Any], limits: Range) -> AbstainedError | None:
+def header_fault(row: Mapping[str, Any], limits: Limits) -> AbstainedError | None:
     """What the header says against the instance; other body parts are filtered before (``InputRule``)."""
     age = row.get("age_months")
-    if age is not None and age > limits.oldest_months:
+    if age is not None and limits.oldest_months is not None and age > limits.oldest_months:
         return AgeAboveRangeError("the patient is older than the patients this task is for")
     return None
 
@@ -134,8 +115,8 @@ def content(image_HW: NDArray[np.uint8], row: Mapping[str, Any]) -> NDArray[np.u
     return area_HW if min(area_HW.shape, default=0) >= _LEAST_CONTENT else image_HW
 
 
-def _spread_fault(sd: float, widest_sd: float | None) -> AbstainedError | None:
-    if widest_sd is None or sd <= widest_sd:
+def _doubt_fault(doubt: float, most: float | None) -> AbstainedError | None:
+    if most is None or doubt <= most:
         return None
     return UncertainError("the model is less sure than on all but 0.5 % of the images it was validated on")
 

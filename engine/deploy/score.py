@@ -1,14 +1,15 @@
-"""A block of read rows through the predictors of one or several bundles, and back to tables; without Ray.
+"""Samples to result rows: for bulk scoring and for HTTP alike, by one function. Without Ray.
 
-Each sample goes to the bundle whose rule took it (``engine.ingest.routing``), with that bundle's view,
-covariates, calibration and checks. Its row says which one it was.
+A block of read rows goes through the predictors of one or several bundles, each sample through that of the
+bundle whose rule took it (``engine.ingest.routing``), and back to tables.
 
-Legend: B samples of one bundle, H, W of its view.
+Legend: B samples of one bundle, V views, H, W of its view.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,92 @@ from numpy.typing import NDArray
 
 from engine.deploy import quality
 from engine.deploy.abstained import AbstainedError
-from engine.deploy.bundle import Bundle, open_bundle
-from engine.deploy.engines import Scores, open_predictor
+from engine.deploy.bundle import ATTENTION, EMBEDDING, Bundle, open_bundle
+from engine.deploy.engines import Predictor, open_predictor
+from engine.evaluation.answer import Raw, Row
 from engine.imaging.overlay import enlarged
 from engine.ingest import covariates
 from engine.ingest.reuse import TABLES, Grid, common_grid
 from engine.store import ledger, schema
 from engine.store.files import code_version
+from engine.tasks import task_named
+from engine.tasks.task import Task
 
+PROVENANCE = ("task", "model_sha256", "code_version")
+"""Columns that say what made a row."""
+MAP = "attention_map"
+"""Column of the attention map."""
 _SCORED = pa.schema(
     [
-        pa.field(field.name, pa.binary() if field.name == "attention_map" else field.type)
+        pa.field(field.name, pa.binary() if field.name == MAP else field.type)
         for field in schema.predictions((1, 1))
     ]
 )
 """The columns of predictions with maps as bytes: a block has them, whatever its rows are."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """An opened bundle, the task that it answers, and its predictor."""
+
+    bundle: Bundle
+    task: Task
+    predictor: Predictor
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """The values of PROVENANCE."""
+        values = (self.task.name, self.bundle.sha256, code_version())
+        return dict(zip(PROVENANCE, values, strict=True))
+
+
+def open_model(folder: Path, engine: str | None = None, *, threads: int) -> Model:
+    """Open a bundle with its own engine, or with another one.
+
+    Raises:
+        BundleError, MissingDependencyError: the bundle or the engine cannot be used.
+        UnknownNameError: this release has no such task.
+    """
+    bundle = open_bundle(folder)
+    predictor = open_predictor(folder, engine or bundle.engine, threads=threads)
+    return Model(bundle=bundle, task=task_named(bundle.task), predictor=predictor)
+
+
+def score_rows(
+    model: Model, samples: Sequence[Row], images_BVHW: NDArray[np.uint8]
+) -> list[dict[str, Any] | AbstainedError]:
+    """The result row of each sample, or why its score is withheld.
+
+    A row holds the columns of the sample, those that say what made it, the answer's own, and the attention
+    map [h, w] where the graph gives one.
+    """
+    covariates_BQ = covariates.columns(samples, model.bundle.covariates)
+    raw = model.predictor.predict(images_BVHW, covariates_BQ)
+    answer = model.task.answer
+    columns = answer.rows(raw, samples, model.bundle.calibration)
+    maps = {MAP: raw[ATTENTION]} if ATTENTION in raw else {}
+    found = verdicts(model, samples, images_BVHW, raw, columns[answer.doubt])
+    said = {**columns, **maps}
+    return [
+        verdict or {**sample, **model.provenance, **dict(zip(said, values, strict=True))}
+        for sample, verdict, *values in zip(samples, found, *said.values(), strict=True)
+    ]
+
+
+def verdicts(
+    model: Model, samples: Sequence[Row], images_BVHW: NDArray[np.uint8], raw: Raw, doubt_B: Any
+) -> list[AbstainedError | None]:
+    """Why each score should be withheld, by all that the bundle knows; None where nothing says so."""
+    checks = model.bundle.checks
+    return quality.verdicts(
+        samples, images_BVHW, doubt_B,
+        limits=model.task.limits, max_doubt=model.bundle.calibration["max_doubt"],
+        by_embedding=checks.findings(raw[EMBEDDING]) if checks else None,
+    )  # fmt: skip
+
+
 class Scorer:
-    """The predictors of some bundles, each opened once."""
+    """The models of some bundles, each opened once, and the grid of their attention maps."""
 
     def __init__(self, folders: Sequence[Path], engines: Sequence[str], *, threads: int) -> None:
         """Open the bundles, each with its engine and ``threads``.
@@ -45,67 +113,45 @@ class Scorer:
         Raises:
             BundleError, MissingDependencyError: a bundle or engine cannot be used.
         """
-        bundles = [open_bundle(folder) for folder in folders]
-        map_HW = common_grid(bundle.map_HW for bundle in bundles)
-        self._members = [
-            _Member(bundle, engine, map_HW, threads) for bundle, engine in zip(bundles, engines, strict=True)
+        self._models = [
+            open_model(folder, engine, threads=threads)
+            for folder, engine in zip(folders, engines, strict=True)
         ]
+        self._map_HW = common_grid(model.bundle.map_HW for model in self._models)
 
     def score(self, rows: pa.Table) -> pa.Table:
         """The rows of ``shard.read_rows`` without images: samples scored or abstained, the rest as it was."""
         is_sample = pc.equal(rows["table"], "samples")
         parts = [_SCORED.empty_table(), rows.filter(pc.invert(is_sample)).drop_columns(["image"])]
-        for place, member in enumerate(self._members):
+        for place, model in enumerate(self._models):
             samples = rows.filter(pc.and_(is_sample, pc.equal(rows["rule"], place)))
             if samples.num_rows:
-                parts.append(member.score(samples))
+                parts.append(_scored(model, samples, self._map_HW))
         return pa.concat_tables(parts, promote_options="default")
 
 
-class _Member:
-    """One bundle and its predictor."""
-
-    def __init__(self, bundle: Bundle, engine: str, map_HW: Grid, threads: int) -> None:
-        self._bundle, self._map_HW = bundle, map_HW
-        self._predictor = open_predictor(bundle.folder, engine, threads=threads)
-        self._told = {"task": bundle.task, "model_sha256": bundle.sha256, "code_version": code_version()}
-
-    def score(self, samples: pa.Table) -> pa.Table:
-        size_HW = self._bundle.rule.view.size_HW
-        images_BHW = np.stack(
-            [np.frombuffer(data.as_buffer(), np.uint8).reshape(size_HW) for data in samples["image"]]
-        )
-        given = self._bundle.covariates
-        told_BQ = covariates.columns(samples.select(covariates.sources(given)).to_pylist(), given)
-        scores = self._predictor.predict(images_BHW, told_BQ)
-        maps = [enlarged(map_hw, self._map_HW).tobytes() for map_hw in scores.attention_Bhw]
-        columns = {
-            **{name: pa.repeat(pa.scalar(fact), samples.num_rows) for name, fact in self._told.items()},
-            "predicted_months": pa.array(scores.months_B, pa.float32()),
-            "sd_months": pa.array(scores.sd_B, pa.float32()),
-            **_interval_columns(self._bundle, scores),
-            "attention_map": pa.array(maps, pa.binary()),
-        }
-        found = verdicts(self._bundle, samples.select(quality.COLUMNS).to_pylist(), images_BHW, scores)
-        kept = [name for name in samples.column_names if name not in {"image", *columns}]
-        scored = samples.select(kept)
-        for name, column in columns.items():
-            scored = scored.append_column(name, column)
-        return _withheld(scored, found)
-
-
-def verdicts(
-    bundle: Bundle, columns: Sequence[Mapping[str, Any]], images_BHW: NDArray[np.uint8], scores: Scores
-) -> list[AbstainedError | None]:
-    """Why each scored instance should be withheld, by all that the bundle knows; None where nothing says so.
-
-    ``columns`` are header columns and ``original_to_network`` of each instance.
-    """
-    return quality.verdicts(
-        columns, images_BHW, scores.sd_B,
-        task=bundle.task, widest_sd=bundle.calibration.max_doubt,
-        by_embedding=bundle.checks.findings(scores.embedding_BC) if bundle.checks else None,
-    )  # fmt: skip
+def _scored(model: Model, samples: pa.Table, map_HW: Grid) -> pa.Table:
+    """The samples of one model as rows of predictions, or of ``abstained`` with their reason."""
+    size_HW = model.bundle.rule.view.size_HW
+    images_BVHW = np.stack(
+        [np.frombuffer(data.as_buffer(), np.uint8).reshape(-1, *size_HW) for data in samples["image"]]
+    )
+    read = samples.drop_columns(["image"])
+    results = score_rows(model, read.to_pylist(), images_BVHW)
+    scored = [{} if isinstance(result, AbstainedError) else result for result in results]
+    maps = [enlarged(row[MAP], map_HW).tobytes() if MAP in row else None for row in scored]
+    columns = {
+        **{name: pa.repeat(pa.scalar(fact), len(results)) for name, fact in model.provenance.items()},
+        **{
+            column.name: pa.array([row.get(column.name) for row in scored], column.type)
+            for column in model.task.answer.columns
+        },
+        MAP: pa.array(maps, pa.binary()),
+    }
+    kept = read.drop_columns([name for name in columns if name in read.column_names])
+    for name, column in columns.items():
+        kept = kept.append_column(name, column)
+    return _withheld(kept, [result if isinstance(result, AbstainedError) else None for result in results])
 
 
 def result_tables(parts: Sequence[pa.Table], map_HW: Grid) -> dict[str, pa.Table]:
@@ -113,11 +159,9 @@ def result_tables(parts: Sequence[pa.Table], map_HW: Grid) -> dict[str, pa.Table
     rows = pa.concat_tables(parts, promote_options="default").sort_by("instance_index")
     full = schema.stamped(schema.predictions(map_HW), "predictions")
     scored = rows.filter(pc.is_in(rows["table"], pa.array(["samples", TABLES["predictions"]])))
-    maps = [np.frombuffer(data.as_buffer(), np.uint8) for data in scored["attention_map"]]
+    maps = [np.frombuffer(data.as_buffer(), np.uint8) for data in scored[MAP]]
     stack = np.concatenate(maps).reshape(-1, *map_HW) if maps else np.zeros((0, *map_HW), np.uint8)
-    columns = [
-        schema.tensor_column(stack) if field.name == "attention_map" else scored[field.name] for field in full
-    ]
+    columns = [schema.tensor_column(stack) if field.name == MAP else scored[field.name] for field in full]
     tables = {"predictions": pa.Table.from_arrays(columns, names=full.names).cast(full)}
     for name in ledger.REJECT_TABLES:
         full = schema.rejects(name)
@@ -128,20 +172,13 @@ def result_tables(parts: Sequence[pa.Table], map_HW: Grid) -> dict[str, pa.Table
 
 def _withheld(scored: pa.Table, verdicts: Sequence[AbstainedError | None]) -> pa.Table:
     """The rows with a verdict as rows of the table ``abstained``, their reason beside them."""
-    told = {
+    columns = {
         "table": ["abstained" if verdict else "samples" for verdict in verdicts],
         "reason": [verdict and verdict.reason for verdict in verdicts],
         "code": [verdict and verdict.code for verdict in verdicts],
         "message": [verdict and str(verdict) for verdict in verdicts],
     }
-    for name, values in told.items():
+    for name, values in columns.items():
         place = scored.column_names.index(name)
         scored = scored.set_column(place, name, pa.array(values, pa.string()))
     return scored
-
-
-def _interval_columns(bundle: Bundle, scores: Scores) -> dict[str, pa.Array]:
-    names = ("interval_low_months", "interval_high_months")
-    interval = bundle.calibration.interval(scores.months_B, scores.sd_B)
-    ends = interval or [pa.nulls(len(scores.months_B), pa.float32())] * len(names)
-    return {name: pa.array(end, pa.float32()) for name, end in zip(names, ends, strict=True)}

@@ -38,6 +38,10 @@ class Column:
     """In tables and captures for people; None writes the value as it is."""
     nullable: bool = False
 
+    def field(self) -> pa.Field:
+        """The column of a Parquet table."""
+        return pa.field(self.name, self.type, nullable=self.nullable)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:

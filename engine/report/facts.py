@@ -16,7 +16,6 @@ _MAIN = {
     "Images, held-out ones included": "data.counts.samples",
     "MAE on its own held-out images, months": "evaluation.mae_months",
     "Guessing the mean age instead, months": "evaluation.mean_predictor_mae",
-    "Departs from the uncompiled model by at most, months": "parity.max_abs_months",
     "Exported": "written",
     "Exported by osteoray": "code_version",
     "Digest": "model_sha256",
@@ -37,6 +36,14 @@ def main_facts(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What a reader asks first of a bundle, in plain words; what it does not say is left out."""
     flat = dict(flat_facts(facts))
     rows = [(words, flat[name]) for words, name in _MAIN.items() if flat.get(name) is not None]
+    gates = facts.get("parity", {}).get("gates", {})
+    rows += [
+        (
+            f"Departs from the uncompiled model by at most, {name}",
+            f"{value(gate['departure'])} {gate['unit']}",
+        )
+        for name, gate in gates.items()
+    ]
     if "distill" in facts:
         rows.insert(min(4, len(rows)), ("Distilled by (weight)", distillation(facts)))
     return rows

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from engine.errors import TableError, TrainingError
 from engine.ingest import covariates
-from engine.ingest.covariates import Covariate
 from engine.store import ledger
 from engine.store.files import read_json, sha256_of_facts, sha256_of_file
 from engine.store.labels import Label
@@ -252,27 +251,3 @@ def _split(patient: str, given: str | None, has_given: bool) -> str:
     if place < _TEST_PERCENT:
         return "test"
     return "val" if place < _TEST_PERCENT + _VAL_PERCENT else "train"
-
-
-def gate_samples(
-    folder: Path, count: int, given: Sequence[Covariate]
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Up to ``count`` real samples of an ingest folder, spread over its shards.
-
-    Images [B, H, W], and the covariates ``given`` [B, Q]. Held-out samples come first where the label
-    table has a split.
-
-    Raises:
-        TableError: the folder holds no samples.
-    """
-    paths = ledger.tables_of(folder, "samples")
-    images, rows = [], []
-    per_shard = max(count // max(len(paths), 1), 1)
-    for path in paths:
-        table = pq.read_table(path, columns=["image", "split", *covariates.sources(given)])
-        table = table.sort_by([("split", "ascending")])
-        images.append(tensor_values(table["image"].slice(0, per_shard)))
-        rows += table.drop_columns(["image"]).slice(0, per_shard).to_pylist()
-    if not rows:
-        raise TableError(f"{folder} holds no samples: the parity gate needs real ones")
-    return np.concatenate(images)[:count], covariates.columns(rows[:count], given)

@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from engine.deploy.bundle import BUNDLE_NAME, SEAL, SEALED, open_bundle, read_facts, sealed
+from engine.deploy.bundle import (
+    BUNDLE_NAME,
+    CARD_NAME,
+    FORMAT,
+    SEAL,
+    SEALED,
+    open_bundle,
+    read_facts,
+    sealed,
+)
 from engine.errors import BundleError, TableError
 from engine.store.files import sha256_of_file, write_json
-from engine.tasks.ages.calibration import Calibration
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
 
-CALIBRATION = Calibration(
-    instances=40, temperature=1.5, by_sd={"0.9": 2.0}, by_months={"0.9": 12.0}, slope=0.1, intercept=-3.0
-)
+CALIBRATION = {"instances": 40, "temperature": 1.5, "by_sd": {"0.9": 2.0}}
 
 
 MODEL = {"covariates": ["sex"], "covariate_columns": [1]}
@@ -26,8 +32,9 @@ def bundle(tmp_path: Path) -> Path:
     for name in SEALED:
         (tmp_path / name).write_bytes(f"the bytes of {name}".encode())
     digests = {name: sha256_of_file(tmp_path / name) for name in SEALED}
-    facts = {"task": HAND_AGE.facts(), "model": MODEL, "attention_HW": [4, 4]}
-    facts |= {"calibration": CALIBRATION.facts(), "checks": None}
+    facts = {"task": HAND_AGE.facts(), "model": MODEL, "format": FORMAT}
+    facts |= {"outputs": {"months": [], "attention": [4, 4], "embedding": [8]}}
+    facts |= {"calibration": CALIBRATION, "checks": None}
     facts |= {"engine": "onnxruntime", "sha256": digests}
     write_json(tmp_path / BUNDLE_NAME, sealed(facts))
     return tmp_path
@@ -83,6 +90,21 @@ def test_another_calibration_is_another_model(bundle: Path) -> None:
     assert open_bundle(bundle).sha256 != before.sha256
 
 
+def test_another_card_or_date_is_the_same_model(bundle: Path) -> None:
+    before = open_bundle(bundle).sha256
+    (bundle / CARD_NAME).write_text("written later")
+    facts = {name: fact for name, fact in read_facts(bundle).items() if name != SEAL}
+    digests = {**facts["sha256"], CARD_NAME: sha256_of_file(bundle / CARD_NAME)}
+    write_json(bundle / BUNDLE_NAME, sealed({**facts, "sha256": digests, "written": "later"}))
+    assert open_bundle(bundle).sha256 == before
+
+
+def test_a_bundle_of_an_earlier_release_is_refused(bundle: Path) -> None:
+    change(bundle, format=1)
+    with pytest.raises(BundleError, match="earlier release: export the run again"):
+        open_bundle(bundle)
+
+
 def test_another_input_rule_is_another_model(bundle: Path) -> None:
     facts = read_facts(bundle)
     del facts[SEAL]
@@ -92,7 +114,7 @@ def test_another_input_rule_is_another_model(bundle: Path) -> None:
     assert open_bundle(bundle).sha256 != before
 
 
-@pytest.mark.parametrize("fact", ["task", "attention_HW", "engine", "sha256", "calibration"])
+@pytest.mark.parametrize("fact", ["task", "outputs", "engine", "sha256", "calibration"])
 def test_an_absent_or_senseless_fact_is_refused(bundle: Path, fact: str) -> None:
     facts = {name: value for name, value in read_facts(bundle).items() if name != SEAL}
     kept = {name: value for name, value in facts.items() if name != fact}
@@ -118,7 +140,7 @@ def test_every_flipped_byte_is_found(bundle: Path) -> None:
     open_bundle(bundle)
 
 
-def test_a_bundle_that_is_told_its_covariates_otherwise_is_refused(bundle: Path) -> None:
+def test_a_bundle_whose_covariates_had_other_columns_is_refused(bundle: Path) -> None:
     facts = {name: fact for name, fact in read_facts(bundle).items() if name != SEAL}
     facts |= {"task": KNEE_AGE.facts()}
     both = {"covariates": ["sex", "chronological_age"]}

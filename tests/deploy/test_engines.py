@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from engine.deploy import engines
-from engine.deploy.engines import PREDICTORS, Scores, choose_engine, gpus_of, open_predictor
-from engine.deploy.export import PARITY_MONTHS
+from engine.deploy.bundle import open_bundle
+from engine.deploy.engines import PREDICTORS, choose_engine, gpus_of, open_predictor
+from engine.deploy.parity import parity_samples
 from engine.errors import MissingDependencyError, UnknownNameError
+from engine.evaluation.answer import Raw
 from engine.ingest.covariates import SEX
-from engine.training.dataset import gate_samples
+from engine.tasks.ages.answer import PARITY_MONTHS
 from tests.fixtures.story import Story
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # the story is told in the first test
@@ -23,21 +25,23 @@ ENGINES = [
 
 @pytest.fixture(scope="module")
 def real(story: Story) -> Images:
-    return gate_samples(story.samples, 12, (SEX,))
+    samples = parity_samples(story.samples, 12, (SEX,))
+    return samples.images_BVHW, samples.covariates_BQ
 
 
 @pytest.fixture(scope="module")
-def reference(story: Story, real: Images) -> Scores:
+def reference(story: Story, real: Images) -> Raw:
     return open_predictor(story.bundle, "torch", threads=1).predict(*real)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_same_answers_as_torch(engine: str, story: Story, real: Images, reference: Scores) -> None:
-    scores = open_predictor(story.bundle, engine, threads=2).predict(*real)
-    assert np.abs(scores.months_B - reference.months_B).max() <= PARITY_MONTHS
-    assert np.abs(scores.sd_B - reference.sd_B).max() <= PARITY_MONTHS
-    assert scores.attention_Bhw.dtype == np.uint8
-    assert np.abs(scores.attention_Bhw.astype(int) - reference.attention_Bhw.astype(int)).max() <= 2
+def test_same_answers_as_torch(engine: str, story: Story, real: Images, reference: Raw) -> None:
+    raw = open_predictor(story.bundle, engine, threads=2).predict(*real)
+    assert list(raw) == ["months", "sd_months", "attention", "embedding"]
+    assert np.abs(raw["months"] - reference["months"]).max() <= PARITY_MONTHS
+    assert np.abs(raw["sd_months"] - reference["sd_months"]).max() <= PARITY_MONTHS
+    assert raw["attention"].dtype == np.uint8
+    assert np.abs(raw["attention"].astype(int) - reference["attention"].astype(int)).max() <= 2
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -48,23 +52,24 @@ def test_a_number_never_depends_on_its_neighbours(
     predictor = open_predictor(story.bundle, engine, threads=threads)
     images, sex = real
     together = predictor.predict(images, sex)
-    alone = [predictor.predict(images[i : i + 1], sex[i : i + 1]).months_B[0] for i in range(len(images))]
-    assert together.months_B.tolist() == alone
+    alone = [predictor.predict(images[i : i + 1], sex[i : i + 1])["months"][0] for i in range(len(images))]
+    assert together["months"].tolist() == alone
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_instances_give_no_scores(engine: str, story: Story) -> None:
-    scores = open_predictor(story.bundle, engine, threads=1).predict(
-        np.zeros((0, 64, 64), np.uint8), np.zeros((0, 1), np.float32)
+    raw = open_predictor(story.bundle, engine, threads=1).predict(
+        np.zeros((0, 1, 64, 64), np.uint8), np.zeros((0, 1), np.float32)
     )
-    assert len(scores.months_B) == len(scores.sd_B) == len(scores.attention_Bhw) == 0
+    assert {name: len(values) for name, values in raw.items()} == dict.fromkeys(raw, 0)
+    assert raw["attention"].shape[1:] == open_bundle(story.bundle).map_HW
 
 
 def test_sex_is_used(story: Story, real: Images) -> None:
     predictor = open_predictor(story.bundle, "torch", threads=1)
     images, _ = real
-    boys = predictor.predict(images, np.ones((len(images), 1), np.float32)).months_B
-    girls = predictor.predict(images, -np.ones((len(images), 1), np.float32)).months_B
+    boys = predictor.predict(images, np.ones((len(images), 1), np.float32))["months"]
+    girls = predictor.predict(images, -np.ones((len(images), 1), np.float32))["months"]
     assert not np.array_equal(boys, girls)
 
 

@@ -25,7 +25,10 @@ def bundle_facts(**changes: Any) -> dict[str, Any]:
         "distill": {"kd": 1.0, "reg": 0.5},
         "recipe": {"folds": 0, "fold": 0},
         "data": {"counts": {"samples": 11111}, "sha256": "ab" * 32},
-        "parity": {"instances": 256, "max_abs_months": 0.0001},
+        "parity": {
+            "instances": 256,
+            "gates": {"months": {"unit": "months", "limit": 0.01, "departure": 0.0001}},
+        },
         "written": "2026-11-21T09:00:00+00:00",
         "code_version": "0.2.0",
         **judged_facts(made_predictions()),

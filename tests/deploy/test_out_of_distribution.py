@@ -13,6 +13,7 @@ from engine.deploy.out_of_distribution import FAULTS, Checks, fit_checks, load_c
 from engine.deploy.quality import verdicts
 from engine.errors import BundleError
 from engine.evaluation.conformal import ABSTAIN_COVERAGE
+from engine.tasks.task import Limits
 
 Images = NDArray[np.uint8]
 
@@ -29,13 +30,13 @@ def hands(count: int, *, seed: int) -> Images:
         image_HW[6 + down : 18 + down, 10 + right : 22 + right] += 120 + rng.normal(0, 25)
         image_HW[18 + down :, 13 + right : 19 + right] += 90 + rng.normal(0, 25)
         image_HW[11 + down : 14 + down, 5 + right : 10 + right] += 70 + rng.normal(0, 25)
-    return np.clip(images, 0, 255).astype(np.uint8)
+    return np.clip(images, 0, 255).astype(np.uint8)[:, None]
 
 
-def embed(images_NHW: Images) -> NDArray[np.float32]:
+def embed(images_NVHW: Images) -> NDArray[np.float32]:
     """Mixed means of 8 x 8 tiles, in the place of a network."""
-    tiles = images_NHW.reshape(len(images_NHW), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4))
-    mixed_NC = tiles.reshape(len(images_NHW), -1) @ MIX
+    tiles = images_NVHW.reshape(len(images_NVHW), 8, SIDE // 8, 8, SIDE // 8).mean((2, 4))
+    mixed_NC = tiles.reshape(len(images_NVHW), -1) @ MIX
     embedding_NC: NDArray[np.float32] = np.tanh(mixed_NC / 40).astype(np.float32)
     return embedding_NC
 
@@ -47,8 +48,8 @@ def checks() -> Checks:
     return found
 
 
-def reasons(checks: Checks, images_NHW: Images) -> list[str]:
-    return [error.reason if error else "" for error in checks.findings(embed(images_NHW))]
+def reasons(checks: Checks, images_NVHW: Images) -> list[str]:
+    return [error.reason if error else "" for error in checks.findings(embed(images_NVHW))]
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -61,8 +62,8 @@ def test_a_known_fault_is_called_by_its_name(name: str, checks: Checks) -> None:
 def test_what_is_like_nothing_is_out_of_distribution(checks: Checks) -> None:
     stripes_HW = np.zeros((SIDE, SIDE), np.uint8)
     stripes_HW[np.arange(SIDE) % 16 < 8] = 250
-    images_NHW = np.stack([stripes_HW, stripes_HW.T])
-    assert reasons(checks, images_NHW) == ["out_of_distribution"] * 2
+    images_NVHW = np.stack([stripes_HW, stripes_HW.T])[:, None]
+    assert reasons(checks, images_NVHW) == ["out_of_distribution"] * 2
 
 
 def test_limits_withhold_the_stated_share_of_the_validation_split(checks: Checks) -> None:
@@ -73,10 +74,10 @@ def test_limits_withhold_the_stated_share_of_the_validation_split(checks: Checks
 
 
 def test_an_instance_is_judged_alike_alone_and_among_others(checks: Checks) -> None:
-    images_NHW = np.concatenate([hands(5, seed=4), made("half", hands(5, seed=4))])
-    alone = [reasons(checks, image_HW[None])[0] for image_HW in images_NHW]
-    assert reasons(checks, images_NHW) == alone
-    assert checks.findings(embed(images_NHW)[:0]) == []
+    images_NVHW = np.concatenate([hands(5, seed=4), made("half", hands(5, seed=4))])
+    alone = [reasons(checks, image_VHW[None])[0] for image_VHW in images_NVHW]
+    assert reasons(checks, images_NVHW) == alone
+    assert checks.findings(embed(images_NVHW)[:0]) == []
 
 
 def test_too_few_validation_images_give_no_checks() -> None:
@@ -85,11 +86,11 @@ def test_too_few_validation_images_give_no_checks() -> None:
 
 
 def test_checks_come_back_and_strange_ones_are_refused(checks: Checks, tmp_path: Path) -> None:
-    path, images_NHW = tmp_path / "checks.safetensors", made("two", hands(20, seed=5))
+    path, images_NVHW = tmp_path / "checks.safetensors", made("two", hands(20, seed=5))
     checks.save(path)
     again = load_checks(path, checks.facts())
     assert again.facts() == checks.facts()
-    assert reasons(again, images_NHW) == reasons(checks, images_NHW)
+    assert reasons(again, images_NVHW) == reasons(checks, images_NVHW)
     strange: list[dict[str, Any]] = [{**checks.facts(), "faults": ["bent"]}, {"faults": []}]
     for facts in strange:
         with pytest.raises(BundleError, match="export the run again"):
@@ -101,17 +102,17 @@ def test_checks_come_back_and_strange_ones_are_refused(checks: Checks, tmp_path:
 
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
-def test_a_fault_keeps_the_grid_or_turns_it(name: str, size: tuple[int, int]) -> None:
-    image_HW = hands(1, seed=6)[0]
-    shown = np.resize(image_HW, (2, *size)).astype(np.uint8)
-    assert sorted(made(name, shown).shape[1:]) == sorted(size)
+def test_a_fault_keeps_the_grid_of_every_view(name: str, size: tuple[int, int]) -> None:
+    image_HW = hands(1, seed=6)[0, 0]
+    shown = np.resize(image_HW, (2, 3, *size)).astype(np.uint8)
+    assert made(name, shown).shape == shown.shape
     assert (made(name, shown, seed=3) == made(name, shown, seed=3)).all()
 
 
 def test_the_embedding_is_asked_before_the_spread() -> None:
-    images_BHW = hands(1, seed=7)
+    images_BVHW = hands(1, seed=7)
     finding = FAULTS["two"].error("two")
-    (found,) = verdicts([{}], images_BHW, [99.0], task="none", widest_sd=1.0, by_embedding=[finding])
+    (found,) = verdicts([{}], images_BVHW, [99.0], limits=Limits(), max_doubt=1.0, by_embedding=[finding])
     assert found is finding
 
 

@@ -12,8 +12,10 @@ from PIL import Image
 from engine.datasets.phantom.hand import draw_hand
 from engine.deploy import quality
 from engine.deploy.abstained import AbstainedError
+from engine.tasks import TASKS, task_named
+from engine.tasks.task import Limits
 
-HAND = quality.RANGES["hand-age"]
+HAND = Limits(oldest_months=240.0, is_middle_bright=True)
 
 
 def hand(number: int, side: int = 64) -> NDArray[np.uint8]:
@@ -82,8 +84,8 @@ def test_adults_are_not_for_a_childs_task(age: float | None, reason: str | None)
 
 
 def verdicts(sd: float, widest: float | None, **row: Any) -> AbstainedError | None:
-    images_BHW = HANDS[0][None]
-    return quality.verdicts([row], images_BHW, [sd], task="hand-age", widest_sd=widest)[0]
+    images_BVHW = HANDS[0][None, None]
+    return quality.verdicts([row], images_BVHW, [sd], limits=HAND, max_doubt=widest)[0]
 
 
 def test_the_spread_is_asked_last_and_only_where_the_model_has_a_limit() -> None:
@@ -96,12 +98,20 @@ def test_the_spread_is_asked_last_and_only_where_the_model_has_a_limit() -> None
 
 
 def test_no_instance_no_verdict() -> None:
-    assert quality.verdicts([], np.zeros((0, 64, 64), np.uint8), [], task="hand-age", widest_sd=1.0) == []
+    assert quality.verdicts([], np.zeros((0, 1, 64, 64), np.uint8), [], limits=HAND, max_doubt=1.0) == []
 
 
-def test_a_task_without_a_range_is_judged_by_its_images() -> None:
+@pytest.mark.parametrize("name", TASKS)
+def test_the_limits_are_those_of_the_task(name: str) -> None:
+    limits = task_named(name).limits
+    assert (limits.oldest_months, limits.is_middle_bright) == {
+        "hand-age": (240.0, True), "knee-age": (300.0, False),
+    }[name]  # fmt: skip
+
+
+def test_a_task_without_limits_is_judged_by_its_images() -> None:
     (found,) = quality.verdicts(
-        [{"age_months": 900.0}], np.zeros((1, 64, 64), np.uint8), [1.0], task="none", widest_sd=None
+        [{"age_months": 900.0}], np.zeros((1, 1, 64, 64), np.uint8), [1.0], limits=Limits(), max_doubt=None
     )
     assert found is not None
     assert found.reason == "blank"

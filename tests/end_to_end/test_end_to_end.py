@@ -118,7 +118,9 @@ def test_student_learned_from_the_teacher_and_is_small(story: Story) -> None:
 
 def test_bundle_holds_facts_and_no_adapter(story: Story) -> None:
     facts = read_json(story.bundle / "bundle.json")
-    assert facts["parity"]["max_abs_months"] <= facts["parity"]["gate_months"]
+    gates = facts["parity"]["gates"]
+    assert list(gates) == ["months", "sd_months"]
+    assert all(gate["departure"] <= gate["limit"] for gate in gates.values())
     assert facts["task"]["rule"]["view"]["size_HW"] == [64, 64]
     assert facts["research_use_only"] is True
     assert "Research use only" in (story.bundle / "card.md").read_text()

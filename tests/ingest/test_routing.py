@@ -15,7 +15,7 @@ import torch
 from engine import sources
 from engine.datasets.phantom.archive import write_archive
 from engine.datasets.phantom.knee_visits import KNEES
-from engine.deploy.bundle import BUNDLE_NAME, SEALED, WEIGHTS_NAME, Bundle, open_bundle, sealed
+from engine.deploy.bundle import BUNDLE_NAME, FORMAT, SEALED, WEIGHTS_NAME, Bundle, open_bundle, sealed
 from engine.deploy.score import Scorer, result_tables
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.errors import (
@@ -160,7 +160,8 @@ def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
     )
     facts = {
         "task": task.facts(), "model": model.facts(), "engine": "torch", "backbone": BACKBONE,
-        "attention_HW": [-(-size // 32)] * 2, "calibration": calibration.facts(), "checks": None,
+        "outputs": {"months": [], "sd_months": [], "attention": [-(-size // 32)] * 2, "embedding": [64]},
+        "format": FORMAT, "calibration": calibration.facts(), "checks": None,
         "sha256": {name: sha256_of_file(folder / name) for name in SEALED},
     }  # fmt: skip
     write_json(folder / BUNDLE_NAME, sealed(facts))

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 
 from engine.deploy.abstained import AgeAboveRangeError
 from engine.errors import UsageError
-from engine.serving.on_ray import build_app, deploy
+from engine.serving.app import build_app
+from engine.serving.on_ray import deploy
 from tests.fixtures.breaking_child import broken, isolation
 from tests.fixtures.story import COUNT, Story, column
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from engine.errors import TableError, TrainingError
-from engine.ingest.covariates import SEX
 from engine.store import verification
 from engine.store.files import read_json, write_json
 from engine.tasks.hand_age import HAND_AGE
@@ -18,7 +17,6 @@ from engine.training.dataset import (
     SPLITS,
     TrainingSet,
     data_facts,
-    gate_samples,
     open_training_set,
     pack_images,
     refuse_twins,
@@ -175,27 +173,6 @@ def test_what_is_no_finished_ingest_is_refused(tmp_path: Path, change: dict[str,
     write_json(folder / "manifest.json", {**read_json(folder / "manifest.json"), **change})
     with pytest.raises(TableError, match="no finished ingest"):
         data_facts(folder)
-
-
-def test_gate_samples_are_real_spread_and_held_out_first(ingested: Path) -> None:
-    images_BHW, told_BQ = gate_samples(ingested, 10, (SEX,))
-    assert images_BHW.shape == (10, SIZE, SIZE)
-    assert told_BQ.shape == (10, 1)
-    shown = {image.tobytes() for image in images_BHW}
-    assert shown <= {disc(made.months or 0).tobytes() for made in cohort()}
-    per_shard = 2  # five shards of sixteen; the fourth (P24..P31) holds four held-out instances
-    fourth = {image.tobytes() for image in images_BHW[3 * per_shard : 4 * per_shard]}
-    assert fourth <= {disc(made.months or 0).tobytes() for made in cohort() if made.split == "test"}
-
-
-def test_gate_samples_are_never_more_than_asked(ingested: Path) -> None:
-    images_BHW, told_BQ = gate_samples(ingested, 3, (SEX,))
-    assert len(images_BHW) == len(told_BQ) == 3
-
-
-def test_gate_samples_need_samples(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="holds no samples"):
-        gate_samples(tmp_path, 3, ())
 
 
 def test_the_same_pixels_in_two_splits_are_refused() -> None:

@@ -1,0 +1,272 @@
+"""HTTP: DICOM in, JSON out, on FastAPI. Without Ray.
+
+A request goes through the same reading and the same ``score_rows`` as bulk scoring, so the same file gives
+the same row; it is decoded in a child process, so no upload ends the server. Nothing of a request is kept or
+logged but its outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field, create_model
+from starlette.datastructures import UploadFile
+
+from engine import __version__
+from engine.deploy.abstained import AbstainedError
+from engine.deploy.bundle import Bundle
+from engine.deploy.score import PROVENANCE, Model, open_model, score_rows
+from engine.errors import (
+    EngineError,
+    FilteredError,
+    InstanceError,
+    OverLimitError,
+    UnsupportedSyntaxError,
+    UsageError,
+)
+from engine.ingest.decode_process import Isolation, reader
+from engine.ingest.sample import Reading
+from engine.store import schema
+from engine.tasks.task import Task
+
+MAX_BODY_BYTES = 128 << 20
+NOTICE = "Research use only. Not a medical device."
+# The key of a patient has no place in a response, so the site's salt is not needed here.
+_NO_SALT = bytes(32)
+_ISOLATION = Isolation()
+
+
+class Headline(BaseModel):
+    """The first figure of a model's own held-out evaluation; lower is better."""
+
+    words: str
+    value: float | None
+    unit: str
+
+
+class ServedModel(BaseModel):
+    """One served bundle."""
+
+    task: str
+    model_sha256: str
+    backbone: str
+    engine: str
+    parameters: int
+    headline: Headline | None
+    notice: str = NOTICE
+
+
+class Problem(BaseModel):
+    """Why a request gave no result; ``code`` and ``reason`` are those of the tables that `score` writes."""
+
+    code: str
+    reason: str
+    message: str
+
+
+class Health(BaseModel):
+    """The server answers and its models are loaded."""
+
+    status: str
+    version: str
+    tasks: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An opened bundle; one thread at a time uses its predictor."""
+
+    model: Model
+    worker: ThreadPoolExecutor
+    isolation: Isolation
+
+    def score(self, data: bytes) -> dict[str, Any]:
+        """Score the bytes of one DICOM file: the values of ``columns``, as bulk scoring writes them.
+
+        Raises:
+            InstanceError, FilteredError: the file cannot be used, or ended the process that decodes.
+            AbstainedError: it was scored, and bulk scoring would withhold the score, too.
+            IsolationError: that process cannot be started.
+        """
+        reading = Reading(source="", rule=self.model.bundle.rule, salt=_NO_SALT)
+        outcome = reader(self.isolation).read_bytes(reading, data)
+        if isinstance(outcome, EngineError):
+            raise outcome
+        sample, image_HW = outcome
+        (result,) = score_rows(self.model, [sample], image_HW[None, None])
+        if isinstance(result, AbstainedError):
+            raise result
+        names = columns(self.model.task)
+        return {name: pa.array([result[name]], names[name].type)[0].as_py() for name in names}
+
+
+def columns(task: Task) -> dict[str, pa.Field]:
+    """The columns of a response: header, what made the row, and the answer's own.
+
+    The patient's key is left out: it is made with the site's salt, which no server needs.
+    """
+    kept = [field for field in schema.HEADER_FIELDS if field.name != "patient_key"]
+    made = [pa.field(name, pa.string(), nullable=False) for name in ("content_sha256", *PROVENANCE)]
+    own = [column.field() for column in task.answer.columns]
+    return {field.name: field for field in (*kept, *made, *own)}
+
+
+def response_model(task: Task) -> type[BaseModel]:
+    """The JSON of one scored instance of a task: ``columns``, and the notice."""
+    meanings = {column.name: f"{column.meaning} ({column.unit})" for column in task.answer.columns}
+    fields: dict[str, Any] = {}
+    for name, field in columns(task).items():
+        kind = _kind(field.type)
+        fields[name] = (kind | None if field.nullable else kind, Field(description=meanings.get(name)))
+    title = "".join(word.capitalize() for word in task.name.split("-"))
+    return create_model(f"{title}Score", **fields, notice=(str, NOTICE))
+
+
+def _kind(arrow: pa.DataType) -> Any:
+    """What a value of a column is in Python."""
+    if pa.types.is_list(arrow) or pa.types.is_fixed_size_list(arrow):
+        return list[_kind(arrow.value_type)]  # type: ignore[misc]
+    if pa.types.is_floating(arrow):
+        return float
+    if pa.types.is_boolean(arrow):
+        return bool
+    return int if pa.types.is_integer(arrow) else str
+
+
+def build_app(
+    bundles: Sequence[Path],
+    *,
+    api_key: str | None = None,
+    threads: int = 1,
+    isolation: Isolation = _ISOLATION,
+) -> FastAPI:
+    """The HTTP application over some bundles, one per task. With ``api_key``, /v1 needs it as bearer token.
+
+    Raises:
+        UsageError: two bundles are for the same task.
+        BundleError: a bundle is incomplete or was changed.
+    """
+    served: dict[str, Served] = {}
+    for folder in bundles:
+        model = open_model(folder, threads=threads)
+        if model.task.name in served:
+            raise UsageError(f"two bundles are for {model.task.name}: serve one of them")
+        served[model.task.name] = Served(model, ThreadPoolExecutor(1), isolation)
+    app = FastAPI(title="osteoray", version=__version__, description=NOTICE)
+    app.add_exception_handler(EngineError, _engine_error)
+    guard = [Depends(_bearer_check(api_key))] if api_key else []
+    _add_facts_routes(app, served, guard)
+    for one in served.values():
+        _add_score_route(app, one, guard)
+    return app
+
+
+def _add_facts_routes(app: FastAPI, served: dict[str, Served], guard: list[Any]) -> None:
+    @app.get("/healthz", response_model=Health)
+    def healthz() -> Health:
+        """Whether the models are loaded."""
+        return Health(status="ok", version=__version__, tasks=sorted(served))
+
+    @app.get("/v1/models", response_model=list[ServedModel], dependencies=guard)
+    def models() -> list[ServedModel]:
+        """The bundles that are served."""
+        return [_described(one.model.bundle) for one in served.values()]
+
+
+def _add_score_route(app: FastAPI, served: Served, guard: list[Any]) -> None:
+    task = served.model.task
+    body = {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/dicom": {"schema": {"type": "string", "format": "binary"}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["file"],
+                        "properties": {"file": {"type": "string", "format": "binary"}},
+                    }
+                },
+            },
+        }
+    }
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem} for status in (400, 411, 413, 415, 422)
+    }
+
+    async def score(request: Request) -> dict[str, Any]:
+        """Score one DICOM file, sent as the raw body or as the multipart field `file`."""
+        data = await _body(request)
+        return await asyncio.get_running_loop().run_in_executor(served.worker, served.score, data)
+
+    app.post(
+        f"/v1/{task.name}", response_model=response_model(task), responses=problems, dependencies=guard,
+        openapi_extra=body, operation_id=f"score_{task.name.replace('-', '_')}",
+    )(score)  # fmt: skip
+
+
+async def _body(request: Request) -> bytes:
+    """The file's bytes, never more than MAX_BODY_BYTES, whatever the client claims."""
+    claimed = request.headers.get("content-length")
+    if claimed and claimed.isdigit() and int(claimed) > MAX_BODY_BYTES:
+        raise OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        if claimed is None:
+            raise HTTPException(411, "a multipart body needs a Content-Length")
+        async with request.form(max_files=1, max_fields=8) as form:
+            part = form.get("file")
+            if not isinstance(part, UploadFile):
+                raise HTTPException(400, "the multipart field 'file' is missing")
+            return await part.read()
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > MAX_BODY_BYTES:
+            raise OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
+    return bytes(data)
+
+
+async def _engine_error(request: Request, error: Exception) -> JSONResponse:
+    """The error tree as HTTP: 413 too large, 415 no decoder, 422 unusable, not for this task, or withheld."""
+    if not isinstance(error, InstanceError | FilteredError | AbstainedError):
+        raise error
+    status = (
+        413
+        if isinstance(error, OverLimitError)
+        else 415
+        if isinstance(error, UnsupportedSyntaxError)
+        else 422
+    )
+    problem = Problem(code=error.code, reason=error.reason, message=str(error))
+    return JSONResponse(problem.model_dump(), status)
+
+
+def _bearer_check(api_key: str) -> Callable[[Request], Awaitable[None]]:
+    expected = f"Bearer {api_key}".encode()
+
+    async def check(request: Request) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, expected):
+            raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+def _described(bundle: Bundle) -> ServedModel:
+    return ServedModel(
+        task=bundle.task,
+        model_sha256=bundle.sha256,
+        backbone=bundle.facts["backbone"],
+        engine=bundle.engine,
+        parameters=bundle.facts["parameters"],
+        headline=bundle.facts["evaluation"].get("figures", {}).get("headline"),
+    )
