@@ -24,9 +24,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from engine import sources
-from engine.deploy.on_ray import Watch, ingest
 from engine.imaging.preprocess import View
 from engine.ingest.instance import InputRule
+from engine.ingest.on_ray import RunCallbacks, ingest
 from engine.ingest.shard import ReadSpec, read_shard
 from engine.store import ledger
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
@@ -51,7 +51,7 @@ def by_pool(pool: ProcessPoolExecutor, plan: pa.Table, spec: ReadSpec) -> float:
 def by_ray(plan: pa.Table, spec: ReadSpec, readers: int) -> float:
     """Seconds of Ray Data."""
     started = time.perf_counter()
-    ingest(plan, spec, Watch(readers=readers))
+    ingest(plan, spec, RunCallbacks(readers=readers))
     assert not ledger.missing_shards(spec.folder, plan)
     return time.perf_counter() - started
 

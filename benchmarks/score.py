@@ -45,9 +45,10 @@ from benchmarks.verb import finish, start, told
 from engine import sources
 from engine.deploy.bundle import Bundle, open_bundle
 from engine.deploy.engines import open_predictor
-from engine.deploy.on_ray import ScoreSpec, Watch
+from engine.deploy.on_ray import ScoreSpec
 from engine.deploy.on_ray import score as score_shards
 from engine.ingest import covariates
+from engine.ingest.on_ray import RunCallbacks
 from engine.ingest.shard import ReadSpec, read_shard
 from engine.store import ledger, schema
 from jobs.cluster_session import start_ray
@@ -120,7 +121,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             placed.folder.mkdir()
             ledger.write_plan(placed.folder, used)
             started = time.perf_counter()
-            assert score_shards(used, placed, scoring, Watch(readers=CORES)).ended == used.num_rows
+            assert score_shards(used, placed, scoring, RunCallbacks(readers=CORES)).ended == used.num_rows
             scored = used.num_rows / (time.perf_counter() - started)
             if turn:
                 for name, value in (("decode", decoded), ("predict", predicted), ("pipeline", scored)):

@@ -35,7 +35,7 @@
     │   ├── SeveralPartsError        ORY-A08
     │   └── OutOfDistributionError   ORY-A09
     ├── TableError                   ORY-T01   a table or folder on disk is not what its manifest says
-    │   └── BooksError               ORY-T02   inputs, samples, filtered and quarantined rows do not add up
+    │   └── LedgerError              ORY-T02   inputs, samples, filtered and quarantined rows do not add up
     ├── TrainingError                ORY-L01   a run cannot start, continue or stay finite
     │   └── TeacherCacheError        ORY-L02   recorded teacher outputs: absent, damaged, of another teacher
     ├── ExportError                  ORY-X01
@@ -252,7 +252,7 @@ class TableError(EngineError):
     code = "ORY-T01"
 
 
-class BooksError(TableError):
+class LedgerError(TableError):
     """Inputs, samples, filtered and quarantined rows do not add up."""
 
     code = "ORY-T02"

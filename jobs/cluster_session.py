@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from engine.errors import ClusterError
 
 _ANSWERS_WITHIN_S = 10.0
+_LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+_STANDARD_ERROR = 2
 
 
 def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> None:
@@ -28,13 +32,14 @@ def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> No
     # Ray's notices at its start are in its own log folder; a verb's stderr has progress and errors only.
     try:
         _require_answer(address or "")
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else num_cpus,
-            include_dashboard=None if address else False,
-            log_to_driver=log_to_driver,
-            logging_level=logging.ERROR,
-        )
+        with _quiet_driver():
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else num_cpus,
+                include_dashboard=None if address else False,
+                log_to_driver=log_to_driver,
+                logging_level=logging.ERROR,
+            )
     except Exception as error:  # Ray raises this very class where a node does not start in time
         where = f"joined at RAY_ADDRESS={address}" if address else "started on this machine"
         reason = " ".join(str(error).split()).rstrip(".")
@@ -42,6 +47,30 @@ def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> No
             f"Ray could not be {where}: {reason}. Is the machine overloaded or short of memory, or the "
             "address wrong? The same command may simply be given again"
         ) from error
+
+
+@contextmanager
+def _quiet_driver() -> Iterator[None]:
+    """A block in which this process alone starts Ray's C++ core, so that it writes no log to our stderr.
+
+    It would write a false alarm for each pool of actors (ray-project/ray#53727: their arguments are objects,
+    which Ray Data holds as long as the pool lives). What fails reaches us as an exception all the same. Ray's
+    services and workers get ``os.environ``, which ``putenv`` leaves alone, and keep their logs.
+    """
+    if _LOG_LEVEL in os.environ:
+        yield
+        return
+    os.putenv(_LOG_LEVEL, "fatal")
+    ours = os.dup(_STANDARD_ERROR)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STANDARD_ERROR)  # the core says there that it took the level
+    try:
+        yield
+    finally:
+        os.dup2(ours, _STANDARD_ERROR)
+        os.close(ours)
+        os.close(nowhere)
+        os.unsetenv(_LOG_LEVEL)
 
 
 def _require_answer(address: str) -> None:

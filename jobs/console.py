@@ -8,28 +8,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
+
+from engine.ingest.eta import Rate
 
 PLAIN_INTERVAL_S = 2.0
-REDRAW_INTERVAL_S = 0.1
-MEMORY_S, MEMORY_ADVANCES = 120.0, 4
-"""An advance counts half as much, or less, after so long; the last few always count."""
-LEAST_SPAN = 0.5
-"""Of the time up to the first advance: before that has passed again, advances say nothing of the rate."""
-_CLEAR_LINE = "\r\x1b[2K"
 
 
 @contextmanager
 def progress(label: str, unit: str = "instances") -> Iterator[ProgressLine]:
     """Draw count, rate and time left on stderr while the block runs; yields what takes ``(done, total)``.
 
-    On a terminal one line is redrawn; elsewhere a line is written at most each 2 s, and one at the end.
+    A terminal gets a bar; elsewhere a line is written at most each 2 s. Both get one line at the end.
     Report once before the work starts: what is already done by then (a resumed run) counts for no rate.
     """
-    line = ProgressLine(label, unit, sys.stderr)
+    line = ProgressLine(label, unit, Console(stderr=True))
     try:
         yield line
     except BaseException:
@@ -66,128 +64,78 @@ def finish(verb: str, summary: Mapping[str, object], *, as_json: bool, exit_code
     raise typer.Exit(exit_code)
 
 
-@dataclass(slots=True)
-class Rate:
-    """Instances per second from advances that come in lumps, as workers that began together end together.
-
-    The slope of the least-squares line through the advances, older ones weighing less (West 1979, with
-    forgetting): the time in which workers start is in no slope, and a lump is one place on the line however
-    many advances it has. Until the advances span some time of their own, all is counted from the start: the
-    rate is then at least this.
-    """
-
-    start_s: float
-    start: int
-    first_s: float = math.nan
-    last_s: float = math.nan
-    last: int = 0
-    weight: float = 0.0
-    mean_s: float = 0.0
-    mean: float = 0.0
-    square: float = 0.0
-    product: float = 0.0
-
-    def advance(self, time_s: float, done: int) -> None:
-        """Take note that ``done`` were done at ``time_s``."""
-        if math.isnan(self.first_s):
-            self.first_s = self.last_s = time_s
-        by_time, by_count = math.exp2((self.last_s - time_s) / MEMORY_S), 1 - 1 / MEMORY_ADVANCES
-        kept = self.weight * max(by_time, by_count)
-        scale = kept / self.weight if self.weight else 0.0
-        self.weight = kept + 1
-        apart_s, apart = time_s - self.mean_s, done - self.mean
-        self.mean_s += apart_s / self.weight
-        self.mean += apart / self.weight
-        self.square = scale * self.square + apart_s**2 * kept / self.weight
-        self.product = scale * self.product + apart_s * apart * kept / self.weight
-        self.last_s, self.last = time_s, done
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the advances alone give the rate, without the time before the first one."""
-        least_s = LEAST_SPAN * (self.first_s - self.start_s)
-        return self.last_s - self.first_s >= least_s and self.product > 0
-
-    def per_s(self) -> float | None:
-        """The rate; None where nothing has advanced yet."""
-        if math.isnan(self.first_s) or self.last_s <= self.start_s:
-            return None
-        if self.is_settled:
-            return self.product / self.square
-        return (self.last - self.start) / (self.last_s - self.start_s)
-
-    def left_s(self, now_s: float, total: int, rate: float | None) -> float | None:
-        """Seconds until all are done at this rate; None where there is none."""
-        return max((total - self.last) / rate - (now_s - self.last_s), 0.0) if rate else None
-
-
-@dataclass(slots=True)
 class ProgressLine:
-    """One progress line; ``clock`` gives seconds."""
+    """One line of progress: a bar where ``console`` is a terminal, else plain lines some seconds apart."""
 
-    label: str
-    unit: str
-    stream: TextIO
-    clock: Callable[[], float] = time.monotonic
-    total: int = 0
-    rate: Rate | None = None
-    done: int = 0
-    drawn_s: float = -math.inf
-    expected_s: float | None = None
-    """By the clock, when all will be done."""
-
-    def expect(self, left_s: float) -> None:
-        """Say that so many seconds are left: who does the work knows more of it than its advances tell."""
-        self.expected_s = self.clock() + left_s
+    def __init__(
+        self, label: str, unit: str, console: Console, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Draw nothing yet; ``clock`` gives seconds."""
+        self._label, self._unit, self._console, self._clock = label, unit, console, clock
+        self._rate: Rate | None = None
+        self._done = self._total = 0
+        self._drawn_s = -math.inf
+        columns = (TextColumn("{task.description}"), BarColumn(), _Status(self))
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._task = self._bar.add_task(label, total=None)
 
     def __call__(self, done: int, total: int) -> None:
         """Take note of ``done`` of ``total``, and draw if the last drawing is old enough."""
-        now = self.clock()
-        self.total = total
-        if self.rate is None:
-            self.rate = Rate(now, done)
-        elif done != self.done:
-            self.rate.advance(now, done)
-        self.done = done
-        interval = REDRAW_INTERVAL_S if self.stream.isatty() else PLAIN_INTERVAL_S
-        if now - self.drawn_s >= interval:
-            self.drawn_s = now
-            self._write(self._status(now))
+        now = self._clock()
+        if self._rate is None:
+            self._rate = Rate(now, done)
+        elif done != self._done:
+            self._rate.advance(now, done)
+        self._done, self._total = done, total
+        if self._console.is_terminal:
+            self._bar.start()
+            self._bar.update(self._task, completed=done, total=total or None)
+        elif now - self._drawn_s >= PLAIN_INTERVAL_S:
+            self._drawn_s = now
+            self._write(f"{self._label}: {self.status()}")
 
     def close(self, outcome: str) -> None:
         """Write the last line: how far it came, in what time, at what rate over all."""
-        if self.rate is None:
+        if self._rate is None:
             return
-        seconds = self.clock() - self.rate.start_s
-        text = f"{self.label}: {outcome}, {self._count()} in {_duration(seconds)}"
-        if seconds > 0 and self.done > self.rate.start:
-            text += f", {_rate((self.done - self.rate.start) / seconds)}"
-        self._write(text, last=True)
+        if self._console.is_terminal:
+            self._bar.stop()
+        seconds = self._clock() - self._rate.start_s
+        text = f"{self._label}: {outcome}, {self._count()} in {_duration(seconds)}"
+        if seconds > 0 and self._done > self._rate.start:
+            text += f", {_rate((self._done - self._rate.start) / seconds)}"
+        self._write(text)
 
-    def _status(self, now_s: float) -> str:
-        text = f"{self.label}: {self._count()}"
-        if self.rate is None:
+    def status(self) -> str:
+        """What is done, at what rate, and the time left."""
+        text = self._count()
+        if self._rate is None:
             return text
-        rate = self.rate.per_s()
-        bound = "" if self.rate.is_settled else "at most "
-        left_s = self.rate.left_s(now_s, self.total, rate)
-        if self.expected_s is not None:
-            bound, left_s = "", max(self.expected_s - now_s, 0.0)
+        rate = self._rate.per_s()
+        bound = "" if self._rate.is_settled else "at most "
+        left_s = self._rate.left_s(self._clock(), self._total, rate)
         text += f", {_rate(rate)}" if rate is not None else ""
-        return text if not self.total or left_s is None else f"{text}, {bound}{_duration(left_s)} left"
+        return text if not self._total or left_s is None else f"{text}, {bound}{_duration(left_s)} left"
 
     def _count(self) -> str:
-        if self.done and not self.total:
-            return f"{self.done} {self.unit}"
-        share = f" ({self.done / self.total:.0%})" if self.total else ""
-        return f"{self.done}/{self.total} {self.unit}{share}"
+        if self._done and not self._total:
+            return f"{self._done} {self._unit}"
+        share = f" ({self._done / self._total:.0%})" if self._total else ""
+        return f"{self._done}/{self._total} {self._unit}{share}"
 
-    def _write(self, text: str, *, last: bool = False) -> None:
-        if self.stream.isatty():
-            self.stream.write(f"{_CLEAR_LINE}{text}" + ("\n" if last else ""))
-        else:
-            self.stream.write(f"{text}\n")
-        self.stream.flush()
+    def _write(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+class _Status(ProgressColumn):
+    """Count, rate and time left of a line, drawn anew some times a second."""
+
+    def __init__(self, line: ProgressLine) -> None:
+        super().__init__()
+        self._line = line
+
+    def render(self, task: object) -> Text:
+        return Text(self._line.status())
 
 
 def _rate(per_s: float) -> str:

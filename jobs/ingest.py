@@ -20,20 +20,13 @@ from engine.ingest.shard import ReadSpec
 from engine.store import lease, ledger
 from engine.store.files import code_version, sha256_of_facts, sha256_of_file
 from engine.store.labels import read_label_table
-from engine.tasks import task_named
+from engine.tasks import TASKS, task_named
 from jobs.cluster_session import cluster_cores, start_ray
 from jobs.console import PARTIAL, finish, progress
 from jobs.dry_run import dry_run as survey_only
-from jobs.plan import SHARD_SIZE_HELP, ManifestOf, begun_plan, require_apart
-from jobs.running import (
-    MAX_FAILURES_HELP,
-    RETRY_HELP,
-    THROTTLE_HELP,
-    WINDOW_HELP,
-    Run,
-    read_terms,
-    running,
-)
+from jobs.options import RunOptions, with_run_options
+from jobs.plan import ManifestOf, begin, require_apart, to_do, unfinished
+from jobs.running import Run, read_limits, running
 from jobs.salt import read_salt
 
 LABELS_HELP = (
@@ -58,57 +51,40 @@ EraseOption = Annotated[
 ]
 
 
+@with_run_options
 def ingest(
     source: Annotated[str, typer.Argument(help=sources.FORMS)],
-    task: Annotated[str, typer.Option(help="Question that decides what is read: hand-age, knee-age.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for samples; the same command again resumes it.")
-    ] = None,
+    task: Annotated[str, typer.Option(help=f"Question that decides what is read: {', '.join(TASKS)}.")],
+    *,
     labels: Annotated[Path | None, typer.Option(help=LABELS_HELP)] = None,
     size: Annotated[
         int | None, typer.Option(min=1, help="Side of the square network view in pixels.")
     ] = None,
-    shard_size: Annotated[int | None, typer.Option(min=1, help=SHARD_SIZE_HELP)] = None,
     deidentified_to: DeidentifiedOption = None,
     crop: CropOption = None,
     region: Annotated[str, typer.Option(help="Region of --crop: hand, carpals, metacarpals.")] = "",
     erase: EraseOption = False,
-    incremental: Annotated[
-        bool,
-        typer.Option(
-            "--incremental", help="Take into a finished --out what is new or changed in SOURCE since then."
-        ),
-    ] = False,
-    retry: Annotated[list[str] | None, typer.Option(metavar="REASON", help=RETRY_HELP)] = None,
-    max_failures: Annotated[str | None, typer.Option(metavar="N|P%", help=MAX_FAILURES_HELP)] = None,
-    window: Annotated[str | None, typer.Option(metavar="FROM-TO", help=WINDOW_HELP)] = None,
-    throttle: Annotated[float | None, typer.Option(min=0.01, help=THROTTLE_HELP)] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what SOURCE holds, from headers; write nothing.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    options: RunOptions,
 ) -> None:
     """Read an archive into Parquet samples that training and other tools can use.
 
     Every file ends as a sample, as filtered (sound, but not for this task) or as quarantined (unusable), with
     a reason code. Exit code 3 says that some were quarantined, 4 that they were more than --max-failures, 75
     that another run holds the folder, 143 that SIGTERM ended it in order; in each case the same command goes
-    on. With --incremental a file that changed gets a
-    row of a higher version, and its earlier rows stay; training and reports use the last version.
+    on. With --incremental a file that changed gets a row of a higher version, and its earlier rows stay;
+    training and reports use the last version.
     """
     question = task_named(task)
     facts, rule = question.facts(), question.rule
     if size:
         rule = replace(rule, view=replace(rule.view, size_HW=(size, size)))
         facts = {**facts, "rule": rule.facts()}
-    if dry_run:
-        survey_only(source, rule, as_json=json)
-    if out is None:
-        raise UsageError("name a folder for the samples: --out DIR (or look first, with --dry-run)")
-    require_apart(source, out)
+    if options.dry_run:
+        survey_only(source, rule, as_json=options.json)
+    out = options.folder(source)
     if deidentified_to:
         require_shareable(source, out, deidentified_to)
-    terms = read_terms(max_failures, window, throttle, retry)
+    limits = read_limits(options)
     part = chosen_crop(crop, region, erase=erase)
     spec = ReadSpec(
         source=source, folder=out, rule=rule, salt=read_salt(),
@@ -117,13 +93,16 @@ def ingest(
         deidentified=deidentified_to.resolve() if deidentified_to else None, crop=part,
     )  # fmt: skip
     manifest_of = partial(ingest_manifest, facts, source, labels, deidentified_to=deidentified_to, crop=part)
-    with running(out, terms) as run, lease.hold(deidentified_to) if deidentified_to else nullcontext():
+    with running(out, limits) as run, lease.hold(deidentified_to) if deidentified_to else nullcontext():
         if deidentified_to:
             deidentified.begin(deidentified_to)
-        counts, speed = run_ingest(spec, manifest_of, shard_size, run, incremental=incremental)
+        counts, speed = run_ingest(
+            spec, manifest_of, options.shard_size, run, incremental=options.incremental
+        )
     exported = deidentified.counts(out) if deidentified_to else {}
     code = PARTIAL if counts["quarantined"] else 0
-    finish("ingest", {"out": str(out), **counts, **exported, **speed}, as_json=json, exit_code=code)
+    summary = {"out": str(out), **counts, **exported, **speed}
+    finish("ingest", summary, as_json=options.json, exit_code=code)
 
 
 def chosen_crop(boxes: Path | None, region: str, *, erase: bool) -> Crop | None:
@@ -193,11 +172,12 @@ def run_ingest(
         BudgetSpentError, StoppedError, LeaseLostError: the run ended early; what was finished is kept.
     """
     started = time.perf_counter()
-    paced = replace(spec, pace=run.terms.pace(run.staging))
-    plan = begun_plan(
-        paced, manifest_of, shard_size, grow=partial(_ingest, paced, run) if incremental else None,
-        retry=run.terms.retry,
-    )  # fmt: skip
+    paced = replace(spec, pace=run.limits.pace(run.staging))
+    listing = begin(paced, manifest_of, shard_size)
+    before = unfinished(spec.folder) if incremental else None
+    if before is not None:
+        _ingest(paced, run, before)
+    plan = to_do(paced, listing, incremental=incremental, retry=run.limits.retry)
     planned = time.perf_counter()
     counts = _ingest(paced, run, plan)
     done = time.perf_counter()
@@ -206,8 +186,8 @@ def run_ingest(
 
 def _ingest(spec: ReadSpec, run: Run, plan: pa.Table) -> dict[str, int]:
     """Ingest what is missing of a plan, and close the folder."""
-    from engine.deploy.on_ray import Watch
-    from engine.deploy.on_ray import ingest as ingest_shards
+    from engine.ingest.on_ray import RunCallbacks
+    from engine.ingest.on_ray import ingest as ingest_shards
 
     missing = ledger.missing_shards(spec.folder, plan)
     if missing or not ledger.is_complete(spec.folder):
@@ -215,11 +195,11 @@ def _ingest(spec: ReadSpec, run: Run, plan: pa.Table) -> dict[str, int]:
     if missing and not run.is_stopping():
         start_ray()
         with progress("ingest") as report, run.draining():
-            watch = Watch(
+            callbacks = RunCallbacks(
                 on_progress=report, on_shard=run.on_shard, on_failed=run.on_failed,
-                is_stopping=run.is_stopping, readers=run.terms.readers or cluster_cores(),
+                is_stopping=run.is_stopping, readers=run.limits.readers or cluster_cores(),
             )  # fmt: skip
-            ingest_shards(plan, spec, watch)
+            ingest_shards(plan, spec, callbacks)
     run.require_whole(plan)
     exported = deidentified.closing_facts(spec.folder) if spec.deidentified else {}
     return ledger.close(spec.folder, plan, exported, run.staging, run.log)

@@ -1,9 +1,10 @@
-"""The plan of a verb that goes over a source: listed anew, checked against the folder's, or grown."""
+"""The plan of a verb that goes over a source: listed, checked against that of the folder, or grown."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,6 @@ from jobs.salt import check_of
 
 _READERS_PER_CORE = 4  # digests wait for disk or network more than for a core
 
-SHARD_SIZE_HELP = (
-    "Instances in one shard, the unit of resuming; by default what --out was begun with, else a 128th of "
-    "SOURCE, 64 at least and 256 at most."
-)
-
-Finish = Callable[[pa.Table], object]
 ManifestOf = Callable[[int], dict[str, Any]]
 """What a folder says of how it is made, by its shard size; a resumed job must say the same."""
 
@@ -35,52 +30,70 @@ def require_apart(source: str, out: Path) -> None:
     """Refuse to write into the archive: a resumed job would find its own files there.
 
     Raises:
-        UsageError: ``out`` lies in ``source``, or is it.
+        UsageError: ``out`` lies in ``source``, or is it; or there is no such source.
     """
     root = sources.local_root(source)
     if root is not None and out.resolve().is_relative_to(root):
         raise UsageError(f"{out} lies in the archive {source}: choose an --out beside it")
 
 
-def begun_plan(
-    spec: ReadSpec,
-    manifest_of: ManifestOf,
-    shard_size: int | None,
-    *,
-    grow: Finish | None = None,
-    retry: Collection[str] = (),
-) -> pa.Table:
-    """Begin or resume the folder of ``spec``, whose lease is held; gives the plan that is to be done.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a source holds now, as a plan, and the shard size of the folder."""
+
+    plan: pa.Table
+    shard_size: int
+
+
+def begin(spec: ReadSpec, manifest_of: ManifestOf, shard_size: int | None) -> Listing:
+    """Begin the folder of ``spec``, whose lease is held, or accept the one that was begun; lists the source.
 
     Without a ``shard_size`` a folder keeps its own; a new one has that which fits the source.
 
-    With ``grow`` a folder that was begun before takes in what its source has by now: first ``grow`` finishes
-    the plan as it stands, then new members and those whose bytes changed are planned behind it. Behind that
-    come the instances that were quarantined for a reason in ``retry``, as a further version of each; without
-    ``grow`` nothing else that is new or changed is taken in.
-
     Raises:
-        TableError: the folder was begun otherwise, under another salt, or, without ``grow``, on other inputs.
+        TableError: the folder was begun otherwise, or under another salt.
+        UsageError, StorageError: the source cannot be listed.
     """
     size = shard_size or _size_of(spec.folder)
     if size:  # a folder that was begun otherwise is refused before a long listing
-        _begin(spec, manifest_of(size))
+        _write_manifest(spec, manifest_of(size))
     with planning() as on_plan:
         listing = sources.plan(spec.source, size, on_plan)
     if not size:
         size = sources.fitting_shard_size(listing.num_rows)
-        _begin(spec, manifest_of(size))
-    if grow is None or not (spec.folder / ledger.PLAN_NAME).exists():
-        plan = _standing(spec, listing, retry)
+        _write_manifest(spec, manifest_of(size))
+    return Listing(listing, size)
+
+
+def unfinished(folder: Path) -> pa.Table | None:
+    """The plan of a folder that was begun before and is not complete; None where there is none.
+
+    An incremental run does it before it takes in what is new.
+    """
+    is_begun = (folder / ledger.PLAN_NAME).exists()
+    return ledger.read_plan(folder) if is_begun and not ledger.is_complete(folder) else None
+
+
+def to_do(
+    spec: ReadSpec, listing: Listing, *, incremental: bool = False, retry: Collection[str] = ()
+) -> pa.Table:
+    """The plan that is to be done, written to the folder of ``spec``.
+
+    ``incremental``: a folder that has a plan takes in what the ``listing`` has by now; new members and those
+    whose bytes changed are planned behind it. Behind that come the instances that were quarantined for a
+    reason in ``retry``, as a further version of each; without ``incremental`` nothing else is taken in.
+
+    Raises:
+        TableError: the folder was begun on other inputs, and the run is not ``incremental``.
+    """
+    if incremental and (spec.folder / ledger.PLAN_NAME).exists():
+        plan = _grown(spec, ledger.read_plan(spec.folder), listing)
     else:
-        before = ledger.read_plan(spec.folder)
-        if not ledger.is_complete(spec.folder):
-            grow(before)
-        plan = _grown(spec, before, listing, size)
-    return _retried(spec, plan, listing, retry, size) if retry else plan
+        plan = _standing(spec, listing.plan, retry)
+    return _retried(spec, plan, listing, retry) if retry else plan
 
 
-def _begin(spec: ReadSpec, manifest: dict[str, Any]) -> None:
+def _write_manifest(spec: ReadSpec, manifest: dict[str, Any]) -> None:
     ledger.begin(spec.folder, {**manifest, "salt_check": check_of(spec.salt)}, spec.staging)
 
 
@@ -102,12 +115,14 @@ def _standing(spec: ReadSpec, listing: pa.Table, retry: Collection[str]) -> pa.T
     return ledger.write_plan(spec.folder, listing, spec.staging, forgiven=forgiven)
 
 
-def _grown(spec: ReadSpec, before: pa.Table, listing: pa.Table, shard_size: int) -> pa.Table:
-    members = revisions.same_size(before, listing).join(ledger.digests(spec.folder), keys="instance_index")
+def _grown(spec: ReadSpec, before: pa.Table, listing: Listing) -> pa.Table:
+    members = revisions.same_size(before, listing.plan).join(
+        ledger.digests(spec.folder), keys="instance_index"
+    )
     threads = _READERS_PER_CORE * (os.cpu_count() or 1)
     meter = Meter(spec.pace.per_second)
     same = revisions.unchanged(members, lambda path: _digest(spec, path, meter), threads=threads)
-    plan = revisions.grown(before, listing, same, shard_size)
+    plan = revisions.grown(before, listing.plan, same, listing.shard_size)
     added = plan.slice(before.num_rows)
     if added.num_rows:
         changed = sum(version > 1 for version in added["version"].to_pylist())
@@ -115,7 +130,7 @@ def _grown(spec: ReadSpec, before: pa.Table, listing: pa.Table, shard_size: int)
             "new": added.num_rows - changed,
             "changed": changed,
             "unchanged": len(same),
-            "vanished": revisions.vanished(before, listing),
+            "vanished": revisions.vanished(before, listing.plan),
         }
         ledger.grow_plan(spec.folder, plan, facts, spec.staging)
     return plan
@@ -131,16 +146,14 @@ def _failed(folder: Path, reasons: Collection[str]) -> pa.Table:
     )
 
 
-def _retried(
-    spec: ReadSpec, before: pa.Table, listing: pa.Table, reasons: Collection[str], shard_size: int
-) -> pa.Table:
+def _retried(spec: ReadSpec, before: pa.Table, listing: Listing, reasons: Collection[str]) -> pa.Table:
     """The plan and, behind it, what was quarantined for one of ``reasons``; a begun retry goes on."""
     wanted = sorted(set(reasons))
     is_begun = ledger.last_growth(spec.folder).get("retry") == wanted
     if is_begun and ledger.missing_shards(spec.folder, before):
         return before
     failed = _failed(spec.folder, wanted)["instance_index"]
-    plan = revisions.again(before, listing, failed.combine_chunks(), shard_size)
+    plan = revisions.again(before, listing.plan, failed.combine_chunks(), listing.shard_size)
     if plan.num_rows > before.num_rows:
         facts = {"retry": wanted, "retried": plan.num_rows - before.num_rows}
         ledger.grow_plan(spec.folder, plan, facts, spec.staging)

@@ -27,16 +27,13 @@ from engine.ingest.throttle import Pace, Window, ask_to_stop, read_window
 from engine.store import audit_log, lease, ledger
 from engine.store.files import code_version, sha256_of_file
 from jobs.failure_budget import Budget, read_budget
+from jobs.options import RunOptions
 
-MAX_FAILURES_HELP = "Stop, with exit code 4, once more files are quarantined: a number, or a share as 1%."
-RETRY_HELP = "Read again what was quarantined for this reason, and nothing else; may be given several times."
-WINDOW_HELP = "Read only in these hours of the day, as 22:00-06:00; pauses between shards outside of them."
-THROTTLE_HELP = "Read at most so many instances a second, to spare a PACS."
 _SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class RunLimits:
     """What the caller asks of a run beside its inputs; by default nothing."""
 
     budget: Budget | None = None
@@ -55,22 +52,21 @@ class Terms:
         return Pace(window=self.window, per_second=per_second, staging=staging)
 
 
-def read_terms(
-    max_failures: str | None, window: str | None, throttle: float | None, retry: Sequence[str] | None
-) -> Terms:
-    """The options of the command line.
+def read_limits(options: RunOptions) -> RunLimits:
+    """What the command line asks for.
 
     Raises:
         UsageError: one of them makes no sense; an unknown reason is answered with the nearest one.
     """
-    for reason in retry or ():
+    retry = tuple(options.retry or ())
+    for reason in retry:
         if reason not in REASONS:
             raise UnknownNameError("reason", reason, REASONS)
-    return Terms(
-        budget=read_budget(max_failures) if max_failures else None,
-        window=read_window(window) if window else None,
-        throttle=throttle,
-        retry=tuple(retry or ()),
+    return RunLimits(
+        budget=read_budget(options.max_failures) if options.max_failures else None,
+        window=read_window(options.window) if options.window else None,
+        throttle=options.throttle,
+        retry=retry,
     )
 
 
@@ -90,7 +86,7 @@ class Run:
 
     held: lease.Lease
     log: audit_log.Log
-    terms: Terms = Terms()
+    limits: RunLimits = RunLimits()
     why: str = ""
     failed: int = 0
     planned: int = 0
@@ -105,7 +101,7 @@ class Run:
         """Note a start that has work to do, and the shards that a killed run committed but did not note.
 
         Raises:
-            BooksError: the audit log was changed.
+            LedgerError: the audit log was changed.
         """
         folder = self.held.folder
         self.planned = plan.num_rows
@@ -137,7 +133,7 @@ class Run:
     def on_failed(self, count: int) -> None:
         """Count quarantined instances; one too many ends the run."""
         self.failed += count
-        if self.terms.budget and self.terms.budget.is_spent(self.failed, self.planned):
+        if self.limits.budget and self.limits.budget.is_spent(self.failed, self.planned):
             self.stop("budget")
 
     def is_stopping(self) -> bool:
@@ -212,14 +208,14 @@ class Run:
 
 
 @contextmanager
-def running(folder: Path, terms: Terms | None = None) -> Iterator[Run]:
+def running(folder: Path, limits: RunLimits | None = None) -> Iterator[Run]:
     """Hold ``folder`` for a run; SIGTERM ends it in order.
 
     Raises:
         LeaseHeldError: another run holds it.
     """
     with lease.hold(folder) as held, audit_log.kept(held) as log:
-        run = Run(held=held, log=log, terms=terms or Terms())
+        run = Run(held=held, log=log, limits=limits or RunLimits())
         with _ended_by_sigterm(run):
             yield run
 

@@ -26,21 +26,14 @@ from jobs.cluster_session import cluster_cores, is_joining, require_gpus, start_
 from jobs.console import PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
-from jobs.plan import SHARD_SIZE_HELP, begun_plan, require_apart
+from jobs.options import RunOptions, with_run_options
+from jobs.plan import begin, to_do, unfinished
 from jobs.report import REPORT_NAME, score_page, write_page
-from jobs.running import (
-    MAX_FAILURES_HELP,
-    RETRY_HELP,
-    THROTTLE_HELP,
-    WINDOW_HELP,
-    Run,
-    read_terms,
-    running,
-)
+from jobs.running import Run, read_limits, running
 from jobs.salt import check_of, read_salt
 
 if TYPE_CHECKING:
-    from engine.deploy.on_ray import Work
+    from engine.deploy.on_ray import RunStats
 
 # One compiled student keeps up with this many cores that decode.
 CORES_PER_PREDICTOR = 8
@@ -54,6 +47,7 @@ REPORT_HELP = "Write OUT/report.html when all is scored, as `osteoray report` do
 DELIVER_HELP = "Deliver there when all is scored, as `osteoray deliver --to` does; may be repeated."
 
 
+@with_run_options
 def score(
     source: Annotated[str, typer.Argument(help=sources.FORMS)],
     model: Annotated[
@@ -62,39 +56,22 @@ def score(
             metavar="BUNDLE", help="Of `osteoray export`; repeated, an instance goes to one that fits."
         ),
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for results; the same command again resumes it.")
-    ] = None,
+    *,
     engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
     route: Annotated[str, typer.Option(metavar="any|named", help=ROUTE_HELP)] = ROUTES[0],
-    shard_size: Annotated[int | None, typer.Option(min=1, help=SHARD_SIZE_HELP)] = None,
     resume: Annotated[
         bool,
         typer.Option(help="Go on where an earlier run of the same command stopped; --no-resume refuses to."),
     ] = True,
-    incremental: Annotated[
-        bool,
-        typer.Option(
-            "--incremental", help="Take into a finished --out what is new or changed in SOURCE since then."
-        ),
-    ] = False,
     reuse_from: Annotated[
         list[Path] | None,
         typer.Option(
             "--reuse", metavar="DIR", help="Earlier score folder whose rows are taken for the same bytes."
         ),
     ] = None,
-    retry: Annotated[list[str] | None, typer.Option(metavar="REASON", help=RETRY_HELP)] = None,
-    max_failures: Annotated[str | None, typer.Option(metavar="N|P%", help=MAX_FAILURES_HELP)] = None,
-    window: Annotated[str | None, typer.Option(metavar="FROM-TO", help=WINDOW_HELP)] = None,
-    throttle: Annotated[float | None, typer.Option(min=0.01, help=THROTTLE_HELP)] = None,
     report: Annotated[bool, typer.Option("--report", help=REPORT_HELP)] = False,
     deliver: Annotated[list[str] | None, typer.Option(metavar="SINK", help=DELIVER_HELP)] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only say what SOURCE holds and how long it takes; write nothing."),
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    options: RunOptions,
 ) -> None:
     """Score an archive. Every file ends as scored, filtered, abstained or quarantined, with a reason code.
 
@@ -107,27 +84,29 @@ def score(
     case the same command goes on.
     """
     bundles, is_named = opened_bundles(model, engine), only_named(route)
-    if dry_run:
-        score_dry_run(source, bundles, shard_size, is_named=is_named, as_json=json)
-    if out is None:
-        raise UsageError("name a folder for the results: --out DIR (or look first, with --dry-run)")
-    require_apart(source, out)
+    if options.dry_run:
+        score_dry_run(source, bundles, options.shard_size, is_named=is_named, as_json=options.json)
+    out = options.folder(source)
     if deliver:  # what writes reports is slow to import
         require_sinks(deliver)
-    terms = read_terms(max_failures, window, throttle, retry)
+    limits = read_limits(options)
     rules = tuple(bundle.rule for bundle in bundles)
     spec = ReadSpec(
         source=source, folder=out, rule=rules[0], further_rules=rules[1:], is_named=is_named, salt=read_salt()
     )
     request = Request(
-        shard_size=shard_size, resume=resume, incremental=incremental, reuse=tuple(reuse_from or ())
+        shard_size=options.shard_size,
+        resume=resume,
+        incremental=options.incremental,
+        reuse=tuple(reuse_from or ()),
     )
-    with running(out, terms) as run:
+    with running(out, limits) as run:
         counts, speed = run_score(spec, bundles, run, request)
     handed_on = _hand_on(out, deliver or (), has_report=report)
     sent = handed_on.get("delivered", {})
     code = PARTIAL if counts["quarantined"] or any(map(is_partial, sent.values())) else 0
-    finish("score", {"out": str(out), **counts, **speed, **handed_on}, as_json=json, exit_code=code)
+    summary = {"out": str(out), **counts, **speed, **handed_on}
+    finish("score", summary, as_json=options.json, exit_code=code)
 
 
 def _hand_on(out: Path, sinks: Sequence[str], *, has_report: bool) -> dict[str, Any]:
@@ -217,12 +196,14 @@ def run_score(
     salt_check = check_of(spec.salt)
     for folder in request.reuse:
         reuse.require_same(folder, {"config": {"models": _chosen(bundles)}, "salt_check": salt_check})
-    paced = replace(spec, pace=run.terms.pace(run.staging))
+    paced = replace(spec, pace=run.limits.pace(run.staging))
     scoring = _Scoring(paced, bundles, run, request.reuse)
-    plan = begun_plan(
-        paced, partial(score_manifest, spec.source, bundles, is_named=spec.is_named), request.shard_size,
-        grow=scoring.finish if request.incremental else None, retry=run.terms.retry,
-    )  # fmt: skip
+    manifest_of = partial(score_manifest, spec.source, bundles, is_named=spec.is_named)
+    listing = begin(paced, manifest_of, request.shard_size)
+    before = unfinished(spec.folder) if request.incremental else None
+    if before is not None:
+        scoring.finish(before)
+    plan = to_do(paced, listing, incremental=request.incremental, retry=run.limits.retry)
     return scoring.finish(plan)
 
 
@@ -253,14 +234,15 @@ class _Scoring:
         return counts, speed
 
     def _score(self, plan: pa.Table) -> dict[str, Any]:
-        from engine.deploy.on_ray import ScoreSpec, Watch
+        from engine.deploy.on_ray import ScoreSpec
         from engine.deploy.on_ray import score as score_shards
+        from engine.ingest.on_ray import RunCallbacks
 
         start_ray()
         cores = cluster_cores()
         engines = tuple(bundle.engine for bundle in self.bundles)
         actors = require_gpus() if gpus_of(engines) else max(cores // CORES_PER_PREDICTOR, 1)
-        readers = self.run.terms.readers or cores
+        readers = self.run.limits.readers or cores
         scoring = ScoreSpec(
             bundles=tuple(bundle.folder.resolve() for bundle in self.bundles),
             engines=engines,
@@ -270,18 +252,18 @@ class _Scoring:
         run = self.run
         started = time.perf_counter()
         with progress("score") as report, run.draining():
-            watch = Watch(
-                on_progress=report, on_left=report.expect, on_shard=run.on_shard, on_failed=run.on_failed,
+            callbacks = RunCallbacks(
+                on_progress=report, on_shard=run.on_shard, on_failed=run.on_failed,
                 is_stopping=run.is_stopping, readers=readers,
             )  # fmt: skip
-            work = score_shards(plan, spec, scoring, watch)
+            stats = score_shards(plan, spec, scoring, callbacks)
         wall_s = time.perf_counter() - started
         return {
             "wall_s": round(wall_s, 2),
-            "images_per_second": round(work.ended / wall_s, 1),
-            "scored_this_run": work.ended,
-            "reused": work.reused,
-            **stages(work, wall_s, readers=readers, actors=actors),
+            "images_per_second": round(stats.ended / wall_s, 1),
+            "scored_this_run": stats.ended,
+            "reused": stats.reused,
+            **stages(stats, wall_s, readers=readers, actors=actors),
         }
 
     def _index(self) -> Path | None:
@@ -291,11 +273,11 @@ class _Scoring:
         return index if reuse.write_index(index, [self.spec.folder, *self.reuse], maps) else None
 
 
-def stages(work: Work, wall_s: float, *, readers: int, actors: int) -> dict[str, Any]:
+def stages(stats: RunStats, wall_s: float, *, readers: int, actors: int) -> dict[str, Any]:
     """The busy share of each stage, its images/s if it never waited, and the one that limits."""
-    busy = {"read": (work.read_s, readers), "predict": (work.predict_s, actors)}
+    busy = {"read": (stats.read_s, readers), "predict": (stats.predict_s, actors)}
     shares = {name: seconds / (wall_s * slots) for name, (seconds, slots) in busy.items()}
-    could = {name: work.ended * slots / seconds for name, (seconds, slots) in busy.items() if seconds}
+    could = {name: stats.ended * slots / seconds for name, (seconds, slots) in busy.items() if seconds}
     return {
         "limited_by": max(shares, key=lambda name: shares[name]),
         "busy": {name: round(share, 3) for name, share in shares.items()},

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from engine.dicom.deidentify import deidentified
 from engine.dicom.parse import Limits
-from engine.errors import BooksError, FilteredError, InstanceError
+from engine.errors import FilteredError, InstanceError, LedgerError
 from engine.store import schema
 from engine.store.files import MANIFEST_NAME, read_json, replacing, sha256_of_bytes, sha256_of_file, sync
 
@@ -113,7 +113,7 @@ def verify(out: Path) -> dict[str, int]:
     several archives may go into one.
 
     Raises:
-        BooksError: names the first contradiction found.
+        LedgerError: names the first contradiction found.
         TableError: OUT has no manifest.
     """
     manifest = read_json(out / MANIFEST_NAME)
@@ -150,7 +150,7 @@ def _path(facts: Mapping[str, Any]) -> Path:
 
 def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise BooksError(message)
+        raise LedgerError(message)
 
 
 def _write(folder: Path, path: Path, data: bytes) -> None:

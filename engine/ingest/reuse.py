@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.errors import BooksError, UsageError
+from engine.errors import LedgerError, UsageError
 from engine.imaging.overlay import enlarged
 from engine.store import ledger, schema
 from engine.store.files import MANIFEST_NAME, code_version, read_json, write_json
@@ -99,7 +99,7 @@ def rows(index: Path, wanted: Iterable[Mapping[str, Any]]) -> dict[str, pa.Table
     The columns are those of the table and ``rule``; place, path and route are the wanted ones.
 
     Raises:
-        BooksError: a row is not where the index says.
+        LedgerError: a row is not where the index says.
         TableError: a table of an earlier folder cannot be read.
     """
     facts = read_json(index / "index.json")
@@ -120,7 +120,7 @@ def _row(index: Path, folders: Sequence[str], one: Mapping[str, Any]) -> tuple[s
         row = _table(folders[place["folder"]], int(place["shard"]), name).slice(int(place["row"]), 1)
         if row["content_sha256"].to_pylist() == [one["content_sha256"]]:
             return name, row
-    raise BooksError("an earlier row is not where it was: run `osteoray verify` on its folder")
+    raise LedgerError("an earlier row is not where it was: run `osteoray verify` on its folder")
 
 
 def _placed(row: pa.Table, one: Mapping[str, Any]) -> pa.Table:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from engine.dicom.dicomdir import is_directory
 from engine.errors import SourceReadError, StorageError, UsageError
-from engine.sources.archives import TAR_GZ, is_archive, split
+from engine.sources.archives import is_archive
 from engine.sources.dicomdir import DicomDir
 from engine.sources.dicomweb import SCHEMES, DicomWeb
 from engine.sources.limits import ArchiveLimits
@@ -33,7 +33,7 @@ from engine.sources.tree import Folder, LoneArchive, Tree, reason
 
 __all__ = [
     "FORMS", "LABELS_NAME", "SOURCES",
-    "fitting_shard_size", "head", "identity", "is_stream", "local_root", "plan", "read", "release",
+    "fitting_shard_size", "head", "identity", "local_root", "plan", "read", "release",
 ]  # fmt: skip
 
 FORMS = (
@@ -140,15 +140,13 @@ def identity(source: str) -> str:
     return str(Path(source).resolve()) if _is_local(source) else source
 
 
-def is_stream(source: str, path: str) -> bool:
-    """Whether member ``path`` lies in a compressed stream, which is read up to it."""
-    inside = split(path)
-    return (inside[0] if inside else source).lower().endswith(TAR_GZ)
-
-
 def local_root(source: str) -> Path | None:
-    """The folder or archive on this machine that a job must not write into; None for a server."""
-    if not _is_local(source):
+    """The folder or archive on this machine that a job must not write into; None for a server.
+
+    Raises:
+        UsageError: there is no such source.
+    """
+    if not _kind(source).is_local:
         return None
     path = Path(source).resolve()
     return path if path.is_dir() or is_archive(source) else path.parent
@@ -198,4 +196,4 @@ def _kind(source: str) -> Kind:
         raise UsageError(
             f"{source} is no folder, no .zip, .tar or .tar.gz, and no DICOMDIR: give one of those"
         )
-    raise UsageError(f"{source} is no folder: give the folder that holds the DICOM files")
+    raise UsageError(f"there is no {source}: give the folder that holds the DICOM files")

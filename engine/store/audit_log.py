@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from engine.errors import BooksError, TableError
+from engine.errors import LedgerError, TableError
 from engine.store.files import now, sha256_of_facts, sync
 from engine.store.lease import Lease, durable
 
@@ -46,7 +46,7 @@ class Log:
         """Add a line, durably; returns its digest.
 
         Raises:
-            BooksError: the chain of the log is broken.
+            LedgerError: the chain of the log is broken.
             LeaseLostError: another run took the folder over before the log was open.
         """
         stream = self._opened()
@@ -115,7 +115,7 @@ def read(folder: Path, *, may_be_torn: bool = False) -> Iterator[dict[str, Any]]
     ``may_be_torn`` leaves out a last line without an end: a kill came in between.
 
     Raises:
-        BooksError: the chain is broken; names the line.
+        LedgerError: the chain is broken; names the line.
         TableError: the log cannot be read.
     """
     path = folder / AUDIT_NAME
@@ -125,12 +125,12 @@ def read(folder: Path, *, may_be_torn: bool = False) -> Iterator[dict[str, Any]]
         raise TableError(f"{path} cannot be read: was it damaged?") from error
     *whole, rest = text.split("\n")
     if rest and not may_be_torn:
-        raise BooksError(f"{path} ends in the middle of line {len(whole) + 1}: it was cut or changed")
+        raise LedgerError(f"{path} ends in the middle of line {len(whole) + 1}: it was cut or changed")
     previous = _FIRST
     for number, text_line in enumerate(whole, start=1):
         line = _checked(text_line, number, previous)
         if line is None:
-            raise BooksError(
+            raise LedgerError(
                 f"line {number} of {path} is not what was written, or a line before it is gone: the log was "
                 "changed; keep the folder as it is, and score into another --out"
             )

@@ -65,7 +65,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Host:
     """Where this process runs, and after what silence a holder elsewhere counts as gone."""
 
     place: str
@@ -73,23 +73,23 @@ class Terms:
     stale_s: float = STALE_S
 
 
-def terms() -> Terms:
-    """Those of this process: the boot of the machine and the space of process numbers, or the host's name."""
+def this_host() -> Host:
+    """That of this process: the boot of the machine and the space of process numbers, or the host's name."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return Terms(place=f"{boot} {os.readlink('/proc/self/ns/pid')}")
+        return Host(place=f"{boot} {os.readlink('/proc/self/ns/pid')}")
     except OSError:
-        return Terms(place=f"host {socket.gethostname()} process {os.getpid()}")
+        return Host(place=f"host {socket.gethostname()} process {os.getpid()}")
 
 
 @contextmanager
-def hold(folder: Path, agreed: Terms | None = None) -> Iterator[Lease]:
+def hold(folder: Path, host: Host | None = None) -> Iterator[Lease]:
     """Hold ``folder`` for this process, as long as the block lasts.
 
     Raises:
         LeaseHeldError: another process holds it.
     """
-    chosen = agreed or terms()
+    chosen = host or this_host()
     lease = acquire(folder, chosen)
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(lease, chosen.beat_s, ended), daemon=True)
@@ -102,7 +102,7 @@ def hold(folder: Path, agreed: Terms | None = None) -> Iterator[Lease]:
         release(lease)
 
 
-def acquire(folder: Path, agreed: Terms) -> Lease:
+def acquire(folder: Path, host: Host) -> Lease:
     """Claim ``folder`` and shut out every earlier holder; the caller beats and releases.
 
     Raises:
@@ -117,7 +117,7 @@ def acquire(folder: Path, agreed: Terms) -> Lease:
             continue
         lease = None
         try:
-            lease = _claimed(folder, staging, agreed)
+            lease = _claimed(folder, staging, host)
             if lease and _fenced_off(lease):
                 return lease
         except BaseException:
@@ -177,17 +177,17 @@ def _tokens(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def _claimed(folder: Path, staging: Path, agreed: Terms) -> Lease | None:
+def _claimed(folder: Path, staging: Path, host: Host) -> Lease | None:
     """A claim under the next token, None where another starter was quicker to make it or to fence us off."""
     tokens = _tokens(folder)
     before = tokens[-1] if tokens else 0
     aside = staging / "claim"
     facts = {
-        "token": before + 1, "at": now(), "place": agreed.place, "host": socket.gethostname(),
+        "token": before + 1, "at": now(), "place": host.place, "host": socket.gethostname(),
         "pid": os.getpid(), "started": _started(os.getpid()), "staging": staging.name,
     }  # fmt: skip
     try:
-        taken_from = _free(folder, before, staging, agreed) if before else None
+        taken_from = _free(folder, before, staging, host) if before else None
         lease = Lease(folder, before + 1, staging, taken_from)
         aside.write_text(json.dumps(facts, indent=1) + "\n")
         sync(aside)
@@ -206,7 +206,7 @@ def _claimed(folder: Path, staging: Path, agreed: Terms) -> Lease | None:
     return lease
 
 
-def _free(folder: Path, token: int, staging: Path, agreed: Terms) -> int | None:
+def _free(folder: Path, token: int, staging: Path, host: Host) -> int | None:
     """None where ``token`` was released; the token itself where its holder is gone.
 
     Raises:
@@ -220,7 +220,7 @@ def _free(folder: Path, token: int, staging: Path, agreed: Terms) -> int | None:
         return token  # taken away by a later one; the next step finds out
     if "released" in facts:
         return None
-    if facts["place"] == agreed.place:
+    if facts["place"] == host.place:
         if facts["started"] != _started(facts["pid"]):
             return token
         raise LeaseHeldError(
@@ -228,12 +228,12 @@ def _free(folder: Path, token: int, staging: Path, agreed: Terms) -> int | None:
             "wait for it, or choose another --out"
         )
     silence_s = _clock(staging) - beat_s
-    if silence_s > agreed.stale_s:
+    if silence_s > host.stale_s:
         return token
     raise LeaseHeldError(
         f"another job is writing to {folder} (process {facts['pid']} on {facts['host']}, heard of "
         f"{max(silence_s, 0):.0f} s ago): wait for it, or choose another --out; "
-        f"after {agreed.stale_s:.0f} s of silence the same command takes over"
+        f"after {host.stale_s:.0f} s of silence the same command takes over"
     )
 
 

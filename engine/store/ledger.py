@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from engine.errors import BooksError, TableError
+from engine.errors import LedgerError, TableError
 from engine.store import revisions, schema
 from engine.store.audit_log import Log
 from engine.store.files import (
@@ -98,7 +98,7 @@ def close(
     """Write the manifest of a finished job, last of all files; returns its counts.
 
     Raises:
-        BooksError: a shard is missing, or the rows are not as many as the plan's.
+        LedgerError: a shard is missing, or the rows are not as many as the plan's.
     """
     manifest = read_json(folder / MANIFEST_NAME)
     if manifest["complete"]:
@@ -106,7 +106,7 @@ def close(
     counts = totals(folder, plan)
     ended = sum(counts.values()) - counts["planned"]
     if ended != counts["planned"]:
-        raise BooksError(f"{folder}: {ended} of {counts['planned']} planned instances ended")
+        raise LedgerError(f"{folder}: {ended} of {counts['planned']} planned instances ended")
     clear_staging(folder)
     digest = sha256_of_file(folder / PLAN_NAME)
     closed = {"counts": counts, "plan_sha256": digest, "finished": now(), "complete": True}
@@ -169,11 +169,11 @@ def grow_plan(folder: Path, plan: pa.Table, facts: Mapping[str, Any], staging: P
     for its manifest, and the same growth can be done again.
 
     Raises:
-        BooksError: the plan does not begin with the present one.
+        LedgerError: the plan does not begin with the present one.
     """
     before = read_plan(folder)
     if not plan.slice(0, before.num_rows).equals(before):
-        raise BooksError(f"{folder}: a plan may grow, never change")
+        raise LedgerError(f"{folder}: a plan may grow, never change")
     manifest = read_json(folder / MANIFEST_NAME)
     growths = [*manifest.get("growths", []), {"at": now(), "planned": plan.num_rows, **facts}]
     _write_manifest(folder, {**manifest, "complete": False, "growths": growths}, staging)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.errors import BooksError
+from engine.errors import LedgerError
 from engine.store import audit_log, ledger
 from engine.store.files import MANIFEST_NAME, read_json, sha256_of_file
 from engine.store.lease import CLAIMS, STAGING
@@ -27,7 +27,7 @@ def verify(folder: Path, audit_head: str | None = None) -> dict[str, int]:
     ``audit_head`` is the digest that the run showed when it ended, where somebody kept it.
 
     Raises:
-        BooksError: names the first contradiction found.
+        LedgerError: names the first contradiction found.
         TableError: no manifest or plan, or a table that cannot be read.
     """
     manifest = read_json(folder / MANIFEST_NAME)
@@ -107,9 +107,9 @@ def _stated(path: Path) -> tuple[dict[str, int], dict[str, str]]:
     facts = read_json(path)
     rows, digests = facts.get("rows"), facts.get("sha256")
     if not isinstance(rows, dict) or not isinstance(digests, dict):
-        raise BooksError(f"{path} states no rows or no digests")
+        raise LedgerError(f"{path} states no rows or no digests")
     if not set(rows) <= set(ledger.COUNT_NAMES) or set(digests) != {f"{name}.parquet" for name in rows}:
-        raise BooksError(f"{path} states other tables than a shard has")
+        raise LedgerError(f"{path} states other tables than a shard has")
     return rows, digests
 
 
@@ -147,4 +147,4 @@ def _verify_audit(
 
 def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise BooksError(message)
+        raise LedgerError(message)

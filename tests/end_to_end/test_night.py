@@ -26,7 +26,8 @@ from engine.ingest.throttle import Meter, Pace, Window, ask_to_stop, read_window
 from engine.store import audit_log, ledger, verification
 from engine.store.lease import hold
 from jobs.failure_budget import Budget, read_budget
-from jobs.running import REASONS, Terms, read_terms
+from jobs.options import RunOptions
+from jobs.running import REASONS, RunLimits, read_limits
 from tests.fixtures.night_fixture import STEPS, ends, named, night, retry, steps_of, tables_of, write
 
 FILES = [f"f{number}" for number in range(8)]  # three shards
@@ -167,13 +168,13 @@ def test_a_retry_may_be_killed_at_every_step(tmp_path: Path) -> None:
 def test_over_its_budget_a_run_stops_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     write(tmp_path, **named([f"f{number:02d}" for number in range(30)], "pixel_decode"))
     with pytest.raises(BudgetSpentError, match=r"6 of 30 files are quarantined.*pixel_decode 6") as spent:
-        night(tmp_path, Terms(budget=read_budget("10%")))
+        night(tmp_path, RunLimits(budget=read_budget("10%")))
     assert spent.value.exit_code == 4
     assert len(ends(tmp_path)) == 6, "what was finished is kept"
     with pytest.raises(BudgetSpentError):
-        night(tmp_path, Terms(budget=Budget(count=5)))
+        night(tmp_path, RunLimits(budget=Budget(count=5)))
     assert len(ends(tmp_path)) == 6, "the same budget is spent before it reads anything"
-    assert night(tmp_path, Terms(budget=Budget(count=30)))["quarantined"] == 30
+    assert night(tmp_path, RunLimits(budget=Budget(count=30)))["quarantined"] == 30
     verification.verify(tmp_path / "out")
     told = [line for line in audit_log.read(tmp_path / "out") if line["event"] == "stopped"]
     assert [(line["why"], line["failed"]) for line in told] == [("budget", 6), ("budget", 6)]
@@ -182,11 +183,11 @@ def test_over_its_budget_a_run_stops_and_a_larger_one_goes_on(tmp_path: Path) ->
 def test_after_the_cause_is_mended_a_retry_gets_under_the_budget(tmp_path: Path) -> None:
     names = [f"f{number:02d}" for number in range(30)]
     write(tmp_path, **named(names, "source_read"))
-    terms = Terms(budget=Budget(count=3))
+    limits = RunLimits(budget=Budget(count=3))
     with pytest.raises(BudgetSpentError):
-        night(tmp_path, terms)
+        night(tmp_path, limits)
     write(tmp_path, **named(names, "good".ljust(len("source_read"))))
-    again = Terms(budget=Budget(count=3), retry=("source_read",))
+    again = RunLimits(budget=Budget(count=3), retry=("source_read",))
     assert night(tmp_path, again) == {"planned": 36, "filtered": 30, "quarantined": 6}
     assert not ledger.quarantined(tmp_path / "out").num_rows
     verification.verify(tmp_path / "out")
@@ -200,7 +201,7 @@ def test_sigterm_ends_a_run_in_order_and_the_same_command_goes_on(tmp_path: Path
     assert not closed.is_open(datetime.now().replace(hour=early))
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(StoppedError) as stopped:
-        night(root, Terms(window=closed))  # it waits for its window all the while
+        night(root, RunLimits(window=closed))  # it waits for its window all the while
     assert stopped.value.exit_code == 143
     assert not ends(root)
     assert night(root)["planned"] == 8
@@ -296,17 +297,17 @@ def test_a_reader_takes_a_seconds_worth_at_once(rate: float | None, turns: list[
 
 
 def test_readers_share_a_throttle() -> None:
-    terms = Terms(throttle=1.0)
-    assert terms.readers == 1
-    assert terms.pace(Path()).per_second == 1.0
-    many = Terms(throttle=50.0)
+    limits = RunLimits(throttle=1.0)
+    assert limits.readers == 1
+    assert limits.pace(Path()).per_second == 1.0
+    many = RunLimits(throttle=50.0)
     assert many.readers is not None
     assert many.pace(Path()).per_second == 50.0 / many.readers
 
 
 def test_reasons_are_those_of_the_error_tree() -> None:
     assert {"pixel_decode", "source_read", "decoder_crash"} <= REASONS
-    assert read_terms(None, None, None, ["decoder_crash"]).retry == ("decoder_crash",)
+    assert read_limits(RunOptions(retry=["decoder_crash"])).retry == ("decoder_crash",)
     with pytest.raises(UnknownNameError, match="did you mean 'pixel_decode'") as unknown:
-        read_terms(None, None, None, ["pixel_decod"])
+        read_limits(RunOptions(retry=["pixel_decod"]))
     assert unknown.value.exit_code == 2

@@ -13,7 +13,7 @@ import pytest
 
 from engine.dicom.parse import Limits
 from engine.dicom.write import DX_FOR_PRESENTATION
-from engine.errors import BooksError, TableError
+from engine.errors import LedgerError, TableError
 from engine.imaging.preprocess import View
 from engine.ingest import deidentified
 from engine.ingest.instance import InputRule
@@ -98,7 +98,7 @@ def move_the_export(out: Path) -> None:
 )
 def test_planted_damage_is_found(out: Path, damage: Callable[[Path], None]) -> None:
     damage(out)
-    with pytest.raises(BooksError):
+    with pytest.raises(LedgerError):
         deidentified.verify(out)
 
 

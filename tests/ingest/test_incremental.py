@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +17,7 @@ from engine.store.files import read_json, sha256_of_facts
 from engine.tasks import task_named
 from engine.tasks.hand_age import HAND_AGE
 from engine.training.dataset import open_training_set, pack_images
-from jobs.plan import begun_plan
+from jobs.plan import begin, to_do, unfinished
 from tests.fixtures.training_fixture import LABEL, LABELS, Made, small_view, write_ingest
 
 
@@ -44,21 +43,20 @@ def spec_of(folder: Path) -> ReadSpec:
     )  # fmt: skip
 
 
-def ingest_missing(spec: ReadSpec) -> Callable[[pa.Table], dict[str, int]]:
-    def ingest(plan: pa.Table) -> dict[str, int]:
-        for shard in ledger.missing_shards(spec.folder, plan):
-            rows = [row for row in plan.to_pylist() if row["shard"] == shard]
-            ledger.commit_shard(spec.folder, shard, read_shard(rows, spec))
-        return ledger.close(spec.folder, plan, {})
-
-    return ingest
+def ingest_missing(spec: ReadSpec, plan: pa.Table) -> dict[str, int]:
+    for shard in ledger.missing_shards(spec.folder, plan):
+        rows = [row for row in plan.to_pylist() if row["shard"] == shard]
+        ledger.commit_shard(spec.folder, shard, read_shard(rows, spec))
+    return ledger.close(spec.folder, plan, {})
 
 
 def again(folder: Path) -> dict[str, int]:
     """What `ingest --incremental` does, in this process."""
     spec = spec_of(folder)
-    ingest = ingest_missing(spec)
-    return ingest(begun_plan(spec, manifest_of, 16, grow=ingest))
+    listing, before = begin(spec, manifest_of, 16), unfinished(spec.folder)
+    if before is not None:
+        ingest_missing(spec, before)
+    return ingest_missing(spec, to_do(spec, listing, incremental=True))
 
 
 def rows(folder: Path, table: str = "samples") -> pl.DataFrame:
@@ -109,16 +107,14 @@ def test_training_sees_the_last_version_only(folder: Path) -> None:
 def test_without_incremental_a_changed_archive_is_refused(folder: Path) -> None:
     (folder / "archive" / "00050.dcm").write_bytes(b"new")
     with pytest.raises(TableError, match="give --incremental"):
-        begun_plan(spec_of(folder), manifest_of, 16)
+        to_do(spec_of(folder), begin(spec_of(folder), manifest_of, 16))
 
 
 def test_a_killed_growth_goes_on(folder: Path) -> None:
     archive, spec = folder / "archive", spec_of(folder)
     for number in range(50, 90):
         (archive / f"{number:05d}.dcm").write_bytes((archive / "00000.dcm").read_bytes())
-    plan = begun_plan(
-        spec, manifest_of, 16, grow=ingest_missing(spec)
-    )  # planned, and killed before any shard
+    plan = to_do(spec, begin(spec, manifest_of, 16), incremental=True)  # and killed before any shard
     assert ledger.missing_shards(spec.folder, plan) == [3, 4, 5]
     assert not read_json(spec.folder / "manifest.json")["complete"]
     (archive / "00090.dcm").write_bytes((archive / "00001.dcm").read_bytes())
@@ -129,5 +125,5 @@ def test_a_killed_growth_goes_on(folder: Path) -> None:
 def test_a_plan_may_only_grow(folder: Path) -> None:
     spec = spec_of(folder)
     plan = sources.plan(spec.source, 16)
-    with pytest.raises(ledger.BooksError, match="may grow, never change"):
+    with pytest.raises(ledger.LedgerError, match="may grow, never change"):
         ledger.grow_plan(spec.folder, plan.slice(1), {})

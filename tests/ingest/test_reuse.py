@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import AlreadyScoredError, BodyPartOpenError, BooksError, UsageError
+from engine.errors import AlreadyScoredError, BodyPartOpenError, LedgerError, UsageError
 from engine.ingest import reuse
 from engine.ingest.sample import Reading, sample_of
 from engine.store import ledger, schema
@@ -197,5 +197,5 @@ def test_a_row_that_is_no_longer_there_is_an_error(tmp_path: Path) -> None:
     reuse.write_index(index, [folder], MAPS)
     path = ledger.shard_folder(folder, 0) / "predictions.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
-    with pytest.raises(BooksError):
+    with pytest.raises(LedgerError):
         reuse.rows(index, [wanted(1, 0)])

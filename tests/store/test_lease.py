@@ -19,19 +19,19 @@ import pytest
 
 from engine.errors import LeaseHeldError, LeaseLostError
 from engine.store import audit_log, lease, ledger
-from engine.store.lease import Terms, acquire, hold, release, terms
+from engine.store.lease import Host, acquire, hold, release, this_host
 from tests.store.test_ledger import plan, tables
 
-ELSEWHERE = Terms(place="another machine", beat_s=0.05, stale_s=0.5)
+ELSEWHERE = Host(place="another machine", beat_s=0.05, stale_s=0.5)
 FACTS = {"kind": "ingest", "config_sha256": "a"}
 
 HOLD = """
 import sys
 from pathlib import Path
-from engine.store.lease import Terms, hold, terms
+from engine.store.lease import Host, hold, this_host
 place, folder = sys.argv[1:]
-agreed = terms() if place == "here" else Terms(place=place, beat_s=0.05, stale_s=0.5)
-with hold(Path(folder), agreed) as held:
+host = this_host() if place == "here" else Host(place=place, beat_s=0.05, stale_s=0.5)
+with hold(Path(folder), host) as held:
     print(held.token, flush=True)
     sys.stdin.read()
 """
@@ -78,7 +78,7 @@ def test_a_killed_holder_is_taken_over_at_once(tmp_path: Path) -> None:
 
 
 def test_a_process_number_that_was_given_out_again_is_no_holder(tmp_path: Path) -> None:
-    dead = acquire(tmp_path, terms())
+    dead = acquire(tmp_path, this_host())
     facts = json.loads(dead.claim.read_text())
     dead.claim.write_text(json.dumps({**facts, "started": "1"}))  # another process has its number now
     with hold(tmp_path) as held:
@@ -89,10 +89,10 @@ def test_a_holder_elsewhere_counts_by_its_heartbeat(tmp_path: Path) -> None:
     with holder(tmp_path, "another machine") as other:
         time.sleep(1.0)  # longer than stale_s: it beats
         with pytest.raises(LeaseHeldError, match="heard of"):
-            acquire(tmp_path, replace(terms(), stale_s=0.5))
+            acquire(tmp_path, replace(this_host(), stale_s=0.5))
         os.kill(other.pid, signal.SIGSTOP)
         time.sleep(0.7)
-        with hold(tmp_path, replace(terms(), stale_s=0.5)) as held:
+        with hold(tmp_path, replace(this_host(), stale_s=0.5)) as held:
             assert held.taken_from == 1
 
 
@@ -107,7 +107,7 @@ def write_as_taken_over(tmp_path: Path, stale: lease.Lease, log: audit_log.Log) 
     ledger.write_plan(tmp_path, plan(), stale.staging)
     log.note("started")
     time.sleep(0.6)
-    with hold(tmp_path, replace(terms(), stale_s=0.5)) as held, audit_log.kept(held) as fresh:
+    with hold(tmp_path, replace(this_host(), stale_s=0.5)) as held, audit_log.kept(held) as fresh:
         before = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
         for step in (
             lambda: ledger.commit_shard(tmp_path, 0, tables([0, 1, 2, 3]), stale.staging),
@@ -140,7 +140,7 @@ def test_a_starter_that_a_quicker_one_fenced_off_tries_again(
 
     monkeypatch.setattr(lease, "_clock", fenced_off_once)
     time.sleep(0.6)
-    with hold(tmp_path, replace(terms(), stale_s=0.5)) as held:
+    with hold(tmp_path, replace(this_host(), stale_s=0.5)) as held:
         assert (held.token, held.taken_from) == (2, 1)
         assert held.staging not in cleared
 
@@ -152,7 +152,7 @@ def test_what_was_staged_before_the_takeover_cannot_be_renamed_after_it(tmp_path
     staged.mkdir()
     inside = os.open(stale.staging, os.O_RDONLY)  # even by a descriptor that it kept
     time.sleep(0.6)
-    with hold(tmp_path, replace(terms(), stale_s=0.5)):
+    with hold(tmp_path, replace(this_host(), stale_s=0.5)):
         for name, folder in ((str(staged), None), ("00000.x", inside)):
             with pytest.raises(FileNotFoundError):
                 os.rename(name, tmp_path / "out", src_dir_fd=folder)
@@ -170,7 +170,7 @@ def test_a_lost_lease_is_noticed(tmp_path: Path) -> None:
 def acquire_over(folder: Path, first: lease.Lease) -> lease.Lease:
     """Take over from a holder that beats, as if its clock had stood still."""
     first.claim.write_text(json.dumps({"token": first.token, "released": "by a wrong clock"}))
-    return acquire(folder, terms())
+    return acquire(folder, this_host())
 
 
 @pytest.mark.parametrize("starters", [2, 5])
@@ -178,14 +178,14 @@ def test_of_starters_at_once_one_gets_it(tmp_path: Path, starters: int) -> None:
     for trial in range(20):
         folder = tmp_path / str(trial)
         if trial % 2:  # one that died before
-            dead = acquire(folder, Terms(place="gone", stale_s=60))
+            dead = acquire(folder, Host(place="gone", stale_s=60))
             os.utime(dead.claim, (0, 0))
         gate, won, refused = threading.Barrier(starters), [], []
 
         def start(folder: Path = folder, gate=gate, won=won, refused=refused) -> None:
             gate.wait()
             try:
-                won.append(acquire(folder, terms()))
+                won.append(acquire(folder, this_host()))
             except LeaseHeldError:
                 refused.append(1)
 

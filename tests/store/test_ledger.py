@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import BooksError, TableError
+from engine.errors import LedgerError, TableError
 from engine.store import ledger, schema, verification
 
 PLANNED = 10
@@ -96,9 +96,9 @@ def test_a_folder_with_missing_shards_is_not_closed(tmp_path: Path) -> None:
     ledger.begin(tmp_path, {"kind": "ingest", "config_sha256": "a"})
     ledger.write_plan(tmp_path, plan())
     ledger.commit_shard(tmp_path, 0, tables([0, 1, 2, 3]))
-    with pytest.raises(BooksError, match="4 of 10 planned instances ended"):
+    with pytest.raises(LedgerError, match="4 of 10 planned instances ended"):
         ledger.close(tmp_path, plan(), {})
-    with pytest.raises(BooksError, match="is not complete"):
+    with pytest.raises(LedgerError, match="is not complete"):
         verification.verify(tmp_path)
 
 
@@ -252,5 +252,5 @@ def unfinish_the_manifest(folder: Path) -> None:
 )  # fmt: skip
 def test_planted_damage_is_found(folder: Path, damage: Callable[[Path], None]) -> None:
     damage(folder)
-    with pytest.raises((BooksError, TableError)):
+    with pytest.raises((LedgerError, TableError)):
         verification.verify(folder)

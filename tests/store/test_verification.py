@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import BooksError, TableError
+from engine.errors import LedgerError, TableError
 from engine.store import audit_log, ledger, verification
 from engine.store.files import sha256_of_facts, sha256_of_file
 from jobs.running import running
@@ -90,7 +90,7 @@ def test_a_run_refuses_to_write_behind_a_log_that_was_changed(tmp_path: Path) ->
     run_all(tmp_path, range(1))
     path = tmp_path / audit_log.AUDIT_NAME
     path.write_text(path.read_text().replace('"score"', '"scorn"'))
-    with pytest.raises(BooksError, match="line 1 of .* is not what was written"):
+    with pytest.raises(LedgerError, match="line 1 of .* is not what was written"):
         run_all(tmp_path)
 
 
@@ -205,7 +205,7 @@ DAMAGES = [
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_planted_damage_is_found(folder: Path, damage: Callable[[Path], None]) -> None:
     damage(folder)
-    with pytest.raises((BooksError, TableError)):
+    with pytest.raises((LedgerError, TableError)):
         verification.verify(folder)
 
 
