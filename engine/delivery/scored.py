@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from engine.delivery import uids
-from engine.errors import TableError
+from engine.errors import TableError, UnknownNameError
 from engine.evaluation.answer import Code, Measurement, Row
-from engine.tasks import TASKS
+from engine.tasks import task_named
 from engine.tasks.task import Task
 
 RESEARCH_USE = "Research use only, not for diagnosis"
@@ -67,7 +67,7 @@ class Models:
         """Read their facts.
 
         Raises:
-            TableError: the manifest lacks a fact, or names a task that this release does not have.
+            TableError: the manifest lacks a fact, or names a task that is not installed.
         """
         try:
             self._by_digest = {
@@ -107,6 +107,7 @@ class Models:
 
 
 def _task_named(name: str) -> Task:
-    if name not in TASKS:
-        raise TableError(f"the scores are of task '{name}', which this release does not have")
-    return TASKS[name]
+    try:
+        return task_named(name)
+    except UnknownNameError as error:
+        raise TableError(f"the scores are of task '{name}', which is not installed") from error

@@ -1,4 +1,8 @@
-"""TASKS: one line for each clinical question."""
+"""The clinical questions: TASKS has one line for each.
+
+A ``Task`` (``task``) says what goes in, what the truth is, and what is answered. Kinds of answers have a
+folder, such as ``ages``. Importing this room imports no torch: ``Task.learning`` does when it is called.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,5 @@
-"""Skeletal age: the kind of answer that hand-age and knee-age share."""
+"""What tasks of skeletal age share: labels, answer, learning, figures, calibration, regions, pseudo-labels.
+
+``answer`` says what is predicted and how it is reported, ``inputs`` what goes in, ``learning`` how it is
+learnt.
+"""
