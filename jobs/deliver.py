@@ -1,4 +1,4 @@
-"""``osteoray deliver``: the results of a score folder, to where they are wanted."""
+"""`osteoray deliver`: sends the results of a score folder."""
 
 from __future__ import annotations
 
@@ -22,31 +22,36 @@ def deliver(
         ),
     ],
     maps: Annotated[
-        bool, typer.Option("--map", help="Also a secondary capture of each image under its attention map.")
+        bool,
+        typer.Option("--map", help="Also send each image under its attention map, as a secondary capture."),
     ] = False,
     retry: Annotated[
-        list[str] | None, typer.Option(help="Reason of failed objects to try again; may be repeated.")
+        list[str] | None, typer.Option(help="Try objects again that failed for this reason; may be repeated.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=32, help="Objects under way at the same time.")] = 4,
+    threads: Annotated[
+        int, typer.Option(min=1, max=32, help="How many objects are sent at the same time.")
+    ] = 4,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
     """Deliver scores as DICOM structured reports, as a table, or as FHIR bundles. Research use only.
 
-    Patient and study are read from each source file for the DICOM object alone; tables and FHIR hold the
-    patient's key. What was sent is noted in SCORES/outbox: the same command again sends what is missing, and
-    under a result's UID there is never a second object. Exit code 3 says that some objects failed.
+    DICOM objects carry the patient and study of their source file, which is read again. Tables and FHIR
+    bundles carry the patient's key only.
+
+    SCORES/outbox records what was sent. The same command sends what is missing; a result that is sent again
+    keeps its UID. Exit code 3: some objects failed.
     """
     counts = delivered(scores, to, maps=maps, retry=tuple(retry or ()), threads=threads)
     finish("deliver", {"to": to, **counts}, as_json=json, exit_code=PARTIAL if is_partial(counts) else 0)
 
 
 def is_partial(counts: Mapping[str, Any]) -> bool:
-    """Whether the counts of a delivery say that some objects did not arrive."""
+    """Whether some objects of a delivery did not arrive."""
     return bool(counts.get("failed") or counts.get("uid_conflict"))
 
 
 def require_sinks(sinks: Sequence[str]) -> None:
-    """Refuse what names no sink, before hours are spent on what is to go there; nothing is reached yet.
+    """Refuse addresses that name no sink before scoring starts; no connection is made.
 
     Raises:
         UsageError: one of them is none.
@@ -65,7 +70,7 @@ def delivered_to_all(scores: Path, sinks: Sequence[str]) -> dict[str, dict[str, 
     """Deliver ``scores`` to each sink; gives the counts by sink.
 
     Raises:
-        SinkError: one takes nothing. The others have got their share before.
+        SinkError: a sink takes nothing; the other sinks got their results before.
     """
     counts, down = {}, []
     for to in sinks:
@@ -81,7 +86,7 @@ def delivered_to_all(scores: Path, sinks: Sequence[str]) -> dict[str, dict[str, 
 def delivered(
     scores: Path, to: str, *, maps: bool = False, retry: tuple[str, ...] = (), threads: int = 4
 ) -> dict[str, Any]:
-    """Deliver ``scores`` to one sink with a progress line; what another verb calls, too. Gives the counts."""
+    """Deliver ``scores`` to one sink, with a progress line; gives the counts."""
     from engine.delivery import uids, whole_files
     from engine.delivery.send import Options
     from engine.delivery.send import deliver as send

@@ -1,4 +1,4 @@
-"""A DICOM node as a sink: C-STORE over associations that stay open, one for each sending thread.
+"""A DICOM node as a sink: C-STORE. Each sending thread keeps one association open.
 
 dimse://HOST:PORT/AET[?calling=AET]
 """
@@ -34,7 +34,7 @@ logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # it logs whole iden
 
 
 class Dimse:
-    """One node. Each thread that sends has an association of its own, opened again when it was lost."""
+    """One node. A lost association is opened again."""
 
     def __init__(self, address: str, timeout_s: float = TIMEOUT_S) -> None:
         """Connect to nothing yet.
@@ -92,7 +92,7 @@ class Dimse:
         return association
 
     def _is_listening(self) -> bool:
-        """Whether anybody takes the connection; pynetdicom loses a socket where nobody does."""
+        """Whether the port accepts a connection; pynetdicom leaks a socket where it does not."""
         try:
             socket.create_connection((self._host, self._port), self._timeout_s).close()
         except OSError:

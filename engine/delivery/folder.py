@@ -1,4 +1,4 @@
-"""A folder as a sink: one file an object, named by its UID, that appears whole or not at all.
+"""A folder as a sink: one file an object, named by its UID, written whole or not at all.
 
 The files hold patient identity, so only their owner can read them.
 """
@@ -12,14 +12,14 @@ from engine.delivery.sink import SENT, SendResult
 from engine.store.files import replacing
 
 _LEFT_BEHIND_S = 3600.0
-"""A file under way for so long is one whose writer was killed."""
+"""A half-written file of this age was left by a killed delivery."""
 
 
 class Folder:
     """``DIR/<SOP instance UID>.dcm``."""
 
     def __init__(self, place: str) -> None:
-        """Make the folder; clear away what killed deliveries left half written."""
+        """Make the folder; remove files that killed deliveries left half written."""
         self._root = Path(place)
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in self._root.glob(".*.dcm.*"):
@@ -30,7 +30,7 @@ class Folder:
         """Write the file; one that is there already stays.
 
         Raises:
-            OSError: the disk refused it: no other object would fare better.
+            OSError: the disk refused it.
         """
         target = self._root / f"{uid}.dcm"
         if target.exists():

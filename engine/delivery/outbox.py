@@ -27,7 +27,7 @@ STATES = (PENDING, SENT, FAILED)
 ATTEMPTS = 5
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 CONFLICT = "uid_conflict"
-"""Two instances of different bytes share a SOP instance UID: their results would share theirs."""
+"""Two instances of different bytes share a SOP instance UID, so their results would share one, too."""
 
 _PRIMARY = 0xFF  # of an extended error code of SQLite
 _REFUSED_BY_DISK = frozenset(
@@ -75,7 +75,7 @@ class Outbox:
         self._db = connection
 
     def add(self, items: Iterable[OutboxItem]) -> None:
-        """Note what is to be sent; what is known stays as it is, and what contradicts it is a conflict."""
+        """Add what is to be sent. A known item stays; one of other bytes under its UID is a conflict."""
         for item in items:
             fresh = self._db.execute(
                 f"INSERT OR IGNORE INTO objects ({_ITEM}, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -86,7 +86,7 @@ class Outbox:
         self._db.commit()
 
     def retry(self, reasons: Iterable[str]) -> None:
-        """Make failed objects pending again: those that failed for what passes, and those of ``reasons``."""
+        """Make failed objects pending again: after transient failures, and those of ``reasons``."""
         wanted = set(reasons)
         rows = self._db.execute("SELECT DISTINCT reason FROM objects WHERE state = ?", (FAILED,)).fetchall()
         for (reason,) in rows:

@@ -38,7 +38,7 @@ FORMS = (
     "dimse://host:port/AET (C-STORE)"
 )
 GIVE_UP_AFTER = 20
-"""Attempts in a row that reached nobody: the sink is down, and asking on would take the night."""
+"""Attempts in a row that reached nobody: the sink is down, so the delivery ends."""
 
 _MAP = "attention_map"
 _NO_SALT = bytes(32)  # the patient key made with it is thrown away
@@ -49,7 +49,7 @@ _ITEM_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of sink: how it is told from others, and how it is opened."""
+    """A kind of sink: which addresses it takes, and how it is opened."""
 
     name: str
     fits: Callable[[str], bool]
@@ -243,7 +243,7 @@ class _Sending:
         return self._sent
 
     def _fill(self, pool: ThreadPoolExecutor) -> bool:
-        """Give the threads something to do; sleeps until something is due; False when all has ended."""
+        """Hand due items to the threads; sleeps until one is due; False when all have ended."""
         room = 2 * self._threads - len(self._under_way)
         busy = frozenset(item.uid for item in self._under_way.values())
         items = self._box.due(room, busy)

@@ -1,7 +1,7 @@
-"""A DICOMweb server as a sink: STOW-RS (PS3.18 10.5), one object a request, so that each has its own answer.
+"""A DICOMweb server as a sink: STOW-RS (PS3.18 10.5), one object a request, so that each has its own result.
 
-Credentials come from the environment alone, as those of the source do. No address and no answer of the server
-gets into a message: they may hold identifiers.
+Credentials come from the environment only, as for sources. Messages hold neither the server's address nor its
+answers: they may contain identifiers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TIMEOUT_S = 30.0
 _OK, _ACCEPTED, _CONFLICT = 200, 202, 409
 _DENIED, _BUSY, _NO_SERVICE = {401, 403}, {408, 425, 429, 500, 502, 503, 504}, {404, 405, 501}
 _DUPLICATE = {0x0111, 45070}
-"""Failure reasons that say "I have this UID": PS3.7 C.4.2, and what Azure's server answers."""
+"""Failure reasons of a server that has the UID already: PS3.7 C.4.2, and that of Azure."""
 _BOUNDARY = b"osteoray-result-boundary"
 _CONTENT_TYPE = f'multipart/related; type="application/dicom"; boundary={_BOUNDARY.decode()}'
 _FAILED, _FAILURE_REASON = "00081198", "00081197"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 
 NAMESPACE = uuid.UUID("6e6d1f0a-3c0e-5b7e-9a51-0c9b7a2f4d11")
-"""Fixed for ever: another one would double every result in every archive."""
+"""Never change it: another one would double every result in every archive."""
 
 SR, MAP = "sr", "map"
 KINDS = (SR, MAP)
@@ -26,7 +26,7 @@ def result_uid(source_sop_uid: str, model_sha256: str, task: str, kind: str) -> 
 
 
 def series_uid(source_sop_uid: str, model_sha256: str, task: str, kind: str) -> str:
-    """UID of the series of that result: each result has its own, so that none waits for another."""
+    """UID of the series of that result; each result has its own."""
     return _uid(source_sop_uid, model_sha256, task, f"{kind}/series")
 
 

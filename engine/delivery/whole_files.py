@@ -1,4 +1,4 @@
-"""Forms of ``--to`` that are files written whole, without an outbox: tables and FHIR bundles."""
+"""Deliveries that need no outbox, since they are written whole: tables and FHIR bundles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Writer = Callable[[Path], dict[str, Any]]
 
 
 def writer_for(to: str) -> Writer | None:
-    """What writes a score folder to ``to``; None where ``to`` takes DICOM objects."""
+    """The writer for ``to``; None where ``to`` takes DICOM objects."""
     if to.startswith(FHIR) and to != FHIR:
         return partial(fhir.folder, target=Path(to.removeprefix(FHIR)))
     if "://" not in to and Path(to).suffix.lower() in TABLES and not Path(to).is_dir():
