@@ -15,10 +15,11 @@ STAMP := $(VENV)/.osteoray-$(KEY)
 # mypy refuses a folder without Python files.
 PACKAGES := engine jobs $(if $(wildcard cluster/*.py),cluster)
 
-# As many processes as the machine that must pass it has cores; all tests that use Ray share one of them.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25
+PYTEST := $(BIN)/python -m pytest --durations=25
+# What is left out; make test-all leaves out nothing.
+LESS = and not nightly
 
-.PHONY: help venv demo test test-all unit lint types picture clean
+.PHONY: help venv demo test test-all test-ray test-plain lint types picture clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,14 +46,20 @@ lint: venv
 types: venv
 	$(BIN)/mypy $(PACKAGES)
 
-unit: venv
-	$(PYTEST) -m "not nightly"
+test-ray: venv
+	$(PYTEST) -m "ray $(LESS)"
 
+test-plain: venv
+	$(PYTEST) -m "not ray $(LESS)"
+
+# Two processes for two cores: one starts Ray and tells the story once, the other runs all else beside it.
 test: venv
-	$(MAKE) -j3 lint types unit
+	$(MAKE) -j4 lint types test-ray test-plain
 
-test-all: lint types
-	OSTEORAY_FUZZ=20000 OSTEORAY_HISTORIES=1000 $(PYTEST)
+test-all: export OSTEORAY_FUZZ = 20000
+test-all: export OSTEORAY_HISTORIES = 1000
+test-all: venv
+	$(MAKE) -j4 lint types test-ray test-plain LESS=
 
 # The rooms of engine/ and who imports whom.
 picture: venv

@@ -1,7 +1,7 @@
 """What tests share: one small Ray, and one small story told with the real command, for the whole session.
 
-Tests run in several processes (``make test``): all that use Ray are one group, so that one process starts one
-Ray and tells the story once, while the others run the plain tests. The other tests go file by file.
+All tests that use Ray are marked ``ray``: ``make test`` runs them in one process, which starts one Ray and
+tells the story once, and the others in another beside it.
 """
 
 from __future__ import annotations
@@ -14,25 +14,19 @@ import pytest
 from jobs import cluster_session
 from tests.fixtures.story import Story, tell
 
-RAY_GROUP = "ray"
 
-
-def uses_ray(item: pytest.Item) -> bool:
-    """Whether a test may start Ray or join it: by its mark or by what it asks for."""
-    asked = set(getattr(item, "fixturenames", ()))
-    return item.get_closest_marker("ray") is not None or bool(asked & {"ray_session", "story"})
-
-
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for the session's Ray as what uses it."""
     for item in items:
-        group = RAY_GROUP if uses_ray(item) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
 
 
 @pytest.fixture(autouse=True)
 def no_second_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test outside the group of Ray that starts one fails: two of them would share two cores."""
-    if uses_ray(request.node):
+    """A test that is not marked and starts Ray fails: a second one would run beside that of the session."""
+    if request.node.get_closest_marker("ray"):
         return
     knock = cluster_session._require_answer
 
