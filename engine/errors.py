@@ -15,7 +15,8 @@
     │   ├── SourceReadError          ORY-I09
     │   ├── DecoderCrashError        ORY-I10
     │   ├── DecoderTimeoutError      ORY-I11
-    │   └── DecoderMemoryError       ORY-I12
+    │   ├── DecoderMemoryError       ORY-I12
+    │   └── CovariateError           ORY-I13
     ├── FilteredError                ORY-F00   sound, but not for this task; becomes one filtered row
     │   ├── SopClassFilteredError    ORY-F01
     │   ├── NotGrayscaleError        ORY-F02
@@ -184,6 +185,13 @@ class DecoderMemoryError(InstanceError):
 
     code = "ORY-I12"
     reason = "decoder_memory"
+
+
+class CovariateError(InstanceError):
+    """A value given beside the image is no number, is out of its range, or is not one the model takes."""
+
+    code = "ORY-I13"
+    reason = "covariate"
 
 
 class FilteredError(EngineError):

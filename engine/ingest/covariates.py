@@ -6,6 +6,7 @@ Legend: N samples, Q columns of all covariates of a network, in the order in whi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import UnknownNameError
+from engine.errors import CovariateError, UnknownNameError
 
 Columns = NDArray[np.float32]
 
@@ -92,6 +93,32 @@ def sources(covariates: Sequence[Covariate]) -> list[str]:
 def table_columns(covariates: Sequence[Covariate]) -> tuple[str, ...]:
     """The columns that a covariate table must have for them."""
     return tuple(covariate.column for covariate in covariates if covariate.is_of_table)
+
+
+def table_values(given: Mapping[str, Any], covariates: Sequence[Covariate]) -> dict[str, float | None]:
+    """The table covariates of one sample by column, to the precision of a table; None where one is missing.
+
+    Raises:
+        CovariateError: a column that no covariate has, or a value that is no number within its bounds.
+    """
+    known = {covariate.column: covariate for covariate in covariates if covariate.is_of_table}
+    for name in given:
+        if name not in known:
+            takes = ", ".join(known) or "none"
+            raise CovariateError(f"there is no covariate of this name; this model takes {takes}")
+    return {name: _checked(given.get(name), covariate) for name, covariate in known.items()}
+
+
+def _checked(value: Any, covariate: Covariate) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CovariateError(f"the covariate {covariate.column} is no number")
+    low, high = covariate.low, covariate.high
+    if (low is not None and value < low) or (high is not None and value > high):
+        ends = " to ".join("any" if end is None else f"{end:g}" for end in (low, high))
+        raise CovariateError(f"the covariate {covariate.column} is outside {ends} {covariate.unit}".rstrip())
+    return float(np.float32(value))
 
 
 def unknown(covariates: Sequence[Covariate]) -> Columns:

@@ -67,6 +67,10 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "Decoding the file asked for more memory than one file may take.",
         "Look at the file; if it is sound, read it on a machine with more memory.",
     ),
+    "covariate": (
+        "A value that was given beside the image is no number, or is out of its range.",
+        "Mend it in the covariate table, then read the file again.",
+    ),
     "sop_class": (
         "Not a kind of image that this model reads, for example a report or a CT slice.",
         "Nothing to do.",

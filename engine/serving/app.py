@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from engine.deploy.abstained import AbstainedError
 from engine.deploy.bundle import Bundle
 from engine.deploy.score import PROVENANCE, Model, open_model, score_rows
 from engine.errors import (
+    CovariateError,
     EngineError,
     FilteredError,
     InstanceError,
@@ -33,6 +35,7 @@ from engine.errors import (
     UnsupportedSyntaxError,
     UsageError,
 )
+from engine.ingest.covariates import Covariate, table_values
 from engine.ingest.decode_process import Isolation, reader
 from engine.ingest.sample import Reading
 from engine.store import schema
@@ -89,20 +92,24 @@ class Served:
     worker: ThreadPoolExecutor
     isolation: Isolation
 
-    def score(self, data: bytes) -> dict[str, Any]:
+    def score(self, data: bytes, given: Mapping[str, Any]) -> dict[str, Any]:
         """Score the bytes of one DICOM file: the values of ``columns``, as bulk scoring writes them.
 
+        ``given`` are its table covariates by column.
+
         Raises:
-            InstanceError, FilteredError: the file cannot be used, or ended the process that decodes.
+            InstanceError, FilteredError: file or covariates cannot be used, or the file ended the process
+                that decodes.
             AbstainedError: it was scored, and bulk scoring would withhold the score, too.
             IsolationError: that process cannot be started.
         """
+        values = table_values(given, self.model.bundle.covariates)
         reading = Reading(source="", rule=self.model.bundle.rule, salt=_NO_SALT)
         outcome = reader(self.isolation).read_bytes(reading, data)
         if isinstance(outcome, EngineError):
             raise outcome
         sample, image_HW = outcome
-        (result,) = score_rows(self.model, [sample], image_HW[None, None])
+        (result,) = score_rows(self.model, [{**sample, **values}], image_HW[None, None])
         if isinstance(result, AbstainedError):
             raise result
         names = columns(self.model.task)
@@ -184,38 +191,45 @@ def _add_facts_routes(app: FastAPI, served: dict[str, Served], guard: list[Any])
 
 def _add_score_route(app: FastAPI, served: Served, guard: list[Any]) -> None:
     task = served.model.task
-    body = {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/dicom": {"schema": {"type": "string", "format": "binary"}},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["file"],
-                        "properties": {"file": {"type": "string", "format": "binary"}},
-                    }
-                },
-            },
-        }
-    }
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem} for status in (400, 411, 413, 415, 422)
     }
 
     async def score(request: Request) -> dict[str, Any]:
-        """Score one DICOM file, sent as the raw body or as the multipart field `file`."""
-        data = await _body(request)
-        return await asyncio.get_running_loop().run_in_executor(served.worker, served.score, data)
+        """Score one DICOM file, sent as the raw body or as the multipart field `file`.
+
+        Beside `file`, the field `covariates` may be a JSON object with values that no DICOM header holds.
+        """
+        data, given = await _upload(request)
+        return await asyncio.get_running_loop().run_in_executor(served.worker, served.score, data, given)
 
     app.post(
         f"/v1/{task.name}", response_model=response_model(task), responses=problems, dependencies=guard,
-        openapi_extra=body, operation_id=f"score_{task.name.replace('-', '_')}",
+        openapi_extra={"requestBody": request_body(served.model.bundle.covariates)},
+        operation_id=f"score_{task.name.replace('-', '_')}",
     )(score)  # fmt: skip
 
 
-async def _body(request: Request) -> bytes:
-    """The file's bytes, never more than MAX_BODY_BYTES, whatever the client claims."""
+def request_body(covariates: Sequence[Covariate]) -> dict[str, Any]:
+    """The body of a request in OpenAPI's words, with the table covariates that a model takes."""
+    file = {"type": "string", "format": "binary"}
+    numbers = {}
+    for one in covariates:
+        if one.is_of_table:
+            bounds = {"minimum": one.low, "maximum": one.high}
+            numbers[one.column] = {"type": ["number", "null"], "description": one.unit} | {
+                name: bound for name, bound in bounds.items() if bound is not None
+            }
+    fields: dict[str, Any] = {"file": file}
+    if numbers:
+        fields["covariates"] = {"type": "object", "properties": numbers, "additionalProperties": False}
+    form = {"type": "object", "required": ["file"], "properties": fields}
+    content = {"application/dicom": {"schema": file}, "multipart/form-data": {"schema": form}}
+    return {"required": True, "content": content}
+
+
+async def _upload(request: Request) -> tuple[bytes, dict[str, Any]]:
+    """The file's bytes, never more than MAX_BODY_BYTES, whatever the client claims; and the covariates."""
     claimed = request.headers.get("content-length")
     if claimed and claimed.isdigit() and int(claimed) > MAX_BODY_BYTES:
         raise OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
@@ -226,13 +240,23 @@ async def _body(request: Request) -> bytes:
             part = form.get("file")
             if not isinstance(part, UploadFile):
                 raise HTTPException(400, "the multipart field 'file' is missing")
-            return await part.read()
+            return await part.read(), _json_object(form.get("covariates") or "{}")
     data = bytearray()
     async for piece in request.stream():
         data += piece
         if len(data) > MAX_BODY_BYTES:
             raise OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
-    return bytes(data)
+    return bytes(data), {}
+
+
+def _json_object(text: Any) -> dict[str, Any]:
+    try:
+        given = json.loads(text)
+    except (TypeError, ValueError):
+        given = None
+    if not isinstance(given, dict):
+        raise CovariateError("the multipart field 'covariates' is no JSON object")
+    return given
 
 
 async def _engine_error(request: Request, error: Exception) -> JSONResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.errors import UnknownNameError
+from engine.errors import CovariateError, UnknownNameError
 from engine.ingest.covariates import (
     SEX,
     Covariate,
@@ -15,6 +15,7 @@ from engine.ingest.covariates import (
     names_of,
     sources,
     table_columns,
+    table_values,
     unknown,
     widths,
 )
@@ -59,3 +60,32 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     assert chosen(BOTH, ("calcium", "sex")) == BOTH[::-1]
     with pytest.raises(UnknownNameError, match="calcium"):
         chosen(BOTH, ("sex", "calcum"))
+
+
+BOUNDED = Covariate(
+    name="calcium", source="table:calcium_mmol_l", encode=lambda value: (value or 0.0,), unit="mmol/l",
+    low=1.0, high=4.0,
+)  # fmt: skip
+
+
+def test_table_values_have_the_precision_of_a_table() -> None:
+    assert table_values({"calcium_mmol_l": 2.3}, (SEX, BOUNDED)) == {"calcium_mmol_l": float(np.float32(2.3))}
+    for given in ({}, {"calcium_mmol_l": None}):
+        assert table_values(given, (SEX, BOUNDED)) == {"calcium_mmol_l": None}
+    assert table_values({}, (SEX,)) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"calcium_mmol_l": 0.9}, "outside 1 to 4 mmol/l"),
+        ({"calcium_mmol_l": 4.1}, "outside 1 to 4 mmol/l"),
+        ({"calcium_mmol_l": "2"}, "is no number"),
+        ({"calcium_mmol_l": True}, "is no number"),
+        ({"calcium_mmol_l": float("nan")}, "is no number"),
+        ({"patient_sex": 1.0}, "no covariate of this name; this model takes calcium_mmol_l"),
+    ],
+)
+def test_table_values_that_cannot_be_are_refused(given: dict[str, object], words: str) -> None:
+    with pytest.raises(CovariateError, match=words):
+        table_values(given, (SEX, BOUNDED))

@@ -13,9 +13,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from engine.deploy.abstained import AgeAboveRangeError
-from engine.errors import UsageError
-from engine.serving.app import build_app
+from engine.errors import CovariateError, UsageError
+from engine.ingest.covariates import SEX, Covariate
+from engine.serving.app import NOTICE, build_app, columns, request_body, response_model
 from engine.serving.on_ray import deploy
+from engine.tasks.hand_age import HAND_AGE
 from tests.fixtures.breaking_child import broken, isolation
 from tests.fixtures.story import COUNT, Story, column
 
@@ -37,21 +39,46 @@ def server(story: Story) -> Iterator[httpx.Client]:
     serve.shutdown()
 
 
-def test_same_file_same_number_as_score(server: httpx.Client, story: Story) -> None:
-    names = ["path", "sop_instance_uid", "predicted_months", "sd_months", "model_sha256", "content_sha256"]
-    rows = column(story.scores, "predictions", names)
+def test_same_file_same_row_as_score(server: httpx.Client, story: Story) -> None:
+    names = [*columns(HAND_AGE)]
+    assert {"predicted_months", "interval_low_months", "age_months", "task", "model_sha256"} <= set(names)
+    rows = column(story.scores, "predictions", ["path", *names])
     assert len(rows) == COUNT
     for row in rows[::8]:
-        answer = server.post("/v1/hand-age", content=(story.archive / row["path"]).read_bytes())
+        answer = server.post("/v1/hand-age", content=(story.archive / row.pop("path")).read_bytes())
         assert answer.status_code == 200
-        assert {name: answer.json()[name] for name in names[1:]} == {name: row[name] for name in names[1:]}
+        assert answer.json() == {**row, "notice": NOTICE}
 
 
 def test_multipart_and_raw_agree(server: httpx.Client, story: Story) -> None:
     path = story.archive / column(story.scores, "predictions", ["path"])[0]["path"]
     raw = server.post("/v1/hand-age", content=path.read_bytes())
-    multipart = server.post("/v1/hand-age", files={"file": path.read_bytes()})
-    assert raw.json() == multipart.json()
+    for form in ({}, {"covariates": "{}"}):
+        multipart = server.post("/v1/hand-age", files={"file": path.read_bytes()}, data=form)
+        assert raw.json() == multipart.json()
+
+
+@pytest.mark.parametrize("text", ["[]", "no JSON", '{"patient_sex": 1}', '{"calcium": 2.3}'])
+def test_covariates_that_cannot_be_are_refused(server: httpx.Client, story: Story, text: str) -> None:
+    path = story.archive / column(story.scores, "predictions", ["path"])[0]["path"]
+    answer = server.post("/v1/hand-age", files={"file": path.read_bytes()}, data={"covariates": text})
+    assert (answer.status_code, answer.json()["code"]) == (422, CovariateError.code)
+
+
+def test_the_api_names_what_goes_in_and_what_comes_out() -> None:
+    calcium = Covariate(
+        name="calcium", source="table:ca", encode=lambda value: (value or 0.0,), unit="mmol/l", low=1.0
+    )
+    form = request_body((SEX, calcium))["content"]["multipart/form-data"]["schema"]
+    assert form["properties"]["covariates"]["properties"] == {
+        "ca": {"type": ["number", "null"], "description": "mmol/l", "minimum": 1.0}
+    }
+    assert list(request_body((SEX,))["content"]["multipart/form-data"]["schema"]["properties"]) == ["file"]
+    shown = response_model(HAND_AGE).model_json_schema()["properties"]
+    assert "patient_key" not in shown
+    assert shown["predicted_months"]["description"] == "Expected bone age (months)"
+    assert shown["interval_low_months"]["anyOf"] == [{"type": "number"}, {"type": "null"}]
+    assert shown["image_position_patient"]["anyOf"][0] == {"type": "array", "items": {"type": "number"}}
 
 
 @pytest.mark.parametrize(
