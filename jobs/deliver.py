@@ -31,7 +31,7 @@ def deliver(
     threads: Annotated[
         int, typer.Option(min=1, max=32, help="How many objects are sent at the same time.")
     ] = 4,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
     """Deliver scores as DICOM structured reports, as a table, or as FHIR bundles. Research use only.
 

@@ -38,7 +38,7 @@ def demo(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of all three recipes, e.g. epochs=2.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
     """Draw an archive, ingest, train, distil, export, score and report; then say how to start the server.
 

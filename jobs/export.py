@@ -19,9 +19,11 @@ PARITY_SAMPLES = 256
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
-    out: Annotated[Path, typer.Option(help="Bundle folder to write; must not hold files.")],
-    engine: Annotated[str, typer.Option(help=f"auto, {', '.join(PREDICTORS)}.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    out: Annotated[Path, typer.Option(help="Bundle folder to write; it must be new or empty.")],
+    engine: Annotated[
+        str, typer.Option(help=f"Engine to compile for: auto, {', '.join(PREDICTORS)}.")
+    ] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
     """Export a network to ONNX, compile it, compare it with torch on real held-out samples, seal the bundle.
 

@@ -15,14 +15,14 @@ from engine.errors import UsageError
 from jobs.plan import require_apart
 
 _SHARD_SIZE_HELP = (
-    "Instances in one shard, the unit of resuming; by default what --out was begun with, else a 128th of "
-    "SOURCE, 64 at least and 256 at most."
+    "Instances in one shard, the unit of resuming. By default SOURCE is divided into 128 shards of 64 to 256 "
+    "files; a folder keeps the size that it was begun with."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a run over an archive is begun, gone on with, limited and reported. One option a field."""
+    """How a run over an archive is started, resumed, limited and reported. One option a field."""
 
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; the same command again resumes it.")
@@ -30,39 +30,37 @@ class RunOptions:
     shard_size: Annotated[int | None, typer.Option(min=1, help=_SHARD_SIZE_HELP)] = None
     incremental: Annotated[
         bool,
-        typer.Option(
-            "--incremental", help="Take into a finished --out what is new or changed in SOURCE since then."
-        ),
+        typer.Option("--incremental", help="Add what is new or changed in SOURCE to a finished --out."),
     ] = False
     retry: Annotated[
         list[str] | None,
         typer.Option(
             metavar="REASON",
-            help="Read again what was quarantined for this reason, and nothing else; may be given several "
-            "times.",
+            help="Read again only the files that were quarantined for this reason; may be repeated.",
         ),
     ] = None
     max_failures: Annotated[
         str | None,
         typer.Option(
             metavar="N|P%",
-            help="Stop, with exit code 4, once more files are quarantined: a number, or a share as 1%.",
+            help="Stop with exit code 4 when more files than this are quarantined, such as 100 or 1%.",
         ),
     ] = None
     window: Annotated[
         str | None,
         typer.Option(
             metavar="FROM-TO",
-            help="Read only in these hours of the day, as 22:00-06:00; pauses outside of them.",
+            help="Read only in these hours of the day, such as 22:00-06:00.",
         ),
     ] = None
     throttle: Annotated[
-        float | None, typer.Option(min=0.01, help="Read at most so many instances a second, to spare a PACS.")
+        float | None,
+        typer.Option(min=0.01, help="Read at most this many instances a second, to spare a PACS."),
     ] = None
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what SOURCE holds, from headers; write nothing.")
+        bool, typer.Option("--dry-run", help="Read headers only, say what SOURCE holds, and write nothing.")
     ] = False
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False
 
     def folder(self, source: str) -> Path:
         """``--out``, which lies apart from the source.

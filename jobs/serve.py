@@ -18,15 +18,15 @@ MIN_KEY_CHARACTERS = 16
 
 
 def serve(
-    model: Annotated[list[Path], typer.Option(help="Bundle folder; give it again for another task.")],
+    model: Annotated[list[Path], typer.Option(help="Bundle folder; may be repeated, one a task.")],
     host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond this machine a key is needed.")
+        str, typer.Option(help="Address to listen on. Other than this machine needs --api-key-file.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    replicas: Annotated[int, typer.Option(help="Server processes; each loads the models once.")] = 1,
+    replicas: Annotated[int, typer.Option(help="Number of server processes; each loads all models.")] = 1,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="File with the bearer key that clients must send; needed beyond loopback."),
+        typer.Option(help="File with the bearer key that clients must send."),
     ] = None,
 ) -> None:
     """Serve bundles over HTTP until interrupted: POST a DICOM file to /v1/<task>, get JSON.
