@@ -44,7 +44,7 @@ from engine.models.ordered_bins import joint_loss
 from engine.tasks import task_named
 from engine.training.checkpoint import new_state
 from engine.training.dataset import TrainingSet, open_training_set, pack_images
-from engine.training.loop import Log, Teacher, World, epochs, predict, recorded_for
+from engine.training.loop import Log, Teacher, World, epochs, recorded_for, validation_errors
 from engine.training.on_ray import Workers, train_on_ray
 from engine.training.recipe import Recipe, model_of, recipe_from_facts
 from engine.training.run_folder import load_net, read_metrics
@@ -52,6 +52,7 @@ from jobs.cluster_session import start_ray
 from jobs.recipes import recipe_named
 
 TASK = task_named("hand-age")
+LEARNING = TASK.learning()
 CPU = torch.device("cpu")
 
 
@@ -79,8 +80,8 @@ def turns(
 ) -> Iterator[Log]:
     """Epochs without end."""
     channels = teacher.channels if teacher else ()
-    state = new_state(recipe, model_of(recipe, TASK, 1), channels, device)
-    return epochs(recipe, TASK, samples, state, world=World(device=device), teacher=teacher)
+    state = new_state(recipe, LEARNING.network, model_of(recipe, TASK.covariates, 1), channels, device)
+    return epochs(recipe, LEARNING, samples, state, world=World(device=device), teacher=teacher)
 
 
 def teachers(options: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -88,7 +89,9 @@ def teachers(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     recipe = replace(recipe_named("hand-student"), epochs=options.rounds + 1)
     samples = opened(options.data, folder, options.steps * recipe.batch_size)
     device = device_of(options)
-    live = Teacher(net=frozen(load_net(options.run)).to(device), precision=recipe.teacher_precision)
+    live = Teacher(
+        net=frozen(load_net(options.run, LEARNING.network)).to(device), precision=recipe.teacher_precision
+    )
     exact = Teacher(net=live.net, precision="f32")
     trainings = {
         "alone": turns(replace(recipe, distill={}), samples, None, device),
@@ -152,14 +155,14 @@ class Films(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]):
         """Image in [0, 1], covariates, months, place."""
         row = self.train_N[place]
         image = torch.from_numpy(self.samples.images_NVHW[row].copy()).float() / 255
-        told = torch.from_numpy(self.samples.covariates_NQ[row])
-        return image, told, torch.tensor(self.samples.months_N[row]), place
+        known = torch.from_numpy(self.samples.covariates_NQ[row])
+        return image, known, torch.tensor(self.samples.targets["bin"][row]), place
 
 
 def plain_epochs(recipe: Recipe, samples: TrainingSet, device: torch.device) -> Iterator[float]:
     """The loop of timm's train.py in one process; yields the seconds of each epoch."""
     torch.manual_seed(recipe.seed)
-    net = channels_last(AgeNet(model_of(recipe, TASK, 1))).to(device)
+    net = channels_last(AgeNet(model_of(recipe, TASK.covariates, 1))).to(device)
     ema = ModelEmaV2(net, decay=recipe.ema_decay)
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     loaders = {"num_workers": 8, "pin_memory": True, "persistent_workers": True} if device != CPU else {}
@@ -171,17 +174,17 @@ def plain_epochs(recipe: Recipe, samples: TrainingSet, device: torch.device) -> 
         draws = draw(len(samples.index_of("train")), recipe.augmentation, seed=recipe.seed, epoch=epoch)
         net.train()
         for *parts, place_B in loader:
-            x_BVHW, told_BQ, months_B = (part.to(device, non_blocking=True) for part in parts)
+            x_BVHW, known_BQ, months_B = (part.to(device, non_blocking=True) for part in parts)
             shown = augmented(x_BVHW, draws.at(place_B)).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                logits_BK = net(shown, told_BQ).logits_BK
+                logits_BK = net(shown, known_BQ).logits_BK
             loss = joint_loss(logits_BK, months_B, weight=recipe.kl_weight, delta=recipe.delta_months)["task"]
             optimizer.zero_grad()
             loss.backward()
             dispatch_clip_grad(net.parameters(), value=recipe.clip_norm)
             optimizer.step()
             ema.update(net)
-        predict(ema.module, samples, samples.index_of("val"))
+        validation_errors(LEARNING, ema.module, samples, samples.index_of("val"))
         yield time.perf_counter() - started
 
 
@@ -201,14 +204,14 @@ def noise(count: int, size: int) -> TrainingSet:
     return TrainingSet(
         images_NVHW=rng.integers(0, 256, (total, 1, size, size), np.uint8),
         to_network_N33=np.broadcast_to(np.eye(3), (total, 3, 3)),
-        months_N=months_N,
         covariates_NQ=np.zeros((total, sum(widths(TASK.covariates))), np.float32),
         patients_N=names_N,
         uids_N=names_N,
         patient_sex_N=names_N,
-        age_N=months_N,
-        pseudo_N2=np.full((total, 2), np.nan, np.float32),
-        is_expert_N=np.ones(total, np.bool_),
+        age_months_N=months_N,
+        covariates=TASK.covariates,
+        targets={"bone_age_months": months_N, "bin": months_N},
+        truth={"bone_age_months": months_N},
         splits_N=np.array(["train"] * count + ["val"] * 32),
     )
 
@@ -258,7 +261,7 @@ def loops(options: argparse.Namespace, folder: Path) -> dict[str, object]:
             run = folder / f"{workers}-{turn}"
             pack_images(options.data, run / "cache", TASK.labels)
             train_on_ray(
-                recipe.facts(), options.data, run, teacher=None,
+                recipe, TASK, options.data, run, teacher=None,
                 workers=Workers(count=workers, threads=max(cores // workers, 1), gpu=options.gpu),
             )  # fmt: skip
             speeds[f"ours_{workers}"] += [images / log["seconds"] for log in read_metrics(run)[1:]]

@@ -25,7 +25,7 @@ VERBS: dict[str, str] = {
     "join": "Join folders of several regions to one whose samples have several views.",
     "regions": "Find hand, carpals and metacarpals by a trained network's attention, as boxes to crop by.",
     "pseudo-label": "Label knees by what models say of the paired hands: mean and spread.",
-    "teach": "Record a teacher's outputs for all samples, so that students train without it.",
+    "record-teacher": "Record a teacher's outputs for all samples, so that students train without it.",
     "export": "Compile a trained student into a model bundle, with a parity gate.",
     "score": "Score a whole archive with a bundle; can be resumed, each instance once.",
     "deliver": "Send scores to a folder, a PACS or a table: DICOM SR, CSV, XLSX, FHIR.",
@@ -37,6 +37,9 @@ VERBS: dict[str, str] = {
 }
 """Verb to its line in the help. ``jobs/<verb>.py`` holds a function of that name, with _ for -."""
 
+_EARLIER = {"teach": "record-teacher"}
+"""Verbs of an earlier release that still work, and what they are called now."""
+
 INTERRUPTED = 130
 
 
@@ -47,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     75 another run holds the output folder, 130 interrupted, 143 ended in order on SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = _chosen(words)
+    if verb in _EARLIER:
+        words[words.index(verb)] = _EARLIER[verb]
     try:
         command_line(words)(args=words, prog_name="osteoray")
     except EngineError as error:

@@ -139,7 +139,7 @@ def _speeds(teacher: Path, bundle: Bundle, data: Path) -> dict[str, float]:
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     samples = parity_samples(data, 64, bundle.covariates)
-    eager = eager_speed(load_net(teacher), bundle.rule.view.size_HW)
+    eager = eager_speed(load_net(teacher, task_named(TASK).learning().network), bundle.rule.view.size_HW)
     compiled = compiled_speed(open_predictor(bundle.folder, bundle.engine, threads=threads), samples)
     return {
         "teacher_eager_images_per_second": round(eager, 1),

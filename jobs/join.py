@@ -22,8 +22,8 @@ def join(
     """Join ingest folders to one whose samples have several views, for a teacher that sees them all.
 
     Each folder shows another region of the same instances: the whole image, or one of `ingest --crop`. The
-    recipe's `fusion` says how a network sees them. What is trained on this is a teacher: `osteoray teach`
-    records it, and a student of one view learns from that.
+    recipe's `fusion` says how a network sees them. What is trained on this is a teacher: record it with
+    `osteoray record-teacher`, and train a student of one view on that.
     """
     from engine.ingest.join_views import join as join_views
 

@@ -13,7 +13,7 @@ from engine.errors import UnknownNameError
 from engine.imaging.augment import Augmentation
 from engine.training.recipe import Recipe
 
-DISTILL = {"age_kl": 10.0, "reg": 1.0, "kd": 1.0, "hint": 5.0, "gradcam": 2.0}
+DISTILL = {"bin_kl": 10.0, "reg": 1.0, "kd": 1.0, "hint": 5.0, "gradcam": 2.0}
 """The task loss is in months, its gradient large; these bring the terms to the same order. Not tuned."""
 MILD = Augmentation(rotation_deg=10.0, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1)
 """For small networks from scratch, which full augmentation slows more than it helps in few epochs."""
@@ -68,7 +68,7 @@ def hand_cut_student() -> Recipe:
         role="student",
         stages=4,
         epochs=16,
-        distill={"age_kl": 20.0, "reg": 1.0, "hint": 10.0, "gradcam": 2.0},
+        distill={"bin_kl": 20.0, "reg": 1.0, "hint": 10.0, "gradcam": 2.0},
     )
 
 
@@ -86,14 +86,14 @@ def hand_regression() -> Recipe:
 
 
 def hand_region_student() -> Recipe:
-    """One pass over the whole image, taught by what `osteoray teach` recorded of a network of several views.
+    """One pass over the whole image, taught by the recorded outputs of a network of several views.
 
     Only terms on logits and embedding: the teacher's maps are of other pixels than the student's.
     """
     return replace(
         hand_student(),
         name="hand-region-student",
-        distill={"age_kl": 10.0, "reg": 1.0, "kd": 1.0, "rkd": 5.0},
+        distill={"bin_kl": 10.0, "reg": 1.0, "kd": 1.0, "rkd": 5.0},
     )
 
 
@@ -149,7 +149,7 @@ def knee_no_image() -> Recipe:
 
 
 def knee_student() -> Recipe:
-    """Distilled from the folds: ``osteoray teach`` their runs, then ``train --teacher`` the cache."""
+    """Distilled from the folds: `osteoray record-teacher` their runs, then `train --teacher` the cache."""
     return replace(
         knee_teacher(),
         name="knee-student",
@@ -159,7 +159,7 @@ def knee_student() -> Recipe:
         learning_rate=2e-3,
         weight_decay=0.02,
         augmentation=MILD,
-        distill={"age_kl": 10.0, "reg": 1.0, "kd": 1.0},
+        distill={"bin_kl": 10.0, "reg": 1.0, "kd": 1.0},
     )
 
 

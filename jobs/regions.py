@@ -11,6 +11,7 @@ import typer
 from engine.errors import UsageError
 from engine.imaging.boxes import write_boxes
 from engine.store.files import read_json, replacing, sha256_of_file
+from engine.tasks import task_named
 from engine.training.run_folder import WEIGHTS_NAME, read_run
 from jobs.console import finish, progress
 
@@ -50,10 +51,19 @@ def regions(
             f"{view.get('size_HW')}: ingest with the same --size"
         )
     torch.set_num_threads(os.cpu_count() or 1)
+    net = load_net(run, task_named(facts["task"]).learning().network)
     with progress("regions") as report:
         report(0, 0)
         digest = sha256_of_file(run / WEIGHTS_NAME)
-        rows = list(find_boxes(load_net(run), data, digest, report, is_together=together))
+        rows = list(
+            find_boxes(
+                net,
+                data,
+                digest,
+                report,
+                is_together=together,
+            )
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         write_boxes(temporary, rows)

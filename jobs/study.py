@@ -147,8 +147,8 @@ def _steps(rows: list[Row], place: _Place) -> Iterator[list[str]]:
     if is_taught:
         yield _train(by_name[TEACHER], place)
         yield [
-            "teach", f"{runs / TEACHER}", "--data", f"{data / TEACHER}", "--out", f"{place.out / 'taught'}",
-            *_on_gpu(place),
+            "record-teacher", f"{runs / TEACHER}", "--data", f"{data / TEACHER}", "--out",
+            f"{place.out / 'taught'}", *_on_gpu(place),
         ]  # fmt: skip
     yield from (_train(row, place) for row in rows)
 

@@ -16,13 +16,13 @@ import typer
 from engine.distillation.teacher_cache import TeacherCache, is_cache, open_cache, require_intact
 from engine.errors import TeacherCacheError, TrainingError, UsageError
 from engine.evaluation.held_out import HeldOut
+from engine.ingest.samples_folder import data_facts
 from engine.store import lease
 from engine.store.files import code_version, read_json, sha256_of_file, write_json
 from engine.tasks import task_named
 from engine.training.dataset import (
     TrainingSet,
     choice_of,
-    data_facts,
     open_training_set,
     pack_images,
     refuse_twins,
@@ -46,7 +46,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest --labels` wrote.")],
     out: Annotated[Path, typer.Option(help="Run folder; the same command again continues it.")],
     teacher: Annotated[
-        Path | None, typer.Option(help="Finished run that looks on, or what `osteoray teach` wrote.")
+        Path | None, typer.Option(help="Finished run that looks on, or what `osteoray record-teacher` wrote.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Ray Train workers; on GPUs one per GPU.")] = 2,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
@@ -114,7 +114,7 @@ def run_training(
     earlier = sum(log["seconds"] for log in read_metrics(out))
     started = time.perf_counter()
     with _epoch_progress(out, recipe):
-        train_on_ray(recipe.facts(), data, out, teacher=teacher, workers=crew)
+        train_on_ray(recipe, task, data, out, teacher=teacher, workers=crew)
     facts = _judged(facts, data, out, seconds=earlier + time.perf_counter() - started)
     write_json(out / RUN_NAME, facts)
     shutil.rmtree(out / "cache")
@@ -170,7 +170,7 @@ def _require_unchanged(cache: TeacherCache) -> None:
         weights = Path(one["run"]) / WEIGHTS_NAME
         if weights.exists() and sha256_of_file(weights) != one["sha256"]:
             raise TeacherCacheError(
-                f"{one['run']} has other weights than {cache.folder} was recorded from: teach again"
+                f"{one['run']} has other weights than {cache.folder} was recorded from: record it again"
             )
 
 
@@ -207,13 +207,13 @@ def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> 
     task = task_named(facts["task"]).restricted(recipe.told)
     samples = open_training_set(data, out / "cache", task, choice_of(facts["recipe"]))
     views = samples.images_NVHW.shape[1]
-    model = model_of(recipe, task, views).facts()
-    net = load_model(model, out / WEIGHTS_NAME)
+    model = model_of(recipe, task.covariates, views).facts()
+    net = load_model(task.learning().network, model, out / WEIGHTS_NAME)
     size_HW = (samples.images_NVHW.shape[2], samples.images_NVHW.shape[3])
     return {
         **facts,
         "status": "done",
-        "model": model,
+        "model": net.facts.facts(),
         "parameters": num_parameters(net),
         "seconds": round(seconds, 1),
         "gigaflops": round(gigaflops(net, size_HW), 4),

@@ -14,7 +14,9 @@ from jobs.console import finish
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder that `osteoray ingest`, `score` or `teach` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder written by `osteoray ingest`, `score` or `record-teacher`.")
+    ],
     audit_head: Annotated[
         str | None,
         typer.Option(

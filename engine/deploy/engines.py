@@ -169,11 +169,13 @@ class CudaPredictor:
 
 def _torch_graph(bundle: Path) -> tuple[Any, Shapes]:
     """The graph that was exported, in torch, and its outputs."""
-    from engine.models.network import Deployed, load_model
+    from engine.models.network import load_model
+    from engine.tasks import task_named
 
     facts = read_facts(bundle)
-    net = load_model(facts["model"], bundle / WEIGHTS_NAME)
-    return Deployed(net, temperature=facts["calibration"]["temperature"]).eval(), facts["outputs"]
+    learning = task_named(facts["task"]["name"]).learning()
+    net = load_model(learning.network, facts["model"], bundle / WEIGHTS_NAME)
+    return learning.deployed(net, facts["calibration"]).eval(), facts["outputs"]
 
 
 def _recorded_on_gpu(graph: Any, size_VHW: tuple[int, ...], columns: int) -> Callable[[Any, Any], list[Any]]:

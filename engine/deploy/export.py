@@ -39,7 +39,7 @@ from engine.deploy.model_card import card
 from engine.deploy.out_of_distribution import Checks, fit_checks
 from engine.deploy.parity import ParitySamples, require_parity
 from engine.errors import ExportError
-from engine.models.network import Deployed, example_inputs
+from engine.models.network import example_inputs
 from engine.store.files import code_version, now, sha256_of_file, write_json
 from engine.tasks import task_named
 from engine.training.dataset import TrainingSet
@@ -69,11 +69,13 @@ def export(
     """
     if bundle.exists() and any(bundle.iterdir()):
         raise ExportError(f"{bundle} is not empty: choose another --out")
-    facts, net, chosen = read_run(run), load_net(run), choose_engine(engine)
+    facts, chosen = read_run(run), choose_engine(engine)
     require_one_pass(run, facts)
     task = task_named(facts["task"])
+    learning = task.learning()
+    net = load_net(run, learning.network)
     example = example_inputs(net.facts, 2, samples.images_BVHW.shape[2:])
-    graph = Deployed(net, temperature=facts["calibration"]["temperature"]).eval()
+    graph = learning.deployed(net, facts["calibration"]).eval()
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as name:
         staging = Path(name) / "bundle"
@@ -158,7 +160,7 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 
 def checks_of(run: Path, data: TrainingSet) -> Checks | None:
     """Checks of the network of ``run``, by images of the data that it was trained on; None for too few."""
-    net = load_net(run)
+    net = load_net(run, task_named(read_run(run)["task"]).learning().network)
 
     def embed(images_NVHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         unknown_1Q = example_inputs(net.facts, 1, (1, 1))[1]
@@ -181,8 +183,8 @@ def require_one_pass(run: Path, facts: Mapping[str, Any]) -> None:
     """
     if facts["data"].get("views") or facts["data"].get("crop"):
         raise ExportError(
-            f"{run} sees regions that are cut out before: it is a teacher. Record it with `osteoray teach`, "
-            "train a student of the whole image on that, and export the student"
+            f"{run} sees regions that are cut out before: it is a teacher. Record it with "
+            "`osteoray record-teacher`, train a student of the whole image on that, and export the student"
         )
 
 

@@ -19,6 +19,7 @@ from engine.errors import ParityError, TableError
 from engine.evaluation.answer import Gate, Raw
 from engine.ingest import covariates
 from engine.ingest.covariates import Covariate
+from engine.ingest.samples_folder import batches
 from engine.store import ledger
 from engine.store.schema import tensor_values
 
@@ -43,13 +44,9 @@ def parity_samples(
     Raises:
         TableError: the folder holds no samples.
     """
-    paths = ledger.tables_of(folder, "samples")
-    per_shard = max(count // max(len(paths), 1), 1)
-    wanted = list(dict.fromkeys(["image", "split", *covariates.sources(given), *labels]))
-    parts = []
-    for path in paths:
-        table = ledger.read_present(path, wanted)
-        parts.append(table.sort_by([("split", "ascending")]).slice(0, per_shard))
+    per_shard = max(count // max(len(ledger.tables_of(folder, "samples")), 1), 1)
+    wanted = ["image", "split", *covariates.sources(given), *labels]
+    parts = [table.sort_by([("split", "ascending")]).slice(0, per_shard) for table in batches(folder, wanted)]
     if not sum(part.num_rows for part in parts):
         raise TableError(f"{folder} holds no samples: the parity gate needs real ones")
     images = np.concatenate([tensor_values(part["image"]) for part in parts])[:count]

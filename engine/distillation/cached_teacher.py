@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.distillation.teacher_cache import TeacherCache
-from engine.distillation.terms import NEEDS
+from engine.distillation.terms import TERMS
 from engine.errors import TeacherCacheError
 from engine.imaging.warp import Warp, between
 from engine.models.network import Outputs
@@ -92,11 +92,12 @@ def needed(cache: TeacherCache, terms: Iterable[str]) -> tuple[str, ...]:
     """
     names = ["logits"]
     for term in terms:
-        held = [name for name in NEEDS[term] if name in cache.outputs]
+        needs = TERMS[term].needs
+        held = [name for name in needs if name in cache.outputs]
         if not held:
             raise TeacherCacheError(
-                f"the term {term} needs {' or '.join(NEEDS[term])}, which {cache.folder} does not hold: "
-                f"record it with `osteoray teach --outputs {','.join([*cache.outputs, NEEDS[term][0]])}`"
+                f"the term {term} needs {' or '.join(needs)}, which {cache.folder} does not hold: "
+                f"record it with `osteoray record-teacher --outputs {','.join([*cache.outputs, needs[0]])}`"
             )
         names.append(held[0])
     return tuple(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""The teacher cache: what a teacher says of every sample, computed once and then only looked up.
+"""The teacher cache: a teacher's outputs for every sample, computed once and then only looked up.
 
     CACHE/shards/00042.arrow    some samples, an uncompressed Arrow file: mapped into memory, read in place
     CACHE/manifest.json         teachers, view, outputs, digests; begun first, completed last
@@ -33,7 +33,7 @@ from engine.store.files import (
 )
 
 OUTPUTS: dict[str, str] = {
-    "logits": "[K] float32; of several teachers or looks the log of their mean distribution",
+    "logits": "[K] float32; of several teachers or passes the log of their mean distribution",
     "embedding": "[C] float16, the spatial mean of the deepest maps",
     "attention": "[h, w] uint8, scaled to 255",
     "dense": "[K, h, w] float16, class maps without bias, signed",
@@ -41,7 +41,7 @@ OUTPUTS: dict[str, str] = {
 }
 """What can be recorded, and its form for one sample."""
 SPATIAL = frozenset({"attention", "dense", "features"})
-KIND = "teach"
+KIND = "record-teacher"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -100,8 +100,8 @@ class TeacherCache:
         missing = found.count(-1)
         if missing:
             raise TeacherCacheError(
-                f"{self.folder} holds nothing of {missing} of {len(found)} samples: "
-                "run `osteoray teach` on all data"
+                f"{self.folder} lacks {missing} of {len(found)} samples: "
+                "run `osteoray record-teacher` on all data"
             )
         return np.array(found, np.int64)
 
@@ -123,7 +123,7 @@ def column_names(outputs: Sequence[str], taps: int) -> list[str]:
 
 
 def is_cache(folder: Path) -> bool:
-    """Whether the folder was begun by `osteoray teach`."""
+    """Whether the folder was begun by `osteoray record-teacher`."""
     return (folder / MANIFEST_NAME).exists() and read_json(folder / MANIFEST_NAME).get("kind") == KIND
 
 
@@ -147,7 +147,7 @@ def write_shard(folder: Path, shard: int, keys: Keys, arrays: Arrays, stamp: Map
         **{name: schema.tensor_column(values) for name, values in arrays.items()},
     }
     table = pa.table(columns)
-    table = table.cast(schema.stamped(table.schema, "taught", stamp))
+    table = table.cast(schema.stamped(table.schema, "recorded", stamp))
     with (
         replacing(shard_path(folder, shard)) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
@@ -157,7 +157,7 @@ def write_shard(folder: Path, shard: int, keys: Keys, arrays: Arrays, stamp: Map
 
 
 def digests(facts: Mapping[str, Any]) -> dict[str, str]:
-    """What every shard of a cache says of its origin."""
+    """What every shard of a cache holds about its origin."""
     return {
         "osteoray.teachers": ",".join(teacher["sha256"] for teacher in facts["teachers"]),
         "osteoray.view_sha256": facts["view_sha256"],
@@ -177,7 +177,7 @@ def close(folder: Path, count: int) -> dict[str, int]:
     for shard in range(count):
         path = shard_path(folder, shard)
         shards.append({"rows": _opened(path, digests(facts)).num_rows, "sha256": sha256_of_file(path)})
-    counts = {"taught": sum(shard["rows"] for shard in shards)}
+    counts = {"recorded": sum(shard["rows"] for shard in shards)}
     closed = {"shards": shards, "counts": counts, "finished": now(), "complete": True}
     write_json(folder / MANIFEST_NAME, {**facts, **closed})
     return counts
@@ -201,7 +201,9 @@ def open_cache(folder: Path) -> TeacherCache:
     """
     facts = read_json(folder / MANIFEST_NAME)
     if facts.get("kind") != KIND or not facts.get("complete"):
-        raise TeacherCacheError(f"{folder} is no finished teacher cache: run the same `osteoray teach` again")
+        raise TeacherCacheError(
+            f"{folder} is no finished teacher cache: run the same `osteoray record-teacher` again"
+        )
     tables = list(_tables(folder, facts))
     columns = column_names(facts["outputs"], len(facts["channels"]))
     uids = [uid for table in tables for uid in table["sop_instance_uid"].to_pylist()]
@@ -227,7 +229,7 @@ def require_intact(folder: Path) -> None:
         path = shard_path(folder, shard)
         if not path.exists() or sha256_of_file(path) != facts["sha256"]:
             raise TeacherCacheError(
-                f"{path} is absent or was changed: remove the cache and run `osteoray teach` again"
+                f"{path} is absent or was changed: remove the cache and run `osteoray record-teacher` again"
             )
 
 
@@ -236,7 +238,7 @@ def _tables(folder: Path, facts: Mapping[str, Any]) -> Iterator[pa.Table]:
         path = shard_path(folder, shard)
         table = _opened(path, digests(facts))
         if table.num_rows != stated["rows"]:
-            raise TeacherCacheError(f"{path} has another number of rows than its manifest says: teach again")
+            raise TeacherCacheError(f"{path} has another number of rows than stated: record it again")
         yield table
 
 
@@ -245,10 +247,12 @@ def _opened(path: Path, stamp: Mapping[str, str]) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (OSError, pa.ArrowException) as error:
-        raise TeacherCacheError(f"{path} is absent or damaged: run `osteoray teach` again") from error
-    told = table.schema.metadata or {}
-    if any(told.get(name.encode()) != value.encode() for name, value in stamp.items()):
-        raise TeacherCacheError(f"{path} is of another teacher or view than its manifest says: teach again")
+        raise TeacherCacheError(
+            f"{path} is absent or damaged: run `osteoray record-teacher` again"
+        ) from error
+    stated = table.schema.metadata or {}
+    if any(stated.get(name.encode()) != value.encode() for name, value in stamp.items()):
+        raise TeacherCacheError(f"{path} is of another teacher or view than stated: record it again")
     return table
 
 

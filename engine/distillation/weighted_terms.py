@@ -29,6 +29,23 @@ class Trainee(nn.Module):
         return replace(outputs, adapted=tuple(adapt(f) for adapt, f in maps))
 
 
+def with_terms(
+    parts: Mapping[str, Tensor],
+    student: Outputs,
+    teacher: Outputs | None,
+    batch: Batch,
+    weights: Mapping[str, float],
+) -> dict[str, Tensor]:
+    """The parts of a task's own loss, its sum ``task`` among them, with ``loss``: what is minimised.
+
+    With a teacher also the terms and their sum ``distill``, see ``distillation``.
+    """
+    if teacher is None or not weights:
+        return {**parts, "loss": parts["task"]}
+    terms = distillation(student, teacher, batch, weights)
+    return {**parts, **terms, "loss": parts["task"] + terms["distill"]}
+
+
 def distillation(
     student: Outputs, teacher: Outputs, batch: Batch, weights: Mapping[str, float]
 ) -> dict[str, Tensor]:
@@ -36,7 +53,7 @@ def distillation(
     parts: dict[str, Tensor] = {}
     total = student.logits_BK.new_zeros(())
     for name, weight in weights.items():
-        raw = TERMS[name](student, teacher, batch)
+        raw = TERMS[name].loss(student, teacher, batch)
         parts[f"term/{name}/raw"], parts[f"term/{name}/weighted"] = raw, weight * raw
         total = total + weight * raw
     return {**parts, "distill": total}

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import TableError, UsageError
+from engine.ingest.samples_folder import data_facts
 from engine.store import ledger
 from engine.store.files import code_version, read_json, sha256_of_facts
 from engine.store.schema import tensor_column, tensor_values
-from engine.training.dataset import data_facts
 
 _LEAST_VIEWS = 2
 

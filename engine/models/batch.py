@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from engine.imaging.warp import Warp
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images in [0, 1] [B, V, H, W] of V views, covariates [B, Q], months [B] that are aimed at.
+    """Images in [0, 1] [B, V, H, W] of V views, covariates [B, Q], and targets [B] by column.
 
-    Where a training takes pseudo-labels: their mean and sd ``pseudo_B2`` in months (NaN where there is none),
-    and whether the months [B] are an expert's.
+    ``truth`` holds what ``Learning.targets`` gives; points and boxes among it lie on the view as it was
+    ingested, and ``warp`` takes that view to the images shown (None where nothing was moved).
     """
 
     x_BVHW: Tensor
     covariates_BQ: Tensor
-    months_B: Tensor
-    pseudo_B2: Tensor | None = None
-    is_expert_B: Tensor | None = None
+    truth: Mapping[str, Tensor] = field(default_factory=dict)
+    warp: Warp | None = None

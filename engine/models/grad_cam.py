@@ -13,8 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.models.ordered_bins import months_of_bins
-
 
 def closed_form(dense_BKhw: Tensor, slopes_BK: Tensor) -> Tensor:
     """Grad-CAM [B, h, w] >= 0 of a target with slopes dt/dz_k, from class maps without bias; float32."""
@@ -54,10 +52,3 @@ def attention_target(logits_BK: Tensor) -> Tensor:
 def attention_slopes(logits_BK: Tensor) -> Tensor:
     """p_k - 1/K [B, K], without gradient."""
     return logits_BK.detach().float().softmax(1) - 1 / logits_BK.shape[1]
-
-
-def expectation_slopes(logits_BK: Tensor) -> Tensor:
-    """Slopes [B, K] of the expected months y = sum of k p_k: dy/dz_k = p_k (k - y)."""
-    p_BK = logits_BK.float().softmax(1)
-    months_K = months_of_bins(logits_BK.shape[1], logits_BK.device)
-    return p_BK * (months_K[None] - (p_BK @ months_K)[:, None])

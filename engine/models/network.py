@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from engine.errors import BundleError, MissingDependencyError, TrainingError, UnknownNameError, UsageError
-from engine.models.grad_cam import attention
-from engine.models.ordered_bins import NUM_BINS, moments, regression_slopes
+from engine.models.ordered_bins import NUM_BINS, regression_slopes
 
 Fusion = Literal["channel_stack", "late"]
 Head = Literal["distribution", "regression"]
@@ -214,28 +213,6 @@ def _side_by_side(maps: Tensor, num_views: int) -> Tensor:
     return torch.cat(maps.reshape(-1, num_views, *maps.shape[1:]).unbind(1), dim=3)
 
 
-class Deployed(nn.Module):
-    """The graph that is exported: image and covariates to months, sd, attention map and embedding."""
-
-    def __init__(self, net: AgeNet, *, temperature: float = 1.0) -> None:
-        """Wrap a trained network; ``temperature`` divides the logits for the sd, and leaves the months."""
-        super().__init__()
-        self.net = net
-        self.temperature = temperature
-
-    def forward(self, image: Tensor, covariates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[B, V, H, W] in [0, 1] and [B, Q] to months [B], their sd [B], attention [B, h, w] in [0, 1].
-
-        The last one is the embedding [B, C], before the covariates have their say.
-        """
-        outputs = self.net(image, covariates)
-        months_B, _ = moments(outputs.logits_BK)
-        _, sd_B = moments(outputs.logits_BK / self.temperature)
-        map_Bhw = attention(outputs.logits_BK, outputs.class_maps_BKhw)
-        shown_Bhw = map_Bhw / map_Bhw.amax((1, 2), keepdim=True).clamp_min(1e-6)
-        return months_B, sd_B, shown_Bhw, outputs.embedding_BC
-
-
 def example_inputs(facts: ModelFacts, count: int, size_HW: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Noise [B, V, H, W] and covariates [B, Q] of zeros, to trace or time a network."""
     images_BVHW = torch.rand(count, facts.num_views, *size_HW)
@@ -253,8 +230,8 @@ def save_weights(model: nn.Module, path: Path) -> None:
     safetensors.torch.save_file(tensors, path)
 
 
-def load_model(facts: Mapping[str, Any], path: Path) -> AgeNet:
-    """Rebuild a model in eval mode from its facts and safetensors weights.
+def load_model(network: Callable[[ModelFacts], AgeNet], facts: Mapping[str, Any], path: Path) -> AgeNet:
+    """Rebuild a model in eval mode: ``network`` of its facts, with safetensors weights.
 
     Raises:
         BundleError: the facts are not ours, the file is absent, or its tensors do not fit the facts.
@@ -264,7 +241,7 @@ def load_model(facts: Mapping[str, Any], path: Path) -> AgeNet:
         known = ModelFacts(**{**facts, **listed})
     except (KeyError, TypeError) as error:
         raise BundleError(f"these are no facts of a model of this release: {error}") from error
-    model = AgeNet(known)
+    model = network(known)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:

@@ -25,7 +25,7 @@ ENDS = ("scored", "filtered", "abstained", "quarantined")
 NUM_WORST, NUM_LEAST_SURE, NUM_FILES = 8, 4, 20
 TITLES = {"hand-age": "Bone age of the hand", "knee-age": "Bone age of the knee"}
 _LABEL = "bone_age_months"
-_VALIDATION = "val/mae_months"
+_VALIDATION = "val/error"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from engine.evaluation.answer import Code
 from engine.imaging.preprocess import View
 from engine.ingest.covariates import SEX
 from engine.ingest.instance import InputRule
+from engine.tasks.ages import learning_of_ages
 from engine.tasks.ages.answer import AGE
 from engine.tasks.ages.inputs import BONE_AGE
 from engine.tasks.task import Limits, Task
@@ -34,6 +35,7 @@ HAND_AGE = Task(
     covariates=(SEX,),
     title="Bone age of the hand",
     answer=AGE,
+    learning=learning_of_ages,
     limits=Limits(oldest_months=20 * 12.0, is_middle_bright=True),
     anatomy=Code("85562004", "SCT", "Hand"),
     body_part="HAND",

@@ -12,6 +12,7 @@ from engine.evaluation.answer import Code
 from engine.imaging.preprocess import View
 from engine.ingest.covariates import SEX
 from engine.ingest.instance import InputRule
+from engine.tasks.ages import learning_of_ages
 from engine.tasks.ages.answer import AGE
 from engine.tasks.ages.inputs import BONE_AGE, CHRONOLOGICAL_AGE, PSEUDO_LABELS
 from engine.tasks.hand_age import BONE_AGE_VIEWS, PROJECTION_SOP_CLASSES
@@ -30,6 +31,7 @@ KNEE_AGE = Task(
     covariates=(SEX, CHRONOLOGICAL_AGE),
     title="Bone age of the knee",
     answer=AGE,
+    learning=learning_of_ages,
     # Of 60 real knees, 28 % have a darker middle, so black and white are not asked about.
     limits=Limits(oldest_months=25 * 12.0),
     anatomy=Code("72696002", "SCT", "Knee"),

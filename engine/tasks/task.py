@@ -1,31 +1,18 @@
-"""A Task: what goes in, what the truth is, what is minimised. The science of one clinical question."""
+"""A Task: what goes in, what it answers, how it is learnt. The science of one clinical question. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from engine.distillation.weighted_terms import distillation
 from engine.evaluation.answer import Answer, Code
-from engine.ingest.covariates import Covariate, chosen, names_of, widths
+from engine.ingest.covariates import Covariate, chosen, names_of
 from engine.ingest.instance import InputRule
-from engine.models.batch import Batch
-from engine.models.network import Fusion, Head, ModelFacts, Outputs
-from engine.models.ordered_bins import joint_loss
 from engine.store.labels import Label
-from engine.tasks.ages.pseudo_labels import pseudo_label_loss
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """How the parts of an objective are weighed: lambda of the joint loss, sd of its soft label, terms."""
-
-    kl: float
-    delta_months: float
-    terms: Mapping[str, float]
+if TYPE_CHECKING:
+    from engine.training.learning import Learning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,22 +41,14 @@ class Task:
     title: str
     """For people: headings of reports."""
     answer: Answer
+    learning: Callable[[], Learning]
+    """A function of a module; it imports torch inside itself."""
     limits: Limits = Limits()
     anatomy: Code
     """The body part in SNOMED CT, for SR and FHIR; ``body_part`` is its DICOM word."""
     body_part: str
     procedure: Code
     """The imaging procedure in LOINC."""
-
-    def objective(
-        self, student: Outputs, teacher: Outputs | None, batch: Batch, weights: Weights
-    ) -> dict[str, Tensor]:
-        """Task loss plus weighted terms; ``loss`` is what is minimised, the rest is for the log."""
-        parts = _task_loss(student.logits_BK, batch, weights)
-        if teacher is None or not weights.terms:
-            return {**parts, "loss": parts["task"]}
-        parts |= distillation(student, teacher, batch, weights.terms)
-        return {**parts, "loss": parts["task"] + parts["distill"]}
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -84,26 +63,6 @@ class Task:
         """
         return replace(self, covariates=chosen(self.covariates, names)) if names else self
 
-    def model_facts(
-        self,
-        backbone: str,
-        *,
-        num_views: int = 1,
-        fusion: Fusion = "late",
-        head: Head = "distribution",
-        stages: int = 0,
-    ) -> ModelFacts:
-        """Facts of a network for this question."""
-        return ModelFacts(
-            backbone=backbone,
-            covariates=names_of(self.covariates),
-            covariate_columns=widths(self.covariates),
-            num_views=num_views,
-            fusion=fusion,
-            head=head,
-            stages=stages,
-        )
-
     def facts(self) -> dict[str, Any]:
         """JSON-able facts for manifests and bundles."""
         return {
@@ -113,9 +72,3 @@ class Task:
             "covariates": list(names_of(self.covariates)),
             "origin": self.origin,
         }
-
-
-def _task_loss(logits_BK: Tensor, batch: Batch, weights: Weights) -> dict[str, Tensor]:
-    if batch.pseudo_B2 is None:
-        return joint_loss(logits_BK, batch.months_B, weight=weights.kl, delta=weights.delta_months)
-    return pseudo_label_loss(logits_BK, batch, weight=weights.kl, least_sd=weights.delta_months)

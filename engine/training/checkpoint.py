@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from engine.distillation.terms import TERMS
 from engine.distillation.weighted_terms import Trainee
 from engine.errors import TrainingError
 from engine.models.network import AgeNet, ModelFacts, channels_last, load_start, save_weights
@@ -33,7 +35,7 @@ class State:
     epoch: int = 0
     step: int = 0
     best: AgeNet | None = None
-    best_error_months: float = math.inf
+    best_error: float = math.inf
     best_epoch: int = 0
 
     @property
@@ -43,14 +45,19 @@ class State:
 
 
 def new_state(
-    recipe: Recipe, model: ModelFacts, teacher_channels: tuple[int, ...], device: torch.device
+    recipe: Recipe,
+    network: Callable[[ModelFacts], AgeNet],
+    model: ModelFacts,
+    teacher_channels: tuple[int, ...],
+    device: torch.device,
 ) -> State:
-    """The seeded state before the first step; adapters only where the hint term is used."""
+    """The seeded state before the first step; adapters only where a term of the recipe asks for them."""
     torch.manual_seed(recipe.seed)
-    net = AgeNet(model)
+    net = network(model)
     if recipe.weights:
         load_start(net, Path(recipe.weights))
-    trainee = Trainee(net, teacher_channels if "hint" in recipe.distill else ())
+    adapts = any(TERMS[name].adapts for name in recipe.distill)
+    trainee = Trainee(net, teacher_channels if adapts else ())
     if recipe.learns == "covariates":
         trainee.requires_grad_(requires_grad=False)
         net.covariate_scale_shift.requires_grad_(requires_grad=True)
@@ -73,7 +80,7 @@ def save_state(state: State, folder: Path) -> None:
     facts: dict[str, float] = {"epoch": state.epoch, "step": state.step}
     if state.best:
         save_weights(state.best, folder / _BEST_NAME)
-        facts |= {"best_epoch": state.best_epoch, "best_error_months": state.best_error_months}
+        facts |= {"best_epoch": state.best_epoch, "best_error": state.best_error}
     write_json(folder / "state.json", facts)
 
 
@@ -107,7 +114,7 @@ def load_state(state: State, folder: Path) -> None:
     facts = read_json(folder / "state.json")
     state.epoch, state.step = int(facts["epoch"]), int(facts["step"])
     state.best_epoch = int(facts.get("best_epoch", 0))
-    state.best_error_months = float(facts.get("best_error_months", math.inf))
+    state.best_error = float(facts.get("best_error", math.inf))
 
 
 def _optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:

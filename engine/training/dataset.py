@@ -12,19 +12,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.errors import TableError, TrainingError
+from engine.errors import TrainingError
 from engine.ingest import covariates
-from engine.store import ledger
-from engine.store.files import read_json, sha256_of_facts, sha256_of_file
+from engine.ingest.covariates import Covariate
+from engine.ingest.samples_folder import batches, covariate_columns
+from engine.store.files import MANIFEST_NAME, read_json
 from engine.store.labels import Label
 from engine.store.schema import tensor_values
-from engine.tasks.ages.inputs import BONE_AGE, PSEUDO_COLUMNS
-from engine.tasks.ages.pseudo_labels import Labels, targets
-from engine.tasks.task import Task
 from engine.training.folds import folds_of
+from engine.training.learning import Labels, Learnable
 
 SPLITS = ("train", "val", "test")
 _VAL_PERCENT, _TEST_PERCENT = 10, 15
@@ -34,50 +32,28 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
-    """Samples with a label: arrays over N, Q covariates; ``images_NVHW`` is uint8, mapped from disk."""
+    """Labelled samples: arrays over N, Q covariate columns; ``images_NVHW`` is uint8, mapped from disk."""
 
     images_NVHW: NDArray[np.uint8]
     to_network_N33: NDArray[np.float64]
     """Original pixel -> pixel of the (first) view."""
-    months_N: NDArray[np.float32]
     covariates_NQ: NDArray[np.float32]
+    covariates: tuple[Covariate, ...]
+    """What the Q columns are made of."""
+    targets: Mapping[str, NDArray[np.float32]]
+    """What training aims at, by column, see ``Learning.targets``; NaN where there is none."""
+    truth: Mapping[str, NDArray[np.float32]]
+    """What predictions are judged against, by label column; NaN where there is none."""
     patients_N: NDArray[Any]
     uids_N: NDArray[Any]
     patient_sex_N: NDArray[Any]
-    age_N: NDArray[np.float32]
+    age_months_N: NDArray[np.float32]
     """Chronological age in months; NaN where it is not known."""
-    pseudo_N2: NDArray[np.float32]
-    """Mean and sd of pseudo-labels in months; NaN where there is none."""
-    is_expert_N: NDArray[np.bool_]
-    """Whether the months are an expert's; elsewhere they are the mean of a pseudo-label."""
-    labels: Labels = "truth"
     splits_N: NDArray[Any]
 
     def index_of(self, split: str) -> NDArray[np.int64]:
         """Places of one split, ascending."""
         return np.flatnonzero(self.splits_N == split)
-
-
-def data_facts(folder: Path) -> dict[str, Any]:
-    """Counts and digest of an ingest folder, for the record of a run.
-
-    Raises:
-        TableError: the folder is no finished ingest.
-    """
-    manifest = read_json(folder / "manifest.json")
-    if manifest.get("kind") != "ingest" or not manifest.get("complete"):
-        raise TableError(f"{folder} is no finished ingest: run `osteoray ingest` again to complete it")
-    digests = [
-        read_json(path.parent / "shard.json")["sha256"] for path in ledger.tables_of(folder, "samples")
-    ]
-    shown: dict[str, Any] = {name: manifest[name] for name in ("crop", "views") if name in manifest}
-    return {
-        "counts": manifest["counts"],
-        "rule": manifest["task"]["rule"],
-        **shown,
-        "sha256": sha256_of_facts(digests),
-        "plan_sha256": sha256_of_file(folder / ledger.PLAN_NAME),
-    }
 
 
 def pack_images(folder: Path, cache: Path, labels: Sequence[Label]) -> None:
@@ -115,7 +91,7 @@ def choice_of(recipe: Mapping[str, Any]) -> Choice:
 _ALL = Choice()
 
 
-def open_training_set(folder: Path, cache: Path, task: Task, choice: Choice = _ALL) -> TrainingSet:
+def open_training_set(folder: Path, cache: Path, task: Learnable, choice: Choice = _ALL) -> TrainingSet:
     """The task's columns of all labelled samples, and the images packed by ``pack_images``.
 
     A sample without a label that the choice learns from is in no split.
@@ -124,59 +100,78 @@ def open_training_set(folder: Path, cache: Path, task: Task, choice: Choice = _A
         TrainingError: no sample has a label, a label is no number, a split that training needs is empty, or a
             patient is on both sides.
     """
-    names = ["sop_instance_uid", "patient_key", "patient_sex", "split", "original_to_network"]
-    names += ["age_months", *covariates.sources(task.covariates)]
-    parts = list(_labelled(folder, list(dict.fromkeys(names)), task.labels))
-    count = sum(part.num_rows for part in parts)
+    names = ["sop_instance_uid", "patient_key", "patient_sex", "split", "original_to_network", "age_months"]
+    tables = list(_labelled(folder, [*names, *covariates.sources(task.covariates)], task.labels))
+    count = sum(table.num_rows for table in tables)
     if count == 0:
         raise TrainingError(f"{folder} has no labelled sample: ingest with --labels")
-    table = pa.concat_tables(parts)
-    values = [table[name].drop_null().to_numpy() for name in task.label_columns if name in table.column_names]
-    if not all(np.isfinite(column).all() for column in values):
-        raise TrainingError(f"{folder} has labels that are no finite numbers: mend the label table")
-    manifest = read_json(folder / "manifest.json")
-    shape = (count, len(manifest.get("views", [None])), *manifest["task"]["rule"]["view"]["size_HW"])
-    images: NDArray[np.uint8] = np.memmap(cache / _IMAGES_NAME, np.uint8, "r", shape=shape)
-    if choice.hide_image:
-        images = np.broadcast_to(_noise(shape[1:]), shape)
-    patient_sex = table["patient_sex"].to_pylist()
+    table = pa.concat_tables(tables)
+    to_network_N9 = np.array(table["original_to_network"].to_pylist(), np.float64)[:, :9]
+    to_network_N33 = to_network_N9.reshape(-1, 3, 3)
+    truth = _truth(folder, table, task.labels, to_network_N33)
+    sexes = np.array([sex or "" for sex in table["patient_sex"].to_pylist()])
     patients = np.array(table["patient_key"].to_pylist())
     splits = splits_by_patient(patients, table["split"].to_pylist())
-    pseudo = np.stack([_floats(table, name) for name in PSEUDO_COLUMNS], axis=1)
-    aims = targets(_floats(table, BONE_AGE.name), pseudo, splits == "test", choice.labels)
+    learning = task.learning()
+    aims = learning.targets(truth, splits == "test", choice.labels)
     if choice.folds:
         chosen = (splits != "test") & aims.is_labelled_N
-        sexes = np.array(patient_sex)[chosen]
-        of = folds_of(patients[chosen], aims.months_N[chosen], sexes, folds=choice.folds)
+        strata = learning.stratum({name: values[chosen] for name, values in aims.columns.items()})
+        of = folds_of(patients[chosen], strata, sexes[chosen], folds=choice.folds)
         splits[chosen] = np.where(of == choice.fold, "val", "train")
     splits[~aims.is_labelled_N] = ""
     for split in SPLITS:
         if not (splits == split).any():
             raise TrainingError(f"the {split} split is empty: more patients are needed")
     return TrainingSet(
-        images_NVHW=images,
-        to_network_N33=np.array(table["original_to_network"].to_pylist(), np.float64)[:, :9].reshape(
-            -1, 3, 3
-        ),
-        months_N=aims.months_N,
-        covariates_NQ=covariates.columns(table.to_pylist(), task.covariates),
+        images_NVHW=_images(folder, cache, count, is_hidden=choice.hide_image),
+        to_network_N33=to_network_N33,
+        covariates_NQ=covariate_columns(table, task.covariates),
+        covariates=tuple(task.covariates),
+        targets=aims.columns,
+        truth={name: aims.columns.get(name, values) for name, values in truth.items()},
         patients_N=patients,
         uids_N=np.array(table["sop_instance_uid"].to_pylist()),
-        patient_sex_N=np.array([sex or "" for sex in patient_sex]),
-        age_N=_floats(table, "age_months"),
-        pseudo_N2=pseudo,
-        is_expert_N=aims.is_expert_N,
-        labels=choice.labels,
+        patient_sex_N=sexes,
+        age_months_N=_floats(table, "age_months"),
         splits_N=splits,
     )
 
 
-def _noise(shape_VHW: tuple[int, ...]) -> NDArray[np.uint8]:
-    """What every image becomes where none is shown.
+def _images(folder: Path, cache: Path, count: int, *, is_hidden: bool) -> NDArray[np.uint8]:
+    """The packed images [N, V, H, W], or as many times the same noise.
 
     Not black: a batch norm over images without any variance learns what does not hold in evaluation.
     """
-    return np.random.default_rng(0).integers(0, 256, shape_VHW, np.uint8)
+    manifest = read_json(folder / MANIFEST_NAME)
+    one_VHW = (len(manifest.get("views", [None])), *manifest["task"]["rule"]["view"]["size_HW"])
+    if is_hidden:
+        noise_VHW = np.random.default_rng(0).integers(0, 256, one_VHW, np.uint8)
+        return np.broadcast_to(noise_VHW, (count, *one_VHW))
+    return np.memmap(cache / _IMAGES_NAME, np.uint8, "r", shape=(count, *one_VHW))
+
+
+def _truth(
+    folder: Path, table: pa.Table, labels: Sequence[Label], to_network_N33: NDArray[np.float64]
+) -> dict[str, NDArray[np.float32]]:
+    """Label columns [N]; points and boxes are taken from original pixels to those of the view."""
+    truth: dict[str, NDArray[np.float32]] = {}
+    for label in labels:
+        stated = [table[name].drop_null().to_numpy() for name in label.columns if name in table.column_names]
+        if not all(np.isfinite(values).all() for values in stated):
+            raise TrainingError(f"{folder} has labels that are no finite numbers: mend the label table")
+        columns = {name: _floats(table, name) for name in label.columns}
+        if label.kind in ("point", "box"):
+            # corner by corner: a point has one, a box two; of a turned box the upright one around it
+            points_NP2 = np.stack(list(columns.values()), axis=1).reshape(len(table), -1, 2)
+            if label.kind == "box":
+                points_NP2 = points_NP2[:, [[0, 0], [1, 0], [1, 1], [0, 1]], [0, 1]]
+            moved_NP2 = points_NP2 @ to_network_N33[:, :2, :2].swapaxes(1, 2) + to_network_N33[:, None, :2, 2]
+            low_N2, high_N2 = moved_NP2.min(axis=1), moved_NP2.max(axis=1)
+            ends_NX = low_N2 if label.kind == "point" else np.concatenate([low_N2, high_N2], axis=1)
+            columns = dict(zip(columns, ends_NX.T.astype(np.float32), strict=True))
+        truth |= columns
+    return truth
 
 
 def refuse_twins(data: TrainingSet) -> None:
@@ -220,21 +215,18 @@ def splits_by_patient(patients_N: NDArray[Any], given: list[str | None]) -> NDAr
 
 
 def _labelled(folder: Path, columns: list[str], labels: Sequence[Label]) -> Iterator[pa.Table]:
-    """Columns and labels of each shard's samples with a label; of a file that changed, the last version.
+    """Columns and labels of each shard's valid samples with any label.
 
     Raises:
         TrainingError: a required label has no column.
     """
-    superseded = ledger.superseded(folder)
-    for path in ledger.tables_of(folder, "samples"):
-        stored = pq.read_schema(path).names
+    names = [name for label in labels for name in label.columns]
+    for table in batches(folder, [*columns, *names]):
         for label in labels:
-            if label.required and not set(label.columns) <= set(stored):
-                raise TrainingError(f"{path} has no column {label.columns[0]}: ingest with --labels")
-        held = [name for label in labels for name in label.columns if name in stored]
-        table = pq.read_table(path, columns=["instance_index", *columns, *held])
-        is_labelled = reduce(pc.or_, [table[name].is_valid() for name in held])
-        yield table.filter(pc.and_not(is_labelled, pc.is_in(table["instance_index"], superseded)))
+            if label.required and not set(label.columns) <= set(table.column_names):
+                raise TrainingError(f"{folder} has no column {label.columns[0]}: ingest with --labels")
+        held = [table[name].is_valid() for name in names if name in table.column_names]
+        yield table.filter(reduce(pc.or_, held))
 
 
 def _floats(table: pa.Table, name: str) -> NDArray[np.float32]:

@@ -22,15 +22,17 @@ from engine.errors import TableError
 from engine.evaluation.comparison import aligned
 from engine.evaluation.held_out import HeldOut, held_out_table, write_held_out
 from engine.evaluation.metrics import known
-from engine.models.network import AgeNet, Deployed, example_inputs
+from engine.models.network import AgeNet, example_inputs
 from engine.models.ordered_bins import moments
 from engine.store.files import replacing
 from engine.store.schema import tensor_column
 from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, accuracy, errors, mean_error
 from engine.tasks.ages.calibration import coverage, fit_calibration, negative_log_likelihood, tempered_sd
 from engine.tasks.ages.controls import control_facts
+from engine.tasks.ages.inputs import PSEUDO_COLUMNS
+from engine.tasks.ages.learning import Deployed, kept
 from engine.training.dataset import TrainingSet
-from engine.training.loop import predict_logits
+from engine.training.forward import outputs
 from engine.training.run_folder import CASES_NAME, EVALUATION_NAME, VALIDATION_NAME
 
 _SPEED_BATCH = 32
@@ -56,11 +58,13 @@ def evaluate(
     write_held_out(validation, folder / VALIDATION_NAME)
     write_held_out(tested, folder / EVALUATION_NAME)
     write_cases(net, data, tested, index_N, folder / CASES_NAME)
-    train_mean = data.months_N[data.index_of("train")].mean()
+    nowhere_N = np.full(len(data.uids_N), np.nan, np.float32)
+    pseudo_N = data.truth.get(PSEUDO_COLUMNS[0], nowhere_N)[index_N]
+    train_mean = data.truth[TRUTH][data.index_of("train")].mean()
     facts = {
         "split": "test",
         **accuracy(tested),
-        **control_facts(tested, data.age_N[index_N], data.pseudo_N2[index_N, 0]),
+        **control_facts(tested, data.age_months_N[index_N], pseudo_N),
         "mean_predictor_mae": float(np.abs(tested.truth[TRUTH] - train_mean).mean()),
         "coverage": coverage(tested, calibration),
         "negative_log_likelihood": known(
@@ -71,8 +75,8 @@ def evaluate(
         ),
         "mean_sd_months": float(tested.predicted[SD].mean()),
         "mean_sd_untempered": float(tempered_sd(logits_NK, 1.0).mean()),
-        "against_pseudo_labels": _against_pseudo(tested, data.pseudo_N2[index_N, 0]),
-        "departing": _departing(tested, data.age_N[index_N]),
+        "against_pseudo_labels": _against_pseudo(tested, pseudo_N),
+        "departing": _departing(tested, data.age_months_N[index_N]),
     }
     if teacher:
         facts["fidelity"] = _fidelity(tested, teacher)
@@ -83,7 +87,7 @@ def predicted(
     net: AgeNet, data: TrainingSet, index_N: NDArray[np.int64], *, temperature: float
 ) -> tuple[HeldOut, NDArray[np.float32]]:
     """Predictions for some samples, sd at a temperature, and the logits [N, K] behind them."""
-    logits_NK = predict_logits(net, data, index_N)
+    logits_NK = outputs(net, data.images_NVHW[index_N], data.covariates_NQ[index_N], kept)["logits"]
     months_N = moments(torch.from_numpy(logits_NK))[0].numpy()
     sd_N = tempered_sd(logits_NK, temperature).astype(np.float32)
     return _held_out(data, index_N, months_N, sd_N), logits_NK
@@ -96,8 +100,8 @@ def _held_out(
         uids_N=data.uids_N[index_N],
         patients_N=data.patients_N[index_N],
         sexes_N=data.patient_sex_N[index_N],
-        age_months_N=data.age_N[index_N],
-        truth={TRUTH: data.months_N[index_N]},
+        age_months_N=data.age_months_N[index_N],
+        truth={TRUTH: data.truth[TRUTH][index_N]},
         predicted={PREDICTED: months_N, SD: sd_N},
     )
 

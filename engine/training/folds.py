@@ -1,4 +1,4 @@
-"""Folds for cross-validation: by patient, stratified by age band and sex, and steady when patients join.
+"""Folds for cross-validation: by patient, stratified by target and sex, and steady when patients join.
 
 Every patient has a fold of its own by hash, whatever else is in the set: the same child lands in the same
 fold of the hand films and of the knee films. Strata are balanced by moving as few patients as possible.
@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from engine.evaluation.metrics import AGE_EDGES_YEARS
-
 SLACK = 0.1
 """How far a fold may exceed its equal share of a stratum before patients move on."""
 FEWEST_FOLDS = 2
@@ -32,11 +30,11 @@ def hash_of_patient(patient: str) -> int:
 
 
 def folds_of(
-    patients_N: ArrayLike, months_N: ArrayLike, sexes_N: ArrayLike, *, folds: int
+    patients_N: ArrayLike, strata_N: ArrayLike, sexes_N: ArrayLike, *, folds: int
 ) -> NDArray[np.int64]:
     """Fold 0 .. ``folds`` - 1 of each sample, [N]; all samples of a patient share one.
 
-    A patient's stratum is its sex and the band of its lowest age. Within a stratum, patients go to the fold
+    A patient's stratum is its sex and the lowest of ``strata_N``. Within a stratum, patients go to the fold
     their hash names, in the order of their hash, until that fold holds its equal share and SLACK; who comes
     later goes to the emptiest. So no fold exceeds that bound, the order of rows does not matter, and a
     patient changes its fold only if it is one of those few, or becomes one.
@@ -48,7 +46,7 @@ def folds_of(
         raise ValueError(f"{folds} folds do not divide anything: at least {FEWEST_FOLDS}")
     patients: NDArray[Any] = np.asarray(patients_N)
     members: defaultdict[Stratum, list[str]] = defaultdict(list)
-    for patient, stratum in _strata(patients, np.asarray(months_N, np.float64), np.asarray(sexes_N)).items():
+    for patient, stratum in _strata(patients, np.asarray(strata_N), np.asarray(sexes_N)).items():
         members[stratum].append(patient)
     fold_of: dict[str, int] = {}
     for names in members.values():
@@ -56,13 +54,10 @@ def folds_of(
     return np.array([fold_of[patient] for patient in patients.tolist()], np.int64)
 
 
-def _strata(
-    patients_N: NDArray[Any], months_N: NDArray[np.float64], sexes_N: NDArray[Any]
-) -> dict[str, Stratum]:
-    edges = 12 * np.array(AGE_EDGES_YEARS[1:])
+def _strata(patients_N: NDArray[Any], strata_N: NDArray[Any], sexes_N: NDArray[Any]) -> dict[str, Stratum]:
     strata: dict[str, Stratum] = {}
-    for patient, months, sex in zip(patients_N.tolist(), months_N, sexes_N.tolist(), strict=True):
-        stratum = (int(np.searchsorted(edges, months, side="right")), str(sex or ""))
+    for patient, number, sex in zip(patients_N.tolist(), strata_N.tolist(), sexes_N.tolist(), strict=True):
+        stratum = (int(number), str(sex or ""))
         strata[patient] = min(stratum, strata.get(patient, stratum))
     return strata
 

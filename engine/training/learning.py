@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,18 @@ from torch import Tensor, nn
 
 from engine.evaluation.answer import Facts, Raw
 from engine.evaluation.held_out import HeldOut
+from engine.ingest.covariates import Covariate
 from engine.models.batch import Batch
-from engine.models.network import ModelFacts, Outputs
+from engine.models.network import AgeNet, ModelFacts, Outputs
+from engine.store.labels import Label
 
 Truth = Mapping[str, NDArray[np.float32]]
-"""Label columns [N] by name, NaN where a sample has none."""
+"""Label columns [N] by name, NaN where a sample has none. Points and boxes are in pixels of the view."""
+
+
+Labels = Literal["truth", "pseudo", "both"]
+"""What a training learns from: experts, other models, or both. The test split is judged against the truth
+where it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,21 +49,28 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What samples are aimed at: columns [N] by name, and whether a sample has all that training needs."""
+    """What samples are aimed at: columns [N] by name, and whether a sample has all that training needs.
+
+    A column of a label's name takes its place: it is what predictions are judged against.
+    """
 
     columns: Truth
     is_labelled_N: NDArray[np.bool_]
+
+
+def _one_stratum(targets: Truth) -> NDArray[np.int64]:
+    return np.zeros(len(next(iter(targets.values()))), np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learning:
     """How one kind of answer is learnt. Plain functions; no class to inherit from."""
 
-    network: Callable[[ModelFacts], nn.Module]
-    """A network with random weights; forward(image_BVHW, covariates_BQ) -> Outputs."""
+    network: Callable[[ModelFacts], AgeNet]
+    """A network with random weights, of these facts or of some that it changes (``net.facts``)."""
     objective: Callable[[Outputs, Outputs | None, Batch, Weights], dict[str, Tensor]]
     """Student, teacher, batch -> ``loss``, ``task`` and named parts, the distillation terms included."""
-    deployed: Callable[[nn.Module, Facts], nn.Module]
+    deployed: Callable[[AgeNet, Facts], nn.Module]
     """Network and calibration -> the graph that is exported: (image, covariates) -> Answer.outputs,
     attention, embedding."""
     kept: Callable[[Outputs], dict[str, Tensor]]
@@ -66,19 +80,28 @@ class Learning:
     calibrate: Callable[[HeldOut], Facts]
     """Fitted on the validation split, whose ``raw`` is what was ``kept``; holds ``max_doubt`` and the deciles
     of value and doubt (``validation_value``, ``validation_doubt``)."""
-    error: Callable[[Raw, Truth], NDArray[np.float64]]
+    error: Callable[[Raw, Truth], NDArray[Any]]
     """[N] of what was ``kept`` and the targets, lower is better: ``val/error`` and patience."""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    targets: Callable[[Truth, NDArray[np.bool_], str], Targets]
-    """Label columns, whether a sample is in the test split, and what a recipe learns from (truth, pseudo,
-    both) -> targets."""
+    targets: Callable[[Truth, NDArray[np.bool_], Labels], Targets]
+    """Label columns, whether a sample is in the test split, and what a recipe learns from -> targets."""
     teacher_view: Callable[[Batch], Batch] = lambda batch: batch
     """What a live teacher sees of a batch."""
-    stratum: Callable[[Truth], NDArray[np.int64]] | None = None
-    """[N] strata that folds are balanced over; None makes one."""
+    stratum: Callable[[Truth], NDArray[np.int64]] = _one_stratum
+    """Targets -> [N] strata that folds are balanced over, beside sex."""
 
 
-def one_stratum(truth: Truth) -> NDArray[np.int64]:
-    """All samples alike."""
-    first: NDArray[Any] = next(iter(truth.values()))
-    return np.zeros(len(first), np.int64)
+class Learnable(Protocol):
+    """What a training needs of a task."""
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """What a label table may hold."""
+
+    @property
+    def covariates(self) -> tuple[Covariate, ...]:
+        """What the network is given beside the image."""
+
+    @property
+    def learning(self) -> Callable[[], Learning]:
+        """How it is learnt; a function of a module, since it travels to the workers."""

@@ -27,10 +27,10 @@ from engine.imaging.augment import Draws, augmented, draw
 from engine.ingest.covariates import hidden
 from engine.models.batch import Batch
 from engine.models.network import AgeNet, Outputs, compiled
-from engine.models.ordered_bins import moments
-from engine.tasks.task import Task, Weights
 from engine.training.checkpoint import State
 from engine.training.dataset import TrainingSet
+from engine.training.forward import outputs
+from engine.training.learning import Learning, Weights
 from engine.training.recipe import Recipe
 
 Log = dict[str, float]
@@ -64,11 +64,11 @@ class Teacher:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Lesson:
+class _Training:
     """What stays the same over a training; ``model`` is the trainee wrapped by its world."""
 
     recipe: Recipe
-    task: Task
+    learning: Learning
     data: TrainingSet
     train_N: NDArray[np.int64]
     """Places of the training split in the data; all below is numbered within it."""
@@ -79,7 +79,7 @@ class _Lesson:
 
 def epochs(
     recipe: Recipe,
-    task: Task,
+    learning: Learning,
     data: TrainingSet,
     state: State,
     *,
@@ -97,20 +97,19 @@ def epochs(
     """
     if recipe.compile:
         compiled(state.trainee.net)
-    lesson = _Lesson(
-        recipe=recipe, task=task, data=data, train_N=data.index_of("train"), teacher=teacher, world=world,
-        model=world.wrap(state.trainee),
+    training = _Training(
+        recipe=recipe, learning=learning, data=data, train_N=data.index_of("train"), teacher=teacher,
+        world=world, model=world.wrap(state.trainee),
     )  # fmt: skip
     for epoch in range(state.epoch, recipe.epochs):
         if recipe.patience and state.epoch - state.best_epoch >= recipe.patience:
             return
         started = time.perf_counter()
-        log = _train_epoch(_withheld(lesson, state.epoch), state)
+        log = _train_epoch(_withheld(training, state.epoch), state)
         state.epoch = epoch + 1
-        error_months = _validation_error(state.ema, data, world)
-        log["val/mae_months"] = error_months
-        if recipe.patience and error_months < state.best_error_months:
-            state.best_error_months, state.best_epoch = error_months, state.epoch
+        log["val/error"] = error = _validation_error(learning, state.ema, data, world)
+        if recipe.patience and error < state.best_error:
+            state.best_error, state.best_epoch = error, state.epoch
             state.best = copy.deepcopy(state.ema)
         yield {"epoch": state.epoch, "step": state.step, **log, "seconds": time.perf_counter() - started}
 
@@ -126,28 +125,6 @@ def recorded_for(data: TrainingSet, cache: TeacherCache, terms: Iterable[str]) -
     return recorded(cache, terms, data.uids_N[train_N].tolist(), data.to_network_N33[train_N], size_HW)
 
 
-def predict(
-    net: AgeNet, data: TrainingSet, index_B: NDArray[np.int64], *, batch_size: int = 128
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Expected months [B] and sd [B] of some samples, in float32 and eval mode."""
-    mean_B, sd_B = moments(torch.from_numpy(predict_logits(net, data, index_B, batch_size=batch_size)))
-    return mean_B.numpy(), sd_B.numpy()
-
-
-def predict_logits(
-    net: AgeNet, data: TrainingSet, index_B: NDArray[np.int64], *, batch_size: int = 128
-) -> NDArray[np.float32]:
-    """Logits [B, K] of some samples, in float32 and eval mode."""
-    device = next(net.parameters()).device
-    net.eval()
-    logits = [np.zeros((0, net.facts.num_bins), np.float32)]
-    with torch.inference_mode():
-        for start in range(0, len(index_B), batch_size):
-            batch = _batch(data, index_B[start : start + batch_size], device)
-            logits.append(net(batch.x_BVHW, batch.covariates_BQ).logits_BK.float().cpu().numpy())
-    return np.concatenate(logits)
-
-
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     """Linear warm-up over the recipe's share of steps, then a cosine to zero."""
     warm_steps = max(int(recipe.warmup * total_steps), 1)
@@ -157,25 +134,25 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def _train_epoch(lesson: _Lesson, state: State) -> Log:
-    recipe, world, count = lesson.recipe, lesson.world, len(lesson.train_N)
+def _train_epoch(training: _Training, state: State) -> Log:
+    recipe, world, count = training.recipe, training.world, len(training.train_N)
     torch.manual_seed(_SEED_STRIDE * (_SEED_STRIDE * recipe.seed + state.epoch) + world.rank)
     order = np.random.default_rng((recipe.seed, state.epoch)).permutation(count)
     draws = draw(count, recipe.augmentation, seed=recipe.seed, epoch=state.epoch)
     per_worker = max(recipe.batch_size // world.size, 1)
     steps = max(count // (per_worker * world.size), 1)
     mine = order[world.rank :: world.size]
-    follow = _Follower(state.ema, state.trainee.net)
+    follow_ema = _Ema(state.ema, state.trainee.net)
     sums: dict[str, Tensor] = {}
-    lesson.model.train(recipe.learns == "all")  # a norm that does not learn keeps its statistics, too
+    training.model.train(recipe.learns == "all")  # a norm that does not learn keeps its statistics, too
     is_finite = None
     for place in range(steps):
         chosen_B = mine[place * per_worker : (place + 1) * per_worker]
-        parts = _step(lesson, state, draws, chosen_B, total_steps=steps * recipe.epochs)
+        parts = _step(training, state, draws, chosen_B, total_steps=steps * recipe.epochs)
         # Asked of the step before: a GPU has its next work by then, and is not waited for.
         _require_finite(is_finite, state.step - 2)
         is_finite = parts.pop(_FINITE)
-        follow(min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
+        follow_ema(min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.double()
     _require_finite(is_finite, state.step - 1)
@@ -188,10 +165,10 @@ def _require_finite(is_finite: Tensor | None, step: int) -> None:
 
 
 def _step(
-    lesson: _Lesson, state: State, draws: Draws, chosen_B: NDArray[np.int64], *, total_steps: int
+    training: _Training, state: State, draws: Draws, chosen_B: NDArray[np.int64], *, total_steps: int
 ) -> dict[str, Tensor]:
     """One step of the optimiser on some samples, in as many parts as the recipe says."""
-    recipe, model = lesson.recipe, lesson.model
+    recipe, model = training.recipe, training.model
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(recipe, state.step, total_steps)
     weights = _weights(recipe, state.step / total_steps)
@@ -201,7 +178,7 @@ def _step(
     for number, portion_B in enumerate(portions, 1):
         share = len(portion_B) / len(chosen_B)
         with _synchronised(model, number == len(portions)):
-            parts = _objective(lesson, draws, portion_B, weights)
+            parts = _objective(training, draws, portion_B, weights)
             torch.autograd.backward(share * parts["loss"])
         for name, part in parts.items():
             sums[name] = sums.get(name, 0.0) + share * part.detach()
@@ -214,17 +191,18 @@ def _step(
 
 
 def _objective(
-    lesson: _Lesson, draws: Draws, chosen_B: NDArray[np.int64], weights: Weights
+    training: _Training, draws: Draws, chosen_B: NDArray[np.int64], weights: Weights
 ) -> dict[str, Tensor]:
     """The parts of the objective on some samples, augmented."""
-    told = _batch(lesson.data, lesson.train_N[chosen_B], lesson.world.device)
+    batch = _batch(training.data, training.train_N[chosen_B], training.world.device)
     drawn = draws.at(torch.from_numpy(chosen_B))
-    shown_BVHW = augmented(told.x_BVHW, drawn).contiguous(memory_format=torch.channels_last)
-    batch = replace(told, x_BVHW=shown_BVHW)
-    taught = _taught(lesson.teacher, batch, chosen_B, drawn)
-    with _precision(lesson.recipe.precision, lesson.world.device):
-        outputs = lesson.model(batch.x_BVHW, batch.covariates_BQ)
-    return lesson.task.objective(outputs, taught, batch, weights)
+    shown_BVHW = augmented(batch.x_BVHW, drawn).contiguous(memory_format=torch.channels_last)
+    height, width = shown_BVHW.shape[2:]
+    batch = replace(batch, x_BVHW=shown_BVHW, warp=drawn.warp((height, width)))
+    teacher = _teacher_outputs(training, batch, chosen_B)
+    with _precision(training.recipe.precision, training.world.device):
+        student = training.model(batch.x_BVHW, batch.covariates_BQ)
+    return training.learning.objective(student, teacher, batch, weights)
 
 
 def _synchronised(model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
@@ -237,50 +215,43 @@ def _weights(recipe: Recipe, progress: float) -> Weights:
     """The weights after a share of all steps; a term without a ramp has its whole weight from the start."""
     risen = {name: min(progress / share, 1.0) for name, share in recipe.ramps.items() if share > 0}
     terms = {name: weight * risen.get(name, 1.0) for name, weight in recipe.distill.items()}
-    return Weights(kl=recipe.kl_weight, delta_months=recipe.delta_months, terms=terms)
+    return Weights(task={"kl": recipe.kl_weight, "delta": recipe.delta_months}, terms=terms)
 
 
-def _taught(
-    teacher: Teacher | RecordedTeacher | None, batch: Batch, chosen_B: NDArray[np.int64], drawn: Draws
-) -> Outputs | None:
+def _teacher_outputs(training: _Training, batch: Batch, chosen_B: NDArray[np.int64]) -> Outputs | None:
+    teacher, device = training.teacher, training.world.device
     if teacher is None:
         return None
     if isinstance(teacher, RecordedTeacher):
-        height, width = batch.x_BVHW.shape[2:]
-        return teacher.outputs(chosen_B, drawn.warp((height, width)), batch.x_BVHW.device)
-    with torch.no_grad(), _precision(teacher.precision, batch.x_BVHW.device):
-        outputs: Outputs = teacher.net(batch.x_BVHW, batch.covariates_BQ)
-    return outputs
+        assert batch.warp is not None
+        return teacher.outputs(chosen_B, batch.warp, device)
+    shown = training.learning.teacher_view(batch)
+    with torch.no_grad(), _precision(teacher.precision, device):
+        found: Outputs = teacher.net(shown.x_BVHW, shown.covariates_BQ)
+    return found
 
 
 def _batch(data: TrainingSet, index_B: NDArray[np.int64], device: torch.device) -> Batch:
     images_BVHW = torch.from_numpy(data.images_NVHW[index_B])
-    batch = Batch(
+    return Batch(
         images_BVHW.to(device).float() / 255,
         torch.from_numpy(data.covariates_NQ[index_B]).to(device),
-        torch.from_numpy(data.months_N[index_B]).to(device),
-    )
-    if data.labels == "truth":
-        return batch
-    return replace(
-        batch,
-        pseudo_B2=torch.from_numpy(data.pseudo_N2[index_B]).to(device),
-        is_expert_B=torch.from_numpy(data.is_expert_N[index_B]).to(device),
+        {name: torch.from_numpy(values[index_B]).to(device) for name, values in data.targets.items()},
     )
 
 
-def _withheld(lesson: _Lesson, epoch: int) -> _Lesson:
-    """The lesson with the covariates that this epoch hides, the same on every worker."""
-    recipe, data = lesson.recipe, lesson.data
+def _withheld(training: _Training, epoch: int) -> _Training:
+    """The training with the covariates that this epoch hides, the same on every worker."""
+    recipe, data = training.recipe, training.data
     if not recipe.covariate_dropout:
-        return lesson
+        return training
     rng = np.random.default_rng((recipe.seed, epoch, _WITHHELD))
     is_hidden_N = rng.random(len(data.covariates_NQ)) < recipe.covariate_dropout
-    told_NQ = hidden(data.covariates_NQ, lesson.task.covariates, is_hidden_N)
-    return replace(lesson, data=replace(data, covariates_NQ=told_NQ))
+    covariates_NQ = hidden(data.covariates_NQ, data.covariates, is_hidden_N)
+    return replace(training, data=replace(data, covariates_NQ=covariates_NQ))
 
 
-class _Follower:
+class _Ema:
     """Exponential moving average of weights; buffers that count are copied."""
 
     def __init__(self, ema: nn.Module, model: nn.Module) -> None:
@@ -296,17 +267,27 @@ class _Follower:
                 mean.copy_(value)
 
 
-def _validation_error(ema: AgeNet, data: TrainingSet, world: World) -> float:
+def _validation_error(learning: Learning, ema: AgeNet, data: TrainingSet, world: World) -> float:
     index = data.index_of("val")[world.rank :: world.size]
     if world.size > 1:  # running statistics differ by rank; what is saved is rank 0's
         for buffer in ema.buffers():
             dist.broadcast(buffer, 0)
-    months_B, _ = predict(ema, data, index)
-    total = torch.tensor([np.abs(months_B - data.months_N[index]).sum(), len(index)], dtype=torch.float64)
+    errors_N = validation_errors(learning, ema, data, index)
+    total = torch.tensor([errors_N.sum(), len(index)], dtype=torch.float64)
     if world.size > 1:
         total = total.to(world.device)
         dist.all_reduce(total)
     return float(total[0] / total[1])
+
+
+def validation_errors(
+    learning: Learning, net: AgeNet, data: TrainingSet, index_N: NDArray[np.int64]
+) -> NDArray[Any]:
+    """The errors [N] of some samples against their targets."""
+    if not len(index_N):
+        return np.zeros(0)
+    raw = outputs(net, data.images_NVHW[index_N], data.covariates_NQ[index_N], learning.kept)
+    return learning.error(raw, {name: values[index_N] for name, values in data.targets.items()})
 
 
 def _precision(name: str, device: torch.device) -> torch.autocast:

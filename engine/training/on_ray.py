@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from engine.distillation.teacher_cache import is_cache, open_cache
 from engine.errors import EngineError, TrainingError
 from engine.ingest.malloc import ACTIVATIONS, HUGE_PAGES, keep_freed_memory
 from engine.models.network import ModelFacts, frozen, save_weights
-from engine.tasks import task_named
 from engine.training.checkpoint import load_state, new_state, save_state
 from engine.training.dataset import TrainingSet, choice_of, open_training_set
+from engine.training.learning import Learnable, Learning
 from engine.training.loop import Teacher, World, epochs, recorded_for
 from engine.training.recipe import Recipe, model_of, recipe_from_facts
 from engine.training.run_folder import WEIGHTS_NAME, append_metrics, forget_after, load_net
@@ -44,9 +44,9 @@ class Workers:
 
 
 def train_on_ray(
-    facts: dict[str, Any], data: Path, run: Path, *, teacher: Path | None, workers: Workers
+    recipe: Recipe, task: Learnable, data: Path, run: Path, *, teacher: Path | None, workers: Workers
 ) -> None:
-    """Train the recipe in ``facts`` on ``workers``; the same ``run`` again continues at its last checkpoint.
+    """Train the recipe on ``workers``; the same ``run`` again continues at its last checkpoint.
 
     ``run`` must be reachable from every node.
 
@@ -55,7 +55,9 @@ def train_on_ray(
         TrainingError: workers died three times.
     """
     config = {
-        "recipe": {**facts, "weights": str(Path(facts["weights"]).resolve()) if facts["weights"] else ""},
+        "recipe": recipe.facts(),
+        "weights": str(Path(recipe.weights).resolve()) if recipe.weights else "",
+        "task": task,
         "data": str(data.resolve()),  # a worker has another working directory
         "run": str(run.resolve()),
         "teacher": str(teacher.resolve()) if teacher else None,
@@ -97,21 +99,18 @@ def _train_worker(config: dict[str, Any]) -> None:
     keep_freed_memory(ACTIVATIONS)
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
-    recipe = recipe_from_facts(config["recipe"])
-    task, run, data = (
-        task_named(recipe.task).restricted(recipe.told),
-        Path(config["run"]),
-        Path(config["data"]),
-    )
+    recipe = replace(recipe_from_facts(config["recipe"]), weights=config["weights"])
+    task: Learnable = config["task"]
+    learning, run, data = task.learning(), Path(config["run"]), Path(config["data"])
     device = get_device()
     world = World(
         rank=context.get_world_rank(), size=context.get_world_size(), device=device, wrap=prepare_model
     )
     samples = open_training_set(data, run / "cache", task, choice_of(config["recipe"]))
     views = samples.images_NVHW.shape[1]
-    model = model_of(recipe, task, views)
-    teacher = _teacher(config["teacher"], recipe, model, samples, device)
-    state = new_state(recipe, model, teacher.channels if teacher else (), device)
+    model = model_of(recipe, task.covariates, views)
+    teacher = _teacher(config["teacher"], recipe, learning, model, samples, device)
+    state = new_state(recipe, learning.network, model, teacher.channels if teacher else (), device)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
@@ -119,7 +118,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     is_writer = world.rank == 0
     if is_writer:
         forget_after(run, state.epoch)
-    for log in epochs(recipe, task, samples, state, world=world, teacher=teacher):
+    for log in epochs(recipe, learning, samples, state, world=world, teacher=teacher):
         with tempfile.TemporaryDirectory() as folder:
             if is_writer:
                 append_metrics(run, log)
@@ -130,13 +129,18 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 
 def _teacher(
-    folder: str | None, recipe: Recipe, student: ModelFacts, samples: TrainingSet, device: torch.device
+    folder: str | None,
+    recipe: Recipe,
+    learning: Learning,
+    student: ModelFacts,
+    samples: TrainingSet,
+    device: torch.device,
 ) -> Teacher | RecordedTeacher | None:
     if folder is None:
         return None
     if is_cache(Path(folder)):
         return recorded_for(samples, open_cache(Path(folder)), recipe.distill)
-    net = frozen(load_net(Path(folder))).to(device)
+    net = frozen(load_net(Path(folder), learning.network)).to(device)
     require_same_inputs(net.facts, student, Path(folder))
     return Teacher(net=net, precision=recipe.teacher_precision)
 
@@ -154,5 +158,5 @@ def require_same_inputs(teacher: ModelFacts, student: ModelFacts, folder: Path) 
         if theirs != ours:
             raise TrainingError(
                 f"the teacher {folder} takes other {what} ({theirs}) than the student ({ours}): record it "
-                "with `osteoray teach` on its own data, and give that as --teacher"
+                "with `osteoray record-teacher` on its own data, and give that as --teacher"
             )

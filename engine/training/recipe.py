@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args, get_type_hints
 from engine.distillation.terms import TERMS
 from engine.errors import UnknownNameError, UsageError
 from engine.imaging.augment import Augmentation
+from engine.ingest.covariates import Covariate, names_of, widths
 from engine.models.network import Fusion, Head, ModelFacts, require_backbone
-from engine.tasks.ages.pseudo_labels import Labels
-from engine.tasks.task import Task
+from engine.training.learning import Labels
 
 Role = Literal["teacher", "student"]
 Precision = Literal["f32", "bf16"]
@@ -146,10 +146,16 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def model_of(recipe: Recipe, task: Task, num_views: int) -> ModelFacts:
-    """Facts of the recipe's network for a task whose samples have ``num_views`` images."""
-    return task.model_facts(
-        recipe.backbone, num_views=num_views, fusion=recipe.fusion, head=recipe.head, stages=recipe.stages
+def model_of(recipe: Recipe, covariates: Sequence[Covariate], num_views: int) -> ModelFacts:
+    """Facts of the recipe's network for samples of ``num_views`` images with some covariates."""
+    return ModelFacts(
+        backbone=recipe.backbone,
+        covariates=names_of(covariates),
+        covariate_columns=widths(covariates),
+        num_views=num_views,
+        fusion=recipe.fusion,
+        head=recipe.head,
+        stages=recipe.stages,
     )
 
 

@@ -19,12 +19,12 @@ from ray.data import ActorPoolStrategy, DataContext
 from engine.distillation.teacher_cache import missing_shards
 from engine.errors import EngineError, TrainingError
 from engine.ingest.malloc import ACTIVATIONS, HUGE_PAGES, keep_freed_memory
-from engine.training.record_teacher import TeachSpec, open_teachers, teach_shard
+from engine.training.record_teacher import RecordSpec, open_teachers, record_shard
 
 OnProgress = Callable[[int, int], None]
 
 
-def teach(shards: list[tuple[Path, int]], spec: TeachSpec, actors: int, on_progress: OnProgress) -> int:
+def record(shards: list[tuple[Path, int]], spec: RecordSpec, actors: int, on_progress: OnProgress) -> int:
     """Write every missing shard of a cache; ``shards`` are sample tables and their row counts.
 
     Returns the rows written. On a GPU ``spec.device`` is ``cuda`` and each actor has one.
@@ -45,7 +45,7 @@ def teach(shards: list[tuple[Path, int]], spec: TeachSpec, actors: int, on_progr
     items = [{"shard": shard, "path": str(shards[shard][0])} for shard in missing]
     is_gpu = spec.device != "cpu"
     written = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _Teachers, batch_size=1, batch_format="pyarrow",
+        _Recorder, batch_size=1, batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(actors, len(items))),
         num_cpus=spec.threads, num_gpus=1 if is_gpu else 0, fn_constructor_kwargs={"spec": spec},
         runtime_env={"env_vars": HUGE_PAGES},
@@ -61,14 +61,14 @@ def teach(shards: list[tuple[Path, int]], spec: TeachSpec, actors: int, on_progr
     return rows
 
 
-class _Teachers:
+class _Recorder:
     """Actor: opens the runs once, then writes shard after shard."""
 
-    def __init__(self, spec: TeachSpec) -> None:
+    def __init__(self, spec: RecordSpec) -> None:
         keep_freed_memory(ACTIVATIONS)
         torch.set_num_threads(spec.threads)
         self._spec = spec
-        self._nets = open_teachers(spec.runs, torch.device(spec.device))
+        self._nets = open_teachers(spec.runs, spec.task.learning().network, torch.device(spec.device))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows of each shard; what goes wrong travels as text: an exception would come wrapped."""
@@ -76,9 +76,9 @@ class _Teachers:
         errors: list[str | None] = []
         for item in batch.to_pylist():
             try:
-                rows.append(teach_shard(item["shard"], Path(item["path"]), self._nets, self._spec))
+                rows.append(record_shard(item["shard"], Path(item["path"]), self._nets, self._spec))
                 errors.append(None)
             except (EngineError, OSError) as error:
                 rows.append(0)
-                errors.append(f"{item['path']} could not be taught: {error}")
+                errors.append(f"{item['path']} could not be recorded: {error}")
         return pa.table({"rows": pa.array(rows, pa.int64()), "error": pa.array(errors, pa.string())})

@@ -1,19 +1,18 @@
-"""What teachers say of one shard of an ingest folder, as a shard of a teacher cache. No Ray here.
+"""What teachers give for one shard of an ingest folder, as a shard of a teacher cache. No Ray here.
 
-Legend: B batch, N samples, V views, Q covariates, K bins, H, W view.
+Legend: B batch, N samples, V views, Q covariates, K bins, H, W view, T distributions to average.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
@@ -22,27 +21,28 @@ from torch import Tensor
 from engine.distillation.teacher_cache import OUTPUTS, SPATIAL, Keys, digests, write_shard
 from engine.errors import TrainingError, UnknownNameError, UsageError
 from engine.ingest import covariates
-from engine.ingest.covariates import Covariate
+from engine.ingest.samples_folder import covariate_columns, read_samples
 from engine.models.grad_cam import attention
-from engine.models.network import AgeNet, Outputs, frozen
+from engine.models.network import AgeNet, ModelFacts, Outputs, frozen
 from engine.store import ledger
 from engine.store.schema import tensor_values
+from engine.training.forward import outputs
+from engine.training.learning import Learnable
 from engine.training.run_folder import load_net
-from engine.training.test_time_augmentation import looks_at
+from engine.training.test_time_augmentation import views_of
 
 BATCH = 64
 _LEVELS = 255.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeachSpec:
-    """From which samples, into which cache, by which runs; ``facts`` are the cache's manifest."""
+class RecordSpec:
+    """From which samples, into which cache, by which runs of a task; ``facts`` are the cache's manifest."""
 
     data: Path
     folder: Path
     runs: tuple[Path, ...]
-    covariates: tuple[Covariate, ...]
-    """Of the task; each network takes those that its facts name."""
+    task: Learnable
     facts: Mapping[str, Any]
     device: str = "cpu"
     threads: int = 1
@@ -53,9 +53,9 @@ class TeachSpec:
         return tuple(self.facts["outputs"])
 
     @property
-    def looks(self) -> int:
-        """How many a teacher takes at each image (``engine.training.test_time_augmentation``)."""
-        return int(self.facts["looks"])
+    def passes(self) -> int:
+        """Forward passes of each image (``engine.training.test_time_augmentation``)."""
+        return int(self.facts["passes"])
 
 
 def require_outputs(names: Sequence[str], nets: Sequence[AgeNet]) -> None:
@@ -91,76 +91,71 @@ def sample_shards(data: Path) -> list[tuple[Path, int]]:
     return counted
 
 
-def open_teachers(runs: Sequence[Path], device: torch.device) -> list[AgeNet]:
+def open_teachers(
+    runs: Sequence[Path], network: Callable[[ModelFacts], AgeNet], device: torch.device
+) -> list[AgeNet]:
     """The runs' networks, frozen.
 
     Raises:
         TrainingError, BundleError: a run has not finished, or its weights cannot be read.
     """
-    return [frozen(load_net(run)).to(device) for run in runs]
+    return [frozen(load_net(run, network)).to(device) for run in runs]
 
 
-def teach_shard(shard: int, path: Path, nets: Sequence[AgeNet], spec: TeachSpec) -> int:
+def record_shard(shard: int, path: Path, nets: Sequence[AgeNet], spec: RecordSpec) -> int:
     """Write shard ``shard`` of the cache from the sample table at ``path``; returns its rows."""
-    of_net = {
-        names: covariates.chosen(spec.covariates, names) for names in (n.facts.covariates for n in nets)
-    }
-    sources = [column for given in of_net.values() for column in covariates.sources(given)]
-    columns = ["sop_instance_uid", "content_sha256", "original_to_network", *sources]
-    table = ledger.read_table(path, columns=["instance_index", "image", *dict.fromkeys(columns)])
-    table = table.filter(pc.invert(pc.is_in(table["instance_index"], ledger.superseded(spec.data))))
+    given = [covariates.chosen(spec.task.covariates, net.facts.covariates) for net in nets]
+    columns = ["sop_instance_uid", "content_sha256", "original_to_network", "image"]
+    columns += [name for one in given for name in covariates.sources(one)]
+    table = read_samples(path, columns, ledger.superseded(spec.data))
     images_NVHW = _with_views(tensor_values(table["image"]))
-    told = {names: _columns(table, given) for names, given in of_net.items()}
-    parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
-    for start in range(0, table.num_rows, BATCH):
-        part = slice(start, start + BATCH)
-        given = {name: columns_NQ[part] for name, columns_NQ in told.items()}
-        for name, values in taught(nets, images_NVHW[part], given, spec.outputs, looks=spec.looks).items():
-            parts[name].append(values)
+    known = [covariate_columns(table, one) for one in given]
+    arrays = recorded_outputs(nets, images_NVHW, known, spec.outputs, passes=spec.passes)
     keys = Keys(
         uids=table["sop_instance_uid"].to_pylist(),
         contents=table["content_sha256"].to_pylist(),
         to_network_N9=np.array(table["original_to_network"].to_pylist(), np.float64)[:, :9],
     )
-    arrays = {name: np.concatenate(values) for name, values in parts.items()}
     write_shard(spec.folder, shard, keys, arrays, digests(spec.facts))
     return int(table.num_rows)
 
 
-def taught(
+def recorded_outputs(
     nets: Sequence[AgeNet],
-    images_BVHW: NDArray[np.uint8],
-    told: Mapping[tuple[str, ...], NDArray[np.float32]],
+    images_NVHW: NDArray[np.uint8],
+    covariates_NQ: Sequence[NDArray[np.float32]],
     names: Sequence[str],
     *,
-    looks: int = 1,
+    passes: int = 1,
 ) -> dict[str, NDArray[Any]]:
-    """The columns of some samples by name, in the forms of OUTPUTS; ``told`` are covariates by what they are.
+    """The columns of some samples by name, in the forms of OUTPUTS; ``covariates_NQ`` are by network.
 
-    The logits are those of the mean distribution over all networks and looks, the rest is of the first look.
+    The logits are those of the mean distribution over all networks and passes, the rest is of the first pass
+    of the first network.
 
     Raises:
-        TrainingError: what a network says is not finite.
+        TrainingError: an output is not finite.
     """
-    device = next(nets[0].parameters()).device
-    x_BVHW = torch.from_numpy(images_BVHW).to(device).float() / 255
-    with torch.inference_mode():
-        given = [torch.from_numpy(told[net.facts.covariates]).to(device) for net in nets]
-        logits: list[Tensor] = []
-        beyond: dict[str, Tensor] = {}
-        for look, seen_BVHW in enumerate(looks_at(x_BVHW, looks)):
-            answers = [net(seen_BVHW, told_BQ) for net, told_BQ in zip(nets, given, strict=True)]
-            logits += [answer.logits_BK for answer in answers]
-            if look == 0:
-                beyond = _beyond_logits(answers[0], names)
-        columns = {"logits": _mean_logits(logits).float(), **beyond}
-    if not all(torch.isfinite(values).all() for values in columns.values()):
+    found = [
+        outputs(
+            net,
+            images_NVHW,
+            known_NQ,
+            partial(_columns, names=names if number == place == 0 else ("logits",)),
+            batch_size=BATCH,
+            see=see,
+        )
+        for number, see in enumerate(views_of(passes))
+        for place, (net, known_NQ) in enumerate(zip(nets, covariates_NQ, strict=True))
+    ]
+    columns = {**found[0], "logits": _mean_logits([one["logits"] for one in found])}
+    if not all(np.isfinite(values).all() for values in columns.values()):
         raise TrainingError("a teacher's output is not finite in float16 or float32: it cannot be recorded")
-    return {name: values.cpu().numpy() for name, values in columns.items()}
+    return columns
 
 
-def _beyond_logits(answer: Outputs, names: Sequence[str]) -> dict[str, Tensor]:
-    columns: dict[str, Tensor] = {}
+def _columns(answer: Outputs, names: Sequence[str]) -> dict[str, Tensor]:
+    columns = {"logits": answer.logits_BK.float()}
     if "embedding" in names:
         columns["embedding"] = answer.embedding_BC.half()
     if "attention" in names:
@@ -174,16 +169,13 @@ def _beyond_logits(answer: Outputs, names: Sequence[str]) -> dict[str, Tensor]:
     return columns
 
 
-def _mean_logits(logits: Sequence[Tensor]) -> Tensor:
+def _mean_logits(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The log of the mean of the distributions; of a single one its logits as they are."""
     if len(logits) == 1:
         return logits[0]
-    stacked_TBK = torch.stack([logits_BK.float().log_softmax(1) for logits_BK in logits])
-    return stacked_TBK.logsumexp(0) - math.log(len(logits))
-
-
-def _columns(table: pa.Table, given: Sequence[Covariate]) -> NDArray[np.float32]:
-    return covariates.columns(table.select(covariates.sources(given)).to_pylist(), given)
+    stacked_TNK = torch.stack([torch.from_numpy(logits_NK).log_softmax(1) for logits_NK in logits])
+    mean_NK: NDArray[np.float32] = (stacked_TNK.logsumexp(0) - math.log(len(logits))).numpy()
+    return mean_NK
 
 
 def _with_views(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

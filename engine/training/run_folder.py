@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from engine.errors import TrainingError
 from engine.store.files import read_json, replacing
 
 if TYPE_CHECKING:
-    from engine.models.network import AgeNet
+    from engine.models.network import AgeNet, ModelFacts
 
 RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
@@ -46,11 +46,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def load_net(folder: Path) -> AgeNet:
-    """The trained network of a finished run, in eval mode."""
+def load_net(folder: Path, network: Callable[[ModelFacts], AgeNet]) -> AgeNet:
+    """The trained network of a finished run, in eval mode; ``network`` makes it, see ``Learning``."""
     from engine.models.network import load_model  # brings torch, which those who read facts alone do without
 
-    return load_model(read_run(folder)["model"], folder / WEIGHTS_NAME)
+    return load_model(network, read_run(folder)["model"], folder / WEIGHTS_NAME)
 
 
 def forget_after(folder: Path, epoch: int) -> None:

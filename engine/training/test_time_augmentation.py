@@ -1,13 +1,13 @@
-"""Test-time augmentation: several looks at one image, each moved and exposed a little otherwise.
+"""Test-time augmentation: several passes of one image, each moved and exposed a little differently.
 
-The first look is the image as it is. The further ones are drawn once, and are the same for all images: what a
-network says of an image depends neither on its neighbours nor on its place.
+The first pass is the image as it is. The further ones are drawn once, and are the same for all images: what a
+network gives for an image depends neither on its neighbours nor on its place.
 Legend: B batch, V views, H, W view.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ RANGES = Augmentation(rotation_deg=7.5, scale=0.075, shift=0.04, gamma=0.15, con
 _SEED = 0
 
 
-def looks_at(x_BVHW: Tensor, count: int) -> Iterator[Tensor]:
-    """``count`` looks at images in [0, 1], of their shape."""
-    yield x_BVHW
-    draws = draw(count - 1, RANGES, seed=_SEED, epoch=0)
-    for look in range(count - 1):
-        yield augmented(x_BVHW, draws.at(torch.full((len(x_BVHW),), look)))
+def views_of(passes: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    """What each pass makes of images [B, V, H, W] in [0, 1]; their shape stays."""
+    yield lambda x_BVHW: x_BVHW
+    draws = draw(passes - 1, RANGES, seed=_SEED, epoch=0)
+    for number in range(passes - 1):
+        yield lambda x_BVHW, n=number: augmented(  # type: ignore[misc]
+            x_BVHW, draws.at(torch.full((len(x_BVHW),), n))
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,7 +18,7 @@ from engine.models.batch import Batch
 from engine.models.network import AgeNet, ModelFacts, Outputs
 from engine.models.ordered_bins import NUM_BINS, expectation, joint_loss
 from engine.tasks import TASKS, task_named
-from engine.tasks.task import Weights
+from engine.training.learning import Weights
 from tests.fixtures.training_fixture import BACKBONE
 
 torch.set_num_threads(1)
@@ -27,12 +29,12 @@ def batch() -> Batch:
     return Batch(
         torch.rand(2, 1, 48, 48, generator=generator),
         torch.tensor([[1.0], [-1.0]]),
-        torch.tensor([30.0, 200.0]),
+        {"bin": torch.tensor([30.0, 200.0])},
     )
 
 
 def weights(**terms: float) -> Weights:
-    return Weights(kl=3.0, delta_months=7.0, terms=terms)
+    return Weights(task={"kl": 3.0, "delta": 7.0}, terms=terms)
 
 
 def outputs(seed: int) -> Outputs:
@@ -47,6 +49,11 @@ def outputs(seed: int) -> Outputs:
 def test_a_task_is_found_by_its_name(name: str) -> None:
     assert TASKS[name].name == name
     assert task_named(name) is TASKS[name]
+
+
+def test_importing_tasks_brings_no_torch() -> None:
+    command = "import sys, engine.tasks; sys.exit(int('torch' in sys.modules))"
+    subprocess.run([sys.executable, "-c", command], check=True)
 
 
 def test_an_unknown_task_names_the_nearest() -> None:
@@ -95,9 +102,9 @@ def test_the_view_is_square(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_objective_without_a_teacher_is_the_joint_loss(name: str) -> None:
-    task, student = TASKS[name], outputs(1)
-    parts = task.objective(student, None, batch(), weights(kd=1.0))
-    expected = joint_loss(student.logits_BK, batch().months_B, weight=3.0, delta=7.0)
+    learning, student = TASKS[name].learning(), outputs(1)
+    parts = learning.objective(student, None, batch(), weights(kd=1.0))
+    expected = joint_loss(student.logits_BK, batch().truth["bin"], weight=3.0, delta=7.0)
     assert parts["loss"].item() == expected["task"].item()
     assert not any(part.startswith("term/") for part in parts)
     assert all(math.isfinite(part.item()) for part in parts.values())
@@ -106,7 +113,7 @@ def test_the_objective_without_a_teacher_is_the_joint_loss(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_the_objective_with_a_teacher_adds_every_term(name: str) -> None:
     half = weights(**dict.fromkeys(TERMS, 0.5))
-    parts = TASKS[name].objective(outputs(1), outputs(2), batch(), half)
+    parts = TASKS[name].learning().objective(outputs(1), outputs(2), batch(), half)
     assert all(math.isfinite(part.item()) for part in parts.values())
     assert {part.split("/")[1] for part in parts if part.startswith("term/")} == set(TERMS)
     weighted = sum(parts[f"term/{term}/weighted"].item() for term in TERMS)

@@ -24,7 +24,7 @@ from engine.distillation.teacher_cache import (
     require_intact,
     write_shard,
 )
-from engine.distillation.terms import NEEDS, TERMS
+from engine.distillation.terms import TERMS
 from engine.errors import TableError, TeacherCacheError, UnknownNameError, UsageError
 from engine.imaging.augment import Augmentation, draw
 from engine.models.network import AgeNet, ModelFacts, frozen
@@ -33,13 +33,13 @@ from engine.training.checkpoint import State, load_state, new_state, save_state
 from engine.training.dataset import TrainingSet
 from engine.training.loop import Log, Teacher, World, epochs, recorded_for
 from engine.training.recipe import Recipe
-from engine.training.record_teacher import require_outputs, taught
-from engine.training.test_time_augmentation import looks_at
+from engine.training.record_teacher import recorded_outputs, require_outputs
+from engine.training.test_time_augmentation import views_of
 from tests.fixtures.training_fixture import BACKBONE, SIZE, disc_set, tiny_recipe
 
 torch.set_num_threads(1)
 
-TASK = task_named("hand-age")
+LEARNING = task_named("hand-age").learning()
 STILL = Augmentation(rotation_deg=0, scale=0, shift=0, gamma=0, contrast=0)
 SHARD = 16
 
@@ -56,7 +56,7 @@ def net(seed: int = 9) -> AgeNet:
 
 def facts(names: list[str], net: AgeNet, *, size_HW: tuple[int, int] = (SIZE, SIZE)) -> dict[str, Any]:
     return {
-        "kind": "teach",
+        "kind": "record-teacher",
         "config_sha256": "c0ffee",
         "channels": list(net.channels) if "features" in names else [],
         "teachers": [{"run": "a run", "backbone": BACKBONE, "sha256": "beef"}],
@@ -72,8 +72,7 @@ def record(folder: Path, data: TrainingSet, names: list[str], teacher: AgeNet) -
     teacher_cache.begin(folder, manifest)
     for shard, start in enumerate(range(0, len(data.uids_N), SHARD)):
         part = slice(start, start + SHARD)
-        told = {teacher.facts.covariates: data.covariates_NQ[part]}
-        arrays = taught([teacher], data.images_NVHW[part], told, names)
+        arrays = recorded_outputs([teacher], data.images_NVHW[part], [data.covariates_NQ[part]], names)
         write_shard(folder, shard, keys(data, part), arrays, digests(manifest))
     return manifest
 
@@ -88,7 +87,7 @@ def cache(discs: TrainingSet, tmp_path_factory: pytest.TempPathFactory) -> Teach
     folder = tmp_path_factory.mktemp("cache")
     record(folder, discs, list(OUTPUTS), net())
     assert teacher_cache.missing_shards(folder, 6) == [5]
-    assert teacher_cache.close(folder, 5) == {"taught": 80}
+    assert teacher_cache.close(folder, 5) == {"recorded": 80}
     return open_cache(folder)
 
 
@@ -126,9 +125,9 @@ def test_any_arrow_reader_reads_a_shard_without_us(cache: TeacherCache) -> None:
     assert table.schema.field("logits").type == pa.fixed_shape_tensor(pa.float32(), [240])
 
 
-def test_an_instance_that_was_not_taught_is_refused(cache: TeacherCache, discs: TrainingSet) -> None:
+def test_an_instance_that_was_not_recorded_is_refused(cache: TeacherCache, discs: TrainingSet) -> None:
     strange = replace(discs, uids_N=np.where(np.arange(80) == 5, "2.25.999", discs.uids_N))
-    with pytest.raises(TeacherCacheError, match="holds nothing of 1 of 56 samples"):
+    with pytest.raises(TeacherCacheError, match="lacks 1 of 56 samples"):
         recorded_for(strange, cache, ["kd"])
 
 
@@ -145,7 +144,7 @@ def test_a_shard_of_another_teacher_is_refused(tmp_path: Path, discs: TrainingSe
     manifest = record(tmp_path, discs, ["logits"], net())
     other = {**manifest, "teachers": [{"run": "another", "backbone": BACKBONE, "sha256": "dead"}]}
     part = slice(0, SHARD)
-    arrays = taught([net(1)], discs.images_NVHW[part], {("sex",): discs.covariates_NQ[part]}, ["logits"])
+    arrays = recorded_outputs([net(1)], discs.images_NVHW[part], [discs.covariates_NQ[part]], ["logits"])
     write_shard(tmp_path, 0, keys(discs, part), arrays, digests(other))
     with pytest.raises(TeacherCacheError, match="of another teacher"):
         teacher_cache.close(tmp_path, 5)
@@ -173,31 +172,30 @@ def test_what_is_unfinished_or_damaged_or_begun_otherwise_is_refused(
 
 
 def test_several_teachers_give_the_mean_of_their_distributions(discs: TrainingSet) -> None:
-    nets, told = [net(1), net(2)], {("sex",): discs.covariates_NQ[:4]}
-    both = taught(nets, discs.images_NVHW[:4], told, ["logits"])["logits"]
-    apart = [taught([one], discs.images_NVHW[:4], told, ["logits"])["logits"] for one in nets]
+    nets, known, images = [net(1), net(2)], discs.covariates_NQ[:4], discs.images_NVHW[:4]
+    both = recorded_outputs(nets, images, [known, known], ["logits"])["logits"]
+    apart = [recorded_outputs([one], images, [known], ["logits"])["logits"] for one in nets]
     mean = np.mean([torch.from_numpy(logits).softmax(1) for logits in apart], axis=0)
     np.testing.assert_allclose(torch.from_numpy(both).softmax(1), mean, atol=1e-6)
 
 
-def test_several_looks_give_their_mean_distribution_and_the_maps_of_the_first(discs: TrainingSet) -> None:
-    teacher, told, images_BVHW = net(1), {("sex",): discs.covariates_NQ[:4]}, discs.images_NVHW[:4]
+def test_several_passes_give_their_mean_distribution_and_the_maps_of_the_first(discs: TrainingSet) -> None:
+    teacher, known_BQ, images_BVHW = net(1), discs.covariates_NQ[:4], discs.images_NVHW[:4]
     names = ["logits", "embedding"]
-    plain = taught([teacher], images_BVHW, told, names)
-    looked = taught([teacher], images_BVHW, told, names, looks=3)
-    seen = list(looks_at(torch.from_numpy(images_BVHW).float() / 255, 3))
-    told_BQ = torch.from_numpy(told["sex",])
+    plain = recorded_outputs([teacher], images_BVHW, [known_BQ], names)
+    averaged = recorded_outputs([teacher], images_BVHW, [known_BQ], names, passes=3)
+    x_BVHW = torch.from_numpy(images_BVHW).float() / 255
     with torch.inference_mode():
-        apart = [teacher(look_BVHW, told_BQ).logits_BK.softmax(1) for look_BVHW in seen]
+        apart = [teacher(see(x_BVHW), torch.from_numpy(known_BQ)).logits_BK.softmax(1) for see in views_of(3)]
     mean_BK = torch.stack(apart).mean(0)
-    torch.testing.assert_close(torch.from_numpy(looked["logits"]).softmax(1), mean_BK)
-    np.testing.assert_array_equal(looked["embedding"], plain["embedding"])
-    assert not np.allclose(looked["logits"], plain["logits"])
+    torch.testing.assert_close(torch.from_numpy(averaged["logits"]).softmax(1), mean_BK)
+    np.testing.assert_array_equal(averaged["embedding"], plain["embedding"])
+    assert not np.allclose(averaged["logits"], plain["logits"])
 
 
-def test_a_look_at_an_image_does_not_depend_on_its_neighbours(discs: TrainingSet) -> None:
+def test_a_pass_of_an_image_does_not_depend_on_its_neighbours(discs: TrainingSet) -> None:
     x_BVHW = torch.from_numpy(discs.images_NVHW[:4]).float() / 255
-    together, alone = list(looks_at(x_BVHW, 3)), list(looks_at(x_BVHW[2:3], 3))
+    together, alone = ([see(x) for see in views_of(3)] for x in (x_BVHW, x_BVHW[2:3]))
     assert torch.equal(together[0], x_BVHW)
     for all_of_them, one in zip(together, alone, strict=True):
         torch.testing.assert_close(all_of_them[2:3], one)
@@ -221,13 +219,21 @@ def test_what_teachers_cannot_give_is_refused(
 
 
 def test_every_term_says_what_it_needs() -> None:
-    assert set(NEEDS) == set(TERMS)
-    assert {name for names in NEEDS.values() for name in names} <= set(OUTPUTS)
+    assert all(term.needs for term in TERMS.values())
+    assert {name for term in TERMS.values() for name in term.needs} <= set(OUTPUTS)
+    assert [name for name, term in TERMS.items() if term.adapts] == ["hint"]
+
+
+def started(recipe: Recipe, channels: tuple[int, ...]) -> State:
+    model = ModelFacts(backbone=BACKBONE)
+    return new_state(recipe, LEARNING.network, model, channels, torch.device("cpu"))
 
 
 def trained(recipe: Recipe, data: TrainingSet, teacher: Teacher | RecordedTeacher) -> list[Log]:
-    state = new_state(recipe, TASK.model_facts(BACKBONE), teacher.channels, torch.device("cpu"))
-    return list(epochs(recipe, TASK, data, state, world=World(), teacher=teacher))
+    state = new_state(
+        recipe, LEARNING.network, ModelFacts(backbone=BACKBONE), teacher.channels, torch.device("cpu")
+    )
+    return list(epochs(recipe, LEARNING, data, state, world=World(), teacher=teacher))
 
 
 def student(augmentation: Augmentation) -> Recipe:
@@ -302,8 +308,10 @@ def test_a_resumed_student_of_a_cache_ends_bit_for_bit_as_one_that_was_not_stopp
     teacher = recorded_for(discs, cache, TERMS)
 
     def begun() -> tuple[State, Iterator[Log]]:
-        state = new_state(recipe, TASK.model_facts(BACKBONE), teacher.channels, torch.device("cpu"))
-        return state, epochs(recipe, TASK, discs, state, world=World(), teacher=teacher)
+        state = new_state(
+            recipe, LEARNING.network, ModelFacts(backbone=BACKBONE), teacher.channels, torch.device("cpu")
+        )
+        return state, epochs(recipe, LEARNING, discs, state, world=World(), teacher=teacher)
 
     whole, logs = begun()
     next(logs)

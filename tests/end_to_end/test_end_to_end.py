@@ -62,14 +62,14 @@ def test_faults_end_with_the_right_reason(story: Story, folder: str) -> None:
 NO_GPU = "this needs 1 GPU(s) and the Ray cluster has 0"
 
 
-@pytest.mark.parametrize("verb", ["score", "train", "teach"])
+@pytest.mark.parametrize("verb", ["score", "train", "record-teacher"])
 def test_a_cluster_without_the_gpu_that_is_needed_is_refused(
     story: Story, tmp_path: Path, joined: None, verb: str
 ) -> None:
     words = {
         "score": (story.archive, "--model", story.bundle, "--engine", "cuda"),
         "train": ("demo-teacher", "--data", story.samples, "--workers", 1, "--gpu"),
-        "teach": (story.teacher, "--data", story.samples, "--gpu"),
+        "record-teacher": (story.teacher, "--data", story.samples, "--gpu"),
     }
     ended = osteoray(verb, *words[verb], "--out", tmp_path / "out")
     assert (ended.code, ended.facts["error"]) == (1, "ORY-C01")
@@ -110,7 +110,7 @@ def test_student_learned_from_the_teacher_and_is_small(story: Story) -> None:
     run = read_json(story.student / "run.json")
     lines = [json.loads(line) for line in (story.student / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
-    assert {"term/kd/raw", "term/hint/weighted", "term/gradcam/raw", "val/mae_months"} <= set(lines[0])
+    assert {"term/kd/raw", "term/hint/weighted", "term/gradcam/raw", "val/error"} <= set(lines[0])
     assert run["teacher"]["backbone"] == "resnet10t"
     assert run["parameters"] <= 2_000_000
     assert list((story.student / "tensorboard").iterdir())

@@ -13,6 +13,7 @@ from engine import sources
 from engine.errors import TableError, UsageError
 from engine.imaging.boxes import Crop, write_boxes
 from engine.ingest.join_views import join
+from engine.ingest.samples_folder import data_facts
 from engine.ingest.shard import ReadSpec, read_shard
 from engine.store import ledger
 from engine.store.files import read_json, sha256_of_facts
@@ -21,8 +22,9 @@ from engine.store.schema import tensor_values
 from engine.store.verification import verify
 from engine.tasks.hand_age import HAND_AGE
 from engine.training.checkpoint import new_state
-from engine.training.dataset import data_facts, open_training_set, pack_images
+from engine.training.dataset import open_training_set, pack_images
 from engine.training.loop import World, epochs
+from engine.training.recipe import model_of
 from tests.fixtures.training_fixture import LABEL, LABELS, SIZE, Made, small_view, tiny_recipe, write_ingest
 
 torch.set_num_threads(1)
@@ -107,10 +109,10 @@ def test_a_network_of_two_views_learns(views: tuple[Path, Path, Path], tmp_path:
     pack_images(views[2], tmp_path, LABELS)
     data = open_training_set(views[2], tmp_path, HAND_AGE)
     assert data.images_NVHW.shape == (COUNT, 2, SIZE, SIZE)
-    model = HAND_AGE.model_facts(recipe.backbone, num_views=2, fusion=recipe.fusion, head=recipe.head)
-    state = new_state(recipe, model, (), torch.device("cpu"))
+    model = model_of(recipe, HAND_AGE.covariates, 2)
+    state = new_state(recipe, HAND_AGE.learning().network, model, (), torch.device("cpu"))
     before = state.trainee.net.classify.weight.clone()
-    logs = list(epochs(recipe, HAND_AGE, data, state, world=World(), teacher=None))
+    logs = list(epochs(recipe, HAND_AGE.learning(), data, state, world=World(), teacher=None))
     assert len(logs) == 2
     assert not torch.equal(before, state.trainee.net.classify.weight)
 
@@ -134,7 +136,7 @@ def test_regression_learns_too(views: tuple[Path, Path, Path], tmp_path: Path) -
     recipe = replace(tiny_recipe(epochs=1, batch_size=8), head="regression", kl_weight=0.0)
     pack_images(views[0], tmp_path, LABELS)
     data = open_training_set(views[0], tmp_path, HAND_AGE)
-    model = HAND_AGE.model_facts(recipe.backbone, head=recipe.head)
-    state = new_state(recipe, model, (), torch.device("cpu"))
-    (log,) = epochs(recipe, HAND_AGE, data, state, world=World(), teacher=None)
-    assert np.isfinite(log["val/mae_months"])
+    model = model_of(recipe, HAND_AGE.covariates, 1)
+    state = new_state(recipe, HAND_AGE.learning().network, model, (), torch.device("cpu"))
+    (log,) = epochs(recipe, HAND_AGE.learning(), data, state, world=World(), teacher=None)
+    assert np.isfinite(log["val/error"])

@@ -40,7 +40,7 @@ def test_the_dense_head_holds_for_every_net(fusion: str, head: str, num_views: i
     assert outputs.logits_BK.shape == (2, NUM_BINS)
     assert torch.allclose(bias_K[0], bias_K[1], atol=1e-3)  # the same for any image: logits are mean and bias
     save_weights(net, tmp_path / "net.safetensors")
-    again = load_model(net.facts.facts(), tmp_path / "net.safetensors")
+    again = load_model(AgeNet, net.facts.facts(), tmp_path / "net.safetensors")
     assert torch.equal(again(*inputs(net)).logits_BK, outputs.logits_BK)
 
 

@@ -37,11 +37,12 @@ from engine.tasks import TASKS, task_named
 from engine.tasks.ages.calibration import Calibration
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
+from engine.training.recipe import model_of
 from jobs.salt import read_salt
 from tests.fixtures.report_fixture import Page
 from tests.fixtures.source_fixture import instance
 from tests.fixtures.story import Ended, column, osteoray
-from tests.fixtures.training_fixture import BACKBONE, disc
+from tests.fixtures.training_fixture import BACKBONE, disc, tiny_recipe
 
 CT, DX = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.1.1"
 HAND, KNEE = HAND_AGE.rule, KNEE_AGE.rule
@@ -142,7 +143,7 @@ def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
     torch.manual_seed(seed)
     task = task_named(task_name)
     task = replace(task, rule=replace(task.rule, view=replace(task.rule.view, size_HW=(size, size))))
-    model = task.model_facts(BACKBONE)
+    model = model_of(tiny_recipe(), task.covariates, 1)
     net = AgeNet(model)
     with torch.no_grad():
         net.classify.weight.normal_(std=0.5)

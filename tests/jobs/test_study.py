@@ -28,7 +28,7 @@ def test_every_row_has_what_it_is_trained_on_before_it_is_trained() -> None:
     for words in steps():
         if words[0] in ("ingest", "join"):
             made.add(words[words.index("--out") + 1])
-        if words[0] in ("train", "teach", "regions"):
+        if words[0] in ("train", "record-teacher", "regions"):
             assert words[words.index("--data") + 1] in made
         if words[0] == "regions":
             assert words[1] in {"out/runs/O", "out/runs/H"}
@@ -39,13 +39,13 @@ def test_a_part_of_the_table_needs_a_part_of_the_steps() -> None:
     assert [words[0] for words in steps("O")] == ["ingest", "train"]
     verbs = [words[0] for words in steps("H+R1")]
     assert verbs.count("join") == 1
-    assert "teach" not in verbs
-    assert "teach" in [words[0] for words in steps("student, kd")]
+    assert "record-teacher" not in verbs
+    assert "record-teacher" in [words[0] for words in steps("student, kd")]
 
 
 def test_every_step_is_told_how_the_study_runs() -> None:
     for words in steps(gpu=True, together=True):
-        assert ("--gpu" in words) == (words[0] in ("train", "teach"))
+        assert ("--gpu" in words) == (words[0] in ("train", "record-teacher"))
         assert ("--together" in words) == (words[0] == "regions")
 
 

@@ -19,14 +19,21 @@ from engine.models.grad_cam import (
     attention_target,
     by_autograd,
     closed_form,
-    expectation_slopes,
 )
 from engine.models.network import Outputs
-from engine.models.ordered_bins import expectation
+from engine.models.ordered_bins import bin_numbers, expectation
 
 torch.set_num_threads(1)
 
 CHANNELS, BINS = 5, 12
+
+
+def expectation_slopes(logits_BK: Tensor) -> Tensor:
+    """Slopes [B, K] of the expectation y = sum of k p_k: dy/dz_k = p_k (k - y)."""
+    p_BK, number_K = logits_BK.softmax(1), bin_numbers(logits_BK.shape[1])
+    return p_BK * (number_K[None] - (p_BK @ number_K)[:, None])
+
+
 TARGETS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "expectation": (expectation, expectation_slopes),
     "attention": (attention_target, attention_slopes),
@@ -112,9 +119,10 @@ def test_the_term_gives_the_same_for_a_dense_head_and_by_autograd() -> None:
     taught, own = maps(6), maps(7)
     teacher = Outputs(*answered(head(8), taught), (taught,))
     logits_BK, dense_BKhw = answered(head(9), own)
-    batch = Batch(torch.zeros(3, 1, 2, 2), torch.zeros(3, 1), torch.ones(3))
+    batch = Batch(torch.zeros(3, 1, 2, 2), torch.zeros(3, 1), {"bin": torch.ones(3)})
     values = [
-        TERMS["gradcam"](Outputs(logits_BK, dense, (own,)), teacher, batch) for dense in (dense_BKhw, None)
+        TERMS["gradcam"].loss(Outputs(logits_BK, dense, (own,)), teacher, batch)
+        for dense in (dense_BKhw, None)
     ]
     torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-5)
     closed, twice = (torch.autograd.grad(value, own, retain_graph=True)[0] for value in values)
@@ -125,8 +133,8 @@ def test_the_term_gives_the_same_for_a_dense_head_and_by_autograd() -> None:
 def test_a_teacher_without_class_maps_or_graph_is_refused() -> None:
     student = Outputs(*answered(head(1), maps(2)), (maps(2),))
     teacher = replace(student, dense_BKhw=None, logits_BK=student.logits_BK.detach())
-    batch = Batch(torch.zeros(3, 1, 2, 2), torch.zeros(3, 1), torch.ones(3))
+    batch = Batch(torch.zeros(3, 1, 2, 2), torch.zeros(3, 1), {"bin": torch.ones(3)})
     with pytest.raises(TrainingError, match="gradcam needs a teacher with a dense head"):
-        TERMS["gradcam"](student, teacher, batch)
+        TERMS["gradcam"].loss(student, teacher, batch)
     with pytest.raises(TrainingError, match="no class maps"):
-        TERMS["cat"](student, teacher, batch)
+        TERMS["cat"].loss(student, teacher, batch)

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from engine.errors import BundleError, UnknownNameError, UsageError
-from engine.models.grad_cam import attention, attention_target, by_autograd, closed_form, expectation_slopes
+from engine.models.grad_cam import attention, attention_target, by_autograd, closed_form
 from engine.models.network import (
     AgeNet,
-    Deployed,
     ModelFacts,
     Outputs,
     channels_last,
@@ -25,7 +24,9 @@ from engine.models.network import (
     save_weights,
 )
 from engine.models.ordered_bins import NUM_BINS, moments
+from engine.tasks.ages.learning import Deployed
 from tests.fixtures.training_fixture import BACKBONE
+from tests.models.test_grad_cam import expectation_slopes
 
 torch.set_num_threads(1)
 
@@ -156,7 +157,7 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
     channels_last(net)
     net.load_state_dict(net.state_dict() | {"norm.running_mean": torch.full((net.channels[-1],), 0.5)})
     save_weights(net, tmp_path / "model.safetensors")
-    again = load_model(net.facts.facts(), tmp_path / "model.safetensors")
+    again = load_model(AgeNet, net.facts.facts(), tmp_path / "model.safetensors")
     assert not again.training
     assert again.facts == net.facts
     for (name, before), after in zip(net.state_dict().items(), again.state_dict().values(), strict=True):
@@ -167,21 +168,23 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(AgeNet(ModelFacts(backbone=BACKBONE, num_bins=24)), path)
     with pytest.raises(BundleError, match=f"does not hold the weights of {BACKBONE}"):
-        load_model(ModelFacts(backbone=BACKBONE).facts(), path)
+        load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), path)
 
 
 def test_absent_and_damaged_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
-        load_model(ModelFacts(backbone=BACKBONE).facts(), tmp_path / "absent.safetensors")
+        load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), tmp_path / "absent.safetensors")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"no weights at all")
     with pytest.raises(BundleError):
-        load_model(ModelFacts(backbone=BACKBONE).facts(), damaged)
+        load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), damaged)
 
 
 def test_facts_of_a_later_release_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="facts"):
-        load_model({**ModelFacts(backbone=BACKBONE).facts(), "novelty": 1}, tmp_path / "model.safetensors")
+        load_model(
+            AgeNet, {**ModelFacts(backbone=BACKBONE).facts(), "novelty": 1}, tmp_path / "model.safetensors"
+        )
 
 
 def test_a_trunk_starts_from_an_rgb_checkpoint_as_if_grey_were_its_rgb_copy(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from engine.models.ordered_bins import expectation, gaussian_target, joint_loss, moments, months_of_bins
+from engine.models.ordered_bins import bin_numbers, expectation, gaussian_target, joint_loss, moments
 
 # Their softmax is 1/4, 1/4, 1/2 over months 1, 2, 3: mean 2.25, variance (1.5625 + 0.0625 + 2 * 0.5625) / 4
 THREE_BINS = torch.tensor([[0.0, 0.0, math.log(2)]])
 
 
 def test_bins_are_months_from_one() -> None:
-    assert months_of_bins(4).tolist() == [1, 2, 3, 4]
+    assert bin_numbers(4).tolist() == [1, 2, 3, 4]
 
 
 def test_mean_and_sd_of_three_bins() -> None:
@@ -73,7 +73,7 @@ def test_joint_loss_of_three_bins() -> None:
     side, top = math.exp(-0.5) / (1 + 2 * math.exp(-0.5)), 1 / (1 + 2 * math.exp(-0.5))
     kl = side * math.log(side / 0.25) + top * math.log(top / 0.25) + side * math.log(side / 0.5)
     parts = joint_loss(THREE_BINS, months_B, weight=0.5, delta=1.0)
-    assert parts["mae_months"].item() == pytest.approx(0.25)
+    assert parts["mae"].item() == pytest.approx(0.25)
     assert parts["kl"].item() == pytest.approx(kl, rel=1e-5)
     assert parts["task"].item() == pytest.approx(0.25 + 0.5 * kl, rel=1e-5)
 
@@ -81,7 +81,7 @@ def test_joint_loss_of_three_bins() -> None:
 def test_joint_loss_is_the_mean_over_the_batch() -> None:
     logits_BK = torch.cat([THREE_BINS, THREE_BINS])
     parts = joint_loss(logits_BK, torch.tensor([2.0, 3.0]), weight=0.5, delta=1.0)
-    assert parts["mae_months"].item() == pytest.approx((0.25 + 0.75) / 2)
+    assert parts["mae"].item() == pytest.approx((0.25 + 0.75) / 2)
 
 
 def test_the_kl_part_is_least_at_the_target_itself() -> None:

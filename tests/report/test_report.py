@@ -124,7 +124,7 @@ def test_text_from_files_is_escaped_and_cannot_disguise_itself(tmp_path: Path) -
         tmp_path / "s", [Scored(uid='"><marquee>', predicted=9)], quarantined=[bad], source="<iframe>\x07"
     )
     run = write_run(
-        tmp_path / "r", [HeldOut(uid="a", truth=9, predicted=9)], epochs=[{"epoch": 1, "val/mae_months": 3}]
+        tmp_path / "r", [HeldOut(uid="a", truth=9, predicted=9)], epochs=[{"epoch": 1, "val/error": 3}]
     )
     page = score_page(folder, compare={"<u>$x_1": run, "_b": run}, has_names=True)
     assert page.tags.isdisjoint({"script", "marquee", "iframe", "u", "img"})
@@ -139,7 +139,7 @@ def test_the_page_is_complete_in_itself(
     folder: Path, labels: Path, tmp_path: Path, with_labels: bool
 ) -> None:
     run = write_run(
-        tmp_path / "r", [HeldOut(uid="a", truth=9, predicted=9)], epochs=[{"epoch": 1, "val/mae_months": 3.0}]
+        tmp_path / "r", [HeldOut(uid="a", truth=9, predicted=9)], epochs=[{"epoch": 1, "val/error": 3.0}]
     )
     page = score_page(folder, labels=labels if with_labels else None, compare={"r": run}, load_image=grey)
     for link in page.links:
@@ -322,7 +322,7 @@ def mirrored(tmp_path: Path) -> Path:
 def test_a_run_has_its_own_page(tmp_path: Path) -> None:
     held = [HeldOut(uid=uid, truth=truth, predicted=predicted) for uid, truth, predicted in HELD]
     epochs = [
-        {"epoch": e, "train/loss": 2 / e, "val/mae_months": 9 / e, "term/kd/weighted": 1 / e} for e in (1, 2)
+        {"epoch": e, "train/loss": 2 / e, "val/error": 9 / e, "term/kd/weighted": 1 / e} for e in (1, 2)
     ]
     run = write_run(tmp_path / "night", held, epochs=epochs)
     curve = run / "metrics.jsonl"

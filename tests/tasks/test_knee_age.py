@@ -25,10 +25,11 @@ from engine.tasks.ages.pseudo_labelling import pseudo_labels
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
 from engine.training.dataset import Choice, TrainingSet, open_training_set, pack_images
+from engine.training.recipe import model_of
 from engine.training.run_folder import RUN_NAME, WEIGHTS_NAME
 from tests.fixtures.prepared import prepare
 from tests.fixtures.story import osteoray
-from tests.fixtures.training_fixture import BACKBONE, SIZE, disc, small_view
+from tests.fixtures.training_fixture import BACKBONE, SIZE, disc, small_view, tiny_recipe
 
 torch.set_num_threads(1)
 SALT = b"a salt for tests"
@@ -126,31 +127,35 @@ def test_labels_of_each_kind_reach_the_training_set(ingested: Path, tmp_path: Pa
         opened(ingested, tmp_path / kind, Choice(labels=kind))  # type: ignore[arg-type]
         for kind in ("truth", "pseudo", "both")
     )
-    used = {kind.labels: int((kind.splits_N != "").sum()) for kind in (truth, pseudo, both)}
-    assert used["truth"] == 14
-    assert used["truth"] < used["pseudo"] <= used["both"]
+    used = [int((kind.splits_N != "").sum()) for kind in (truth, pseudo, both)]
+    assert used[0] == 14
+    assert used[0] < used[1] <= used[2]
+    assert "is_expert" not in truth.targets
+    is_expert_N = pseudo.targets["is_expert"] > 0
     train = pseudo.splits_N != "test"
-    assert not pseudo.is_expert_N[train].any()
+    assert not is_expert_N[train].any()
     learnt = train & (pseudo.splits_N != "")
-    assert np.array_equal(pseudo.months_N[learnt], pseudo.pseudo_N2[learnt, 0])
-    judged = (pseudo.splits_N == "test") & pseudo.is_expert_N
+    months_N, made_N = pseudo.targets["bin"], pseudo.truth["pseudo_mean_months"]
+    assert np.array_equal(months_N[learnt], made_N[learnt])
+    judged = (pseudo.splits_N == "test") & is_expert_N
     assert judged.any()
-    assert (pseudo.months_N[judged] - pseudo.pseudo_N2[judged, 0] == 10).all()
-    assert np.array_equal(both.is_expert_N, np.isin(both.uids_N, truth.uids_N[truth.splits_N != ""]))
+    assert (pseudo.truth["bone_age_months"][judged] - made_N[judged] == 10).all()
+    experts = np.isin(both.uids_N, truth.uids_N[truth.splits_N != ""])
+    assert np.array_equal(both.targets["is_expert"] > 0, experts)
 
 
 def test_a_split_by_folds_passes_over_what_has_no_label(ingested: Path, tmp_path: Path) -> None:
     data = opened(ingested, tmp_path, Choice(labels="truth", folds=3, fold=1))
     assert set(data.splits_N) == {"", "train", "val", "test"}
-    assert np.isfinite(data.months_N[data.index_of("train")]).all()
-    assert np.isfinite(data.months_N[data.index_of("val")]).all()
+    assert np.isfinite(data.targets["bin"][data.index_of("train")]).all()
+    assert np.isfinite(data.targets["bin"][data.index_of("val")]).all()
 
 
 def test_age_is_told_and_kept_and_hidden_images_are_one_noise(ingested: Path, tmp_path: Path) -> None:
     data = opened(ingested, tmp_path, Choice(labels="both", hide_image=True))
     assert (data.images_NVHW == data.images_NVHW[0]).all()
     assert data.images_NVHW[0].std() > 50
-    known = np.isfinite(data.age_N)
+    known = np.isfinite(data.age_months_N)
     assert 0 < known.sum() < len(known)
     rows = [{"patient_sex": "F", "age_months": 120.0 if is_known else None} for is_known in known]
     assert np.array_equal(data.covariates_NQ, columns(rows, KNEE.covariates))
@@ -164,7 +169,7 @@ def test_a_knee_model_starts_from_all_of_a_hand_model_and_an_age_without_effect(
     hand = AgeNet(ModelFacts(backbone=BACKBONE, head=head))
     torch.nn.init.ones_(hand.covariate_scale_shift.weight)
     save_weights(hand, tmp_path / "hand.safetensors")
-    knee = AgeNet(KNEE.model_facts(BACKBONE))
+    knee = AgeNet(model_of(tiny_recipe(), KNEE.covariates, 1))
     own_head = knee.classify.weight.clone()
     load_start(knee, tmp_path / "hand.safetensors")
     for own, given in zip(knee.trunk.state_dict().values(), hand.trunk.state_dict().values(), strict=True):

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from engine.errors import TableError, TrainingError
+from engine.ingest.samples_folder import data_facts
 from engine.store import verification
 from engine.store.files import read_json, write_json
 from engine.tasks.hand_age import HAND_AGE
 from engine.training.dataset import (
     SPLITS,
     TrainingSet,
-    data_facts,
     open_training_set,
     pack_images,
     refuse_twins,
     splits_by_patient,
 )
-from tests.fixtures.training_fixture import LABELS, SIZE, Made, disc, disc_set, write_ingest
+from tests.fixtures.training_fixture import LABEL, LABELS, SIZE, Made, disc, disc_set, write_ingest
 
 PATIENTS = 40
 
@@ -56,7 +56,7 @@ def test_images_and_columns_have_one_order(ingested: Path, tmp_path: Path) -> No
     verification.verify(ingested)
     data = opened(ingested, tmp_path)
     assert data.images_NVHW.shape == (80, 1, SIZE, SIZE)
-    for made, months, image_VHW in zip(cohort(), data.months_N, data.images_NVHW, strict=True):
+    for made, months, image_VHW in zip(cohort(), data.truth[LABEL], data.images_NVHW, strict=True):
         assert months == made.months
         assert np.array_equal(image_VHW[0], disc(months))
 
@@ -90,7 +90,7 @@ def test_samples_without_a_label_are_passed_over(tmp_path: Path) -> None:
     made[5] = Made(patient="P2", months=None, split="train")
     data = opened(write_ingest(tmp_path, made), tmp_path / "cache")
     known = [one.months for one in made if one.months is not None]
-    assert data.months_N.tolist() == known
+    assert data.truth[LABEL].tolist() == known
     assert all(np.array_equal(image[0], disc(m)) for image, m in zip(data.images_NVHW, known, strict=True))
 
 

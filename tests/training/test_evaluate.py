@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from engine.evaluation.held_out import read_held_out
-from engine.models.network import AgeNet, Deployed, ModelFacts
+from engine.models.network import AgeNet, ModelFacts
 from engine.store.schema import tensor_values
 from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, errors
 from engine.tasks.ages.calibration import LEVEL, calibration_from_facts
+from engine.tasks.ages.learning import Deployed
 from engine.training.dataset import TrainingSet
 from engine.training.evaluate import NUM_SPREAD, NUM_WORST, evaluate, gigaflops
 from engine.training.run_folder import CASES_NAME, EVALUATION_NAME, VALIDATION_NAME
@@ -49,7 +51,7 @@ def test_each_table_holds_its_split(discs: TrainingSet, judged: tuple[Path, Any]
     tested, validation = (read_held_out(folder / name) for name in (EVALUATION_NAME, VALIDATION_NAME))
     assert tested.uids_N.tolist() == uids(discs, "test")
     assert validation.uids_N.tolist() == uids(discs, "val")
-    assert tested.truth[TRUTH].tolist() == discs.months_N[discs.splits_N == "test"].tolist()
+    assert tested.truth[TRUTH].tolist() == discs.truth[TRUTH][discs.splits_N == "test"].tolist()
     evaluation = facts["evaluation"]
     assert evaluation["instances"] == len(tested.uids_N)
     assert evaluation["mae_months"] == pytest.approx(np.abs(errors(tested)).mean())
@@ -61,10 +63,9 @@ def test_each_table_holds_its_split(discs: TrainingSet, judged: tuple[Path, Any]
 def test_calibration_knows_nothing_of_the_test_split(
     discs: TrainingSet, net: AgeNet, judged: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    months_N: NDArray[np.float32] = discs.months_N.copy()
+    months_N: NDArray[np.float32] = discs.truth[TRUTH].copy()
     months_N[discs.splits_N == "test"] = 7
-    columns = {name: getattr(discs, name) for name in TrainingSet.__dataclass_fields__}
-    elsewhere = evaluate(net, TrainingSet(**{**columns, "months_N": months_N}), tmp_path)
+    elsewhere = evaluate(net, replace(discs, truth={TRUTH: months_N}), tmp_path)
     assert elsewhere["calibration"] == judged[1]["calibration"]
     assert elsewhere["evaluation"]["mae_months"] != judged[1]["evaluation"]["mae_months"]
 

@@ -25,13 +25,17 @@ def cohort(patients: int, *, films: int = 1, seed: int = 0) -> tuple[np.ndarray,
     return keys, months, sexes
 
 
+def bands(months: np.ndarray) -> np.ndarray:
+    return np.digitize(months, [60, 120, 180])
+
+
 def strata(months: np.ndarray, sexes: np.ndarray) -> list[tuple[int, str]]:
-    return [(int(np.digitize(m, [60, 120, 180])), s) for m, s in zip(months, sexes, strict=True)]
+    return [(int(bands(m)), s) for m, s in zip(months, sexes, strict=True)]
 
 
 def test_films_of_a_patient_share_a_fold_whatever_their_ages() -> None:
     keys, months, sexes = cohort(80, films=3)
-    folds = folds_of(keys, months, sexes, folds=5)
+    folds = folds_of(keys, bands(months), sexes, folds=5)
     assert all(len(set(folds[keys == key])) == 1 for key in set(keys))
     assert set(folds) == {0, 1, 2, 3, 4}
 
@@ -39,7 +43,7 @@ def test_films_of_a_patient_share_a_fold_whatever_their_ages() -> None:
 @pytest.mark.parametrize(("patients", "folds"), [(2000, 5), (300, 5), (60, 3), (7, 5)])
 def test_no_fold_holds_more_of_a_stratum_than_its_share_and_slack(patients: int, folds: int) -> None:
     keys, months, sexes = cohort(patients)
-    of = folds_of(keys, months, sexes, folds=folds)
+    of = folds_of(keys, bands(months), sexes, folds=folds)
     sizes = Counter(strata(months, sexes))
     for (stratum, _), count in Counter(zip(strata(months, sexes), of.tolist(), strict=True)).items():
         assert count <= math.ceil((1 + SLACK) * sizes[stratum] / folds)
@@ -47,7 +51,7 @@ def test_no_fold_holds_more_of_a_stratum_than_its_share_and_slack(patients: int,
 
 def test_each_fold_has_its_share_of_each_sex_and_age() -> None:
     keys, months, sexes = cohort(2000)
-    of = folds_of(keys, months, sexes, folds=5)
+    of = folds_of(keys, bands(months), sexes, folds=5)
     for stratum, size in Counter(strata(months, sexes)).items():
         counts = Counter(f for f, s in zip(of.tolist(), strata(months, sexes), strict=True) if s == stratum)
         assert min(counts[fold] for fold in range(5)) > 0.6 * size / 5
@@ -56,27 +60,27 @@ def test_each_fold_has_its_share_of_each_sex_and_age() -> None:
 def test_the_order_of_rows_does_not_matter() -> None:
     keys, months, sexes = cohort(300)
     order = np.random.default_rng(3).permutation(300)
-    shuffled = folds_of(keys[order], months[order], sexes[order], folds=5)
-    assert (shuffled == folds_of(keys, months, sexes, folds=5)[order]).all()
+    shuffled = folds_of(keys[order], bands(months[order]), sexes[order], folds=5)
+    assert (shuffled == folds_of(keys, bands(months), sexes, folds=5)[order]).all()
 
 
 def test_nearly_all_keep_their_fold_when_patients_join() -> None:
     keys, months, sexes = cohort(2000)
-    before = folds_of(keys[:1800], months[:1800], sexes[:1800], folds=5)
-    after = folds_of(keys, months, sexes, folds=5)[:1800]
+    before = folds_of(keys[:1800], bands(months[:1800]), sexes[:1800], folds=5)
+    after = folds_of(keys, bands(months), sexes, folds=5)[:1800]
     assert (before == after).mean() > 0.97
 
 
 def test_the_same_patients_in_another_set_are_in_the_same_fold() -> None:
     keys, months, sexes = cohort(2000)
     some = np.random.default_rng(1).permutation(2000)[:1200]
-    elsewhere = folds_of(keys[some], months[some] + 4, sexes[some], folds=5)
-    assert (elsewhere == folds_of(keys, months, sexes, folds=5)[some]).mean() > 0.95
+    elsewhere = folds_of(keys[some], bands(months[some] + 4), sexes[some], folds=5)
+    assert (elsewhere == folds_of(keys, bands(months), sexes, folds=5)[some]).mean() > 0.95
 
 
 def test_a_small_set_departs_from_the_hash_only_to_be_balanced() -> None:
     keys = np.array([f"p{i}" for i in range(10)])
-    of = folds_of(keys, np.full(10, 100.0), np.full(10, "F"), folds=5)
+    of = folds_of(keys, bands(np.full(10, 100.0)), np.full(10, "F"), folds=5)
     hashed = np.array([hash_of_patient(key) % 5 for key in keys])
     assert max(Counter(of.tolist()).values()) <= 3
     assert 0.5 <= (of == hashed).mean() < 1

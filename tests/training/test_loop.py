@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,18 @@ from engine.imaging.augment import Augmentation
 from engine.models.batch import Batch
 from engine.models.network import AgeNet, ModelFacts, Outputs, frozen, load_model, save_weights
 from engine.tasks import task_named
-from engine.tasks.task import Task, Weights
 from engine.training.checkpoint import State, load_state, new_state, save_state
 from engine.training.dataset import TrainingSet
-from engine.training.loop import Log, Teacher, World, epochs, learning_rate, predict
+from engine.training.forward import outputs
+from engine.training.learning import Weights
+from engine.training.loop import Log, Teacher, World, epochs, learning_rate, validation_errors
 from engine.training.recipe import Recipe
 from engine.training.run_folder import append_metrics, epochs_logged, forget_after, read_metrics, read_run
-from tests.fixtures.training_fixture import BACKBONE, disc_set, tiny_recipe
+from tests.fixtures.training_fixture import BACKBONE, LABEL, disc_set, predicted, tiny_recipe
 
 torch.set_num_threads(1)
 
-TASK = task_named("hand-age")
+LEARNING = task_named("hand-age").learning()
 CPU = torch.device("cpu")
 GENTLE = Augmentation(rotation_deg=10, scale=0, shift=0.02, gamma=0.1, contrast=0.1)
 ALL_TERMS = {name: 0.2 if name == "kd" else 1.0 for name in TERMS}
@@ -46,11 +47,12 @@ def teacher_net() -> Teacher:
 
 
 def started(recipe: Recipe, teacher: Teacher | None = None) -> State:
-    return new_state(recipe, TASK.model_facts(recipe.backbone), teacher.net.channels if teacher else (), CPU)
+    model = ModelFacts(backbone=recipe.backbone)
+    return new_state(recipe, LEARNING.network, model, teacher.net.channels if teacher else (), CPU)
 
 
 def trained(recipe: Recipe, data: TrainingSet, state: State, teacher: Teacher | None = None) -> list[Log]:
-    return list(epochs(recipe, TASK, data, state, world=World(), teacher=teacher))
+    return list(epochs(recipe, LEARNING, data, state, world=World(), teacher=teacher))
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -72,9 +74,9 @@ def test_training_learns_the_radius_of_a_disc(discs: TrainingSet) -> None:
     assert logs[-1]["step"] == state.step == 12 * (84 // 16)
     assert logs[-1]["train/loss"] < 0.5 * logs[0]["train/loss"]
     test = discs.index_of("test")
-    guess = np.abs(discs.months_N[test] - discs.months_N[discs.index_of("train")].mean()).mean()
-    months_B, sd_B = predict(state.ema, discs, test)
-    assert np.abs(months_B - discs.months_N[test]).mean() < 0.5 * guess
+    guess = np.abs(discs.truth[LABEL][test] - discs.truth[LABEL][discs.index_of("train")].mean()).mean()
+    months_B, sd_B = predicted(state.ema, discs, test)
+    assert np.abs(months_B - discs.truth[LABEL][test]).mean() < 0.5 * guess
     assert (sd_B > 0).all()
     still = [name for name, value in state.trainee.named_parameters() if torch.equal(before[name], value)]
     assert still == []
@@ -102,17 +104,19 @@ def test_a_student_follows_a_teacher_that_does_not_move(discs: TrainingSet, tmp_
     kept = safetensors.torch.load_file(tmp_path / "trainee.safetensors")
     assert any(name.startswith("adapters.") for name in kept)
     assert not any("adapter" in name for name in safetensors.torch.load_file(tmp_path / "model.safetensors"))
-    assert_same(load_model(ModelFacts(backbone=BACKBONE).facts(), tmp_path / "model.safetensors"), state.ema)
+    assert_same(
+        load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), tmp_path / "model.safetensors"), state.ema
+    )
 
 
 def test_distillation_pulls_the_student_towards_its_teacher(discs: TrainingSet) -> None:
     teacher, logs = teacher_net(), {}
-    for name, distill in {"alone": {}, "taught": {"age_kl": 20.0}}.items():
+    for name, distill in {"alone": {}, "taught": {"bin_kl": 20.0}}.items():
         recipe = tiny_recipe(role="student", epochs=2, distill=distill, ema_decay=0.5, augmentation=GENTLE)
         state = started(recipe, teacher)
         trained(recipe, discs, state, teacher)
         test = discs.index_of("test")
-        gap = predict(state.ema, discs, test)[0] - predict(teacher.net, discs, test)[0]
+        gap = predicted(state.ema, discs, test)[0] - predicted(teacher.net, discs, test)[0]
         logs[name] = float(np.abs(gap).mean())
     assert logs["taught"] < logs["alone"]
 
@@ -128,7 +132,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_that_was_not_stopped(
     whole_logs = trained(recipe, discs, whole, teacher)
 
     stopped = started(recipe, teacher)
-    next(epochs(recipe, TASK, discs, stopped, world=World(), teacher=teacher))
+    next(epochs(recipe, LEARNING, discs, stopped, world=World(), teacher=teacher))
     save_state(stopped, tmp_path)
     torch.manual_seed(77)  # whatever the next process drew before
     resumed = started(recipe, teacher)
@@ -154,7 +158,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(discs: Traini
 def test_a_network_that_is_only_told_more_keeps_all_else_as_it_was(
     discs: TrainingSet, tmp_path: Path
 ) -> None:
-    before = AgeNet(TASK.model_facts(BACKBONE))
+    before = AgeNet(ModelFacts(backbone=BACKBONE))
     save_weights(before, tmp_path / "before.safetensors")
     recipe = tiny_recipe(learns="covariates", weights=str(tmp_path / "before.safetensors"))
     state = started(recipe)
@@ -166,26 +170,20 @@ def test_a_network_that_is_only_told_more_keeps_all_else_as_it_was(
     assert changed == ["covariate_scale_shift.weight", "covariate_scale_shift.bias"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Watched(Task):
-    """The task, keeping the true months of every batch it is asked about."""
-
-    seen: list[list[float]]
+def test_an_epoch_shows_a_sample_at_most_once_and_each_epoch_in_another_order(discs: TrainingSet) -> None:
+    seen: list[list[float]] = []
 
     def objective(
-        self, student: Outputs, teacher: Outputs | None, batch: Batch, weights: Weights
+        student: Outputs, teacher: Outputs | None, batch: Batch, weights: Weights
     ) -> dict[str, Tensor]:
-        self.seen.append(batch.months_B.tolist())
-        return Task.objective(self, student, teacher, batch, weights)
+        seen.append(batch.truth["bin"].tolist())
+        return LEARNING.objective(student, teacher, batch, weights)
 
-
-def test_an_epoch_shows_a_sample_at_most_once_and_each_epoch_in_another_order(discs: TrainingSet) -> None:
-    facts = {field.name: getattr(TASK, field.name) for field in fields(TASK)}
-    task, recipe = _Watched(**facts, seen=[]), tiny_recipe(epochs=2)
-    list(epochs(recipe, task, discs, started(recipe), world=World(), teacher=None))
+    recipe, watched = tiny_recipe(epochs=2), replace(LEARNING, objective=objective)
+    list(epochs(recipe, watched, discs, started(recipe), world=World(), teacher=None))
     steps = 84 // 16
-    first, second = (sum(task.seen[start : start + steps], []) for start in (0, steps))
-    train = set(discs.months_N[discs.index_of("train")].tolist())
+    first, second = (sum(seen[start : start + steps], []) for start in (0, steps))
+    train = set(discs.truth[LABEL][discs.index_of("train")].tolist())
     for shown in (first, second):
         assert len(shown) == len(set(shown)) == steps * 16
         assert set(shown) <= train
@@ -232,7 +230,7 @@ def test_what_is_not_finite_stops_the_training_before_the_weights_move(
     before = {name: value.detach().clone() for name, value in state.trainee.named_parameters()}
     world = World(wrap=lambda module: _Spoiled(module, spoil))
     with pytest.raises(TrainingError, match="not finite at step 0"):
-        next(epochs(recipe, TASK, discs, state, world=world, teacher=None))
+        next(epochs(recipe, LEARNING, discs, state, world=world, teacher=None))
     assert all(torch.equal(before[name], value) for name, value in state.trainee.named_parameters())
 
 
@@ -282,11 +280,11 @@ def test_the_average_follows_quickly_at_first(discs: TrainingSet) -> None:
 def test_predictions_do_not_depend_on_the_batch(discs: TrainingSet) -> None:
     net = teacher_net().net
     index = discs.index_of("test")
-    alone, together = predict(net, discs, index, batch_size=1), predict(net, discs, index)
+    alone, together = predicted(net, discs, index, batch_size=1), predicted(net, discs, index)
     for one, all_at_once in zip(alone, together, strict=True):
         np.testing.assert_allclose(one, all_at_once, rtol=0, atol=1e-3)
-    nothing = predict(net, discs, index[:0])
-    assert [len(values) for values in nothing] == [0, 0]
+    assert outputs(net, discs.images_NVHW[:0], discs.covariates_NQ[:0], LEARNING.kept) == {}
+    assert len(validation_errors(LEARNING, net, discs, index[:0])) == 0
 
 
 def test_metrics_of_epochs_to_be_repeated_are_dropped(tmp_path: Path) -> None:
@@ -313,10 +311,10 @@ def test_a_run_that_has_not_finished_gives_no_facts(tmp_path: Path) -> None:
 def test_a_ramp_weighs_a_term_by_the_share_of_steps_done(discs: TrainingSet) -> None:
     teacher = teacher_net()
     recipe = tiny_recipe(
-        role="student", epochs=4, distill={"kd": 2.0, "age_kl": 3.0}, ramps={"kd": 0.5}, augmentation=GENTLE
+        role="student", epochs=4, distill={"kd": 2.0, "bin_kl": 3.0}, ramps={"kd": 0.5}, augmentation=GENTLE
     )
     logs = trained(recipe, discs, started(recipe, teacher), teacher)
     shares = [log["term/kd/weighted"] / log["term/kd/raw"] / 2.0 for log in logs]
     assert 0.0 < shares[0] < 0.5 < shares[1] < 1.0
     assert shares[2:] == pytest.approx([1.0, 1.0])
-    assert all(log["term/age_kl/weighted"] == pytest.approx(3 * log["term/age_kl/raw"]) for log in logs)
+    assert all(log["term/bin_kl/weighted"] == pytest.approx(3 * log["term/bin_kl/raw"]) for log in logs)

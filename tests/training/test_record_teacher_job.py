@@ -1,4 +1,4 @@
-"""``osteoray teach`` and ``train --teacher CACHE`` with the real commands: resumed, refused, learnt from."""
+"""``record-teacher`` and ``train --teacher CACHE`` with the real commands: resumed, refused, learnt from."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 
 from engine.distillation.teacher_cache import open_cache
 from engine.evaluation.held_out import write_held_out
+from engine.ingest.samples_folder import data_facts
 from engine.models.network import AgeNet, ModelFacts, save_weights
 from engine.store.files import read_json, write_json
 from engine.tasks import task_named
 from engine.tasks.ages.accuracy import PREDICTED, errors
-from engine.training.dataset import data_facts, open_training_set, pack_images
+from engine.training.dataset import open_training_set, pack_images
 from engine.training.evaluate import recorded_months
 from engine.training.run_folder import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME
 from jobs.__main__ import main
@@ -32,8 +33,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, di
     """Exit code and last line of a verb."""
     with pytest.raises(SystemExit) as end:
         main([*map(str, words), "--json"])
-    told: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return int(end.value.code or 0), told
+    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return int(end.value.code or 0), line
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +52,11 @@ def finished(folder: Path, data: Path, seed: int) -> Path:
     facts = ModelFacts(backbone=BACKBONE)
     torch.manual_seed(seed)
     save_weights(AgeNet(facts), folder / WEIGHTS_NAME)
-    told = {"folder": str(data), **data_facts(data)}
+    line = {"folder": str(data), **data_facts(data)}
     write_json(
         folder / RUN_NAME,
         {
-            "status": "done", "task": "hand-age", "backbone": BACKBONE, "model": facts.facts(), "data": told,
+            "status": "done", "task": "hand-age", "backbone": BACKBONE, "model": facts.facts(), "data": line,
             "recipe": tiny_recipe().facts(),
         },
     )  # fmt: skip
@@ -74,7 +75,7 @@ def cache(
 ) -> Path:
     out: Path = tmp_path_factory.mktemp("cache") / "cache"
     with pytest.raises(SystemExit) as end:
-        main(["teach", str(teachers[0]), "--data", str(data), "--out", str(out)])
+        main(["record-teacher", str(teachers[0]), "--data", str(data), "--out", str(out)])
     assert not end.value.code
     return out
 
@@ -88,8 +89,8 @@ def test_a_cache_goes_on_where_it_was_stopped(
     write_json(half / "manifest.json", {**manifest, "complete": False})
     (half / "shards" / "00001.arrow").unlink()
     kept = (half / "shards" / "00000.arrow").stat().st_mtime_ns
-    code, told = run(capsys, "teach", teachers[0], "--data", data, "--out", half)
-    assert (code, told["taught"]) == (0, 39)
+    code, line = run(capsys, "record-teacher", teachers[0], "--data", data, "--out", half)
+    assert (code, line["recorded"]) == (0, 39)
     assert (half / "shards" / "00000.arrow").stat().st_mtime_ns == kept
     assert read_json(half / "manifest.json")["shards"] == manifest["shards"]  # to the digest
 
@@ -97,17 +98,17 @@ def test_a_cache_goes_on_where_it_was_stopped(
 def test_an_ensemble_gives_logits_only(
     data: Path, teachers: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, told = run(capsys, "teach", *teachers, "--data", data, "--out", tmp_path / "both")
-    assert (code, told["outputs"]) == (0, "logits")
+    code, line = run(capsys, "record-teacher", *teachers, "--data", data, "--out", tmp_path / "both")
+    assert (code, line["outputs"]) == (0, "logits")
     table = pa.ipc.open_file(tmp_path / "both" / "shards" / "00000.arrow").read_all()
     assert table.column_names[3:] == ["logits"]
     words = ("--data", data, "--out", tmp_path / "maps", "--outputs", "logits,features")
-    code, told = run(capsys, "teach", *teachers, *words)
-    assert (code, told["error"]) == (2, "ORY-U01")
+    code, line = run(capsys, "record-teacher", *teachers, *words)
+    assert (code, line["error"]) == (2, "ORY-U01")
     assert not (tmp_path / "maps").exists()
 
 
-def test_looks_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
+def test_passes_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
     cache: Path, data: Path, teachers: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples = tmp_path / "packed"
@@ -117,14 +118,23 @@ def test_looks_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
     held = recorded_months(open_cache(cache), tested, tested.index_of("test"))
     run_folder = finished(tmp_path / "judged", data, 1)
     write_held_out(held, run_folder / EVALUATION_NAME)
-    words = ("teach", run_folder, "--data", data, "--out", tmp_path / "looked", "--outputs", "logits")
-    code, told = run(capsys, *words, "--looks", "4")
-    assert (code, told["taught"], told["test_instances"]) == (0, 39, len(held.uids_N))
+    words = (
+        "record-teacher",
+        run_folder,
+        "--data",
+        data,
+        "--out",
+        tmp_path / "looked",
+        "--outputs",
+        "logits",
+    )
+    code, line = run(capsys, *words, "--passes", "4")
+    assert (code, line["recorded"], line["test_instances"]) == (0, 39, len(held.uids_N))
     looked = recorded_months(open_cache(tmp_path / "looked"), tested, tested.index_of("test"))
     assert not (looked.predicted[PREDICTED] == held.predicted[PREDICTED]).any()
-    assert told["test_mae_months"] == pytest.approx(abs(errors(looked)).mean(), abs=0.006)
-    code, told = run(capsys, *words)
-    assert (code, told["error"]) == (1, "ORY-T01")
+    assert line["test_mae_months"] == pytest.approx(abs(errors(looked)).mean(), abs=0.006)
+    code, line = run(capsys, *words)
+    assert (code, line["error"]) == (1, "ORY-T01")
 
 
 def test_verify_finds_a_changed_shard_of_a_cache(
@@ -133,22 +143,23 @@ def test_verify_finds_a_changed_shard_of_a_cache(
     copy = tmp_path / "copy"
     shutil.copytree(cache, copy)
     assert run(capsys, "verify", copy) == (
-        0, {"verb": "verify", "exit_code": 0, "folder": str(copy), "taught": 39, "books": "balance"}
+        0, {"verb": "verify", "exit_code": 0, "folder": str(copy), "recorded": 39, "books": "balance"}
     )  # fmt: skip
     shard = copy / "shards" / "00001.arrow"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    code, told = run(capsys, "verify", copy)
+    code, line = run(capsys, "verify", copy)
     assert code == 1
-    assert str(shard) in told["message"]
+    assert str(shard) in line["message"]
 
 
 def test_other_teachers_do_not_go_on_with_a_cache(
     cache: Path, data: Path, teachers: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, told = run(capsys, "teach", teachers[1], "--data", data, "--out", cache)
-    assert (code, told["error"]) == (1, "ORY-T01")
+    for verb in ("record-teacher", "teach"):  # as it was called before
+        code, line = run(capsys, verb, teachers[1], "--data", data, "--out", cache)
+        assert (code, line["error"]) == (1, "ORY-T01")
 
 
 STUDENT = (
@@ -159,8 +170,8 @@ STUDENT = (
 def test_a_student_learns_from_a_cache_and_is_held_against_it(
     cache: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, told = run(capsys, *STUDENT, "--data", data, "--teacher", cache, "--out", tmp_path / "run")
-    assert code == 0, told
+    code, line = run(capsys, *STUDENT, "--data", data, "--teacher", cache, "--out", tmp_path / "run")
+    assert code == 0, line
     facts = read_json(tmp_path / "run" / RUN_NAME)
     assert facts["teacher"]["recorded"]
     assert facts["teacher"]["backbone"] == BACKBONE
@@ -171,18 +182,18 @@ def test_a_cache_that_does_not_fit_is_refused_before_any_training(
     cache: Path, data: Path, teachers: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (*STUDENT, "--data", data, "--out", tmp_path / "run", "--teacher", cache)
-    code, told = run(capsys, *words, "--set", "distill.cat=1")
-    assert (code, told["error"]) == (1, "ORY-L02")
-    assert "the term cat needs dense" in told["message"]
+    code, line = run(capsys, *words, "--set", "distill.cat=1")
+    assert (code, line["error"]) == (1, "ORY-L02")
+    assert "the term cat needs dense" in line["message"]
     weights = teachers[0] / WEIGHTS_NAME
     before = weights.read_bytes()
     try:
         weights.write_bytes((teachers[1] / WEIGHTS_NAME).read_bytes())
-        code, told = run(capsys, *words)
+        code, line = run(capsys, *words)
     finally:
         weights.write_bytes(before)
-    assert (code, told["error"]) == (1, "ORY-L02")
-    assert "teach again" in told["message"]
+    assert (code, line["error"]) == (1, "ORY-L02")
+    assert "record it again" in line["message"]
     assert not (tmp_path / "run" / RUN_NAME).exists()
 
 
@@ -195,6 +206,6 @@ def test_an_instance_that_is_not_in_the_cache_is_refused(
     ]
     strange = write_ingest(tmp_path, made)
     words = ("--data", strange, "--teacher", cache, "--out", tmp_path / "run")
-    code, told = run(capsys, *STUDENT, *words)
-    assert (code, told["error"]) == (1, "ORY-L02")
-    assert "holds nothing of" in told["message"]
+    code, line = run(capsys, *STUDENT, *words)
+    assert (code, line["error"]) == (1, "ORY-L02")
+    assert "lacks 28 of 28" in line["message"]

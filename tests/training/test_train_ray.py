@@ -46,11 +46,14 @@ SNAPSHOT = "ray/checkpoints/checkpoint_manager_snapshot.json"
 DRIVER = """
 import json, sys
 from pathlib import Path
-from engine.training.on_ray import Workers, require_same_inputs, train_on_ray
+from engine.tasks.hand_age import HAND_AGE
+from engine.training.on_ray import Workers, train_on_ray
+from engine.training.recipe import recipe_from_facts
 from jobs.cluster_session import start_ray
 facts, data, run, teacher = json.loads(sys.argv[1]), *map(Path, sys.argv[2:])
 start_ray()
-train_on_ray(facts, data, run, teacher=teacher, workers=Workers(count=2, threads=1))
+recipe, workers = recipe_from_facts(facts), Workers(count=2, threads=1)
+train_on_ray(recipe, HAND_AGE, data, run, teacher=teacher, workers=workers)
 """
 """What `osteoray train` does with a run folder, in a process that can be killed; its workers die with it."""
 
@@ -98,7 +101,7 @@ def resumed(
     pack_images(data, run / "cache", LABELS)
     at_the_kill = _kill_after_an_epoch(data, run, teacher)
     here = Path(os.path.relpath(run))  # as a user gives it
-    train_on_ray(student().facts(), data, here, teacher=teacher, workers=TWO)
+    train_on_ray(student(), HAND_AGE, data, here, teacher=teacher, workers=TWO)
     return Resumed(run=run, at_the_kill=at_the_kill)
 
 
@@ -132,7 +135,7 @@ def test_a_killed_run_goes_on_where_its_last_checkpoint_was(resumed: Resumed) ->
 def test_every_epoch_logs_every_term_and_the_validation_error(resumed: Resumed) -> None:
     names = {f"term/{name}/{kind}" for name in TERMS for kind in ("raw", "weighted")}
     for log in read_metrics(resumed.run):
-        assert names | {"train/loss", "train/distill", "val/mae_months", "seconds"} <= set(log)
+        assert names | {"train/loss", "train/distill", "val/error", "seconds"} <= set(log)
         assert all(math.isfinite(value) for value in log.values())
 
 
@@ -145,7 +148,7 @@ def test_two_checkpoints_are_kept_and_nothing_in_them_is_pickled(resumed: Resume
 
 
 def test_the_averaged_network_is_left_and_can_be_judged(resumed: Resumed, data: Path, tmp_path: Path) -> None:
-    net = load_model(ModelFacts(backbone=BACKBONE).facts(), resumed.run / WEIGHTS_NAME)
+    net = load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), resumed.run / WEIGHTS_NAME)
     samples = open_training_set(data, resumed.run / "cache", HAND_AGE)
     facts = evaluate(net, samples, tmp_path)["evaluation"]
     assert facts["instances"] == 20
@@ -171,7 +174,7 @@ def test_weights_to_start_from_may_be_named_from_where_the_user_is(
     monkeypatch.chdir(teacher)
     pack_images(data, tmp_path / "cache", LABELS)
     recipe = tiny_recipe(weights=WEIGHTS_NAME, epochs=1, learning_rate=0.0)
-    train_on_ray(recipe.facts(), data, tmp_path, teacher=None, workers=replace(TWO, count=1))
+    train_on_ray(recipe, HAND_AGE, data, tmp_path, teacher=None, workers=replace(TWO, count=1))
     given = safetensors.torch.load_file(teacher / WEIGHTS_NAME)
     left = safetensors.torch.load_file(tmp_path / WEIGHTS_NAME)
     assert all(torch.equal(left[name], given[name]) for name in given if name.endswith("weight"))
@@ -210,7 +213,7 @@ class _Failing:
 def _fit_with(failures: list[Exception], monkeypatch: pytest.MonkeyPatch, run: Path) -> _Failing:
     trainer = _Failing(failures)
     monkeypatch.setattr("engine.training.on_ray._trainer", trainer)
-    train_on_ray(student().facts(), run, run, teacher=None, workers=TWO)
+    train_on_ray(student(), HAND_AGE, run, run, teacher=None, workers=TWO)
     return trainer
 
 

@@ -23,7 +23,7 @@ from tests.fixtures.training_fixture import BACKBONE, disc_set, tiny_recipe
 
 torch.set_num_threads(1)
 
-TASK = task_named("hand-age")
+LEARNING = task_named("hand-age").learning()
 GENTLE = Augmentation(rotation_deg=10, scale=0, shift=0.02, gamma=0.1, contrast=0.1)
 ERRORS_MONTHS = [9.0, 5.0, 6.0, 7.0, 1.0]
 """Of the epochs in turn: with a patience of 2 the last is never reached."""
@@ -35,11 +35,11 @@ def discs() -> TrainingSet:
 
 
 def started(recipe: Recipe) -> State:
-    return new_state(recipe, TASK.model_facts(BACKBONE), (), torch.device("cpu"))
+    return new_state(recipe, LEARNING.network, ModelFacts(backbone=BACKBONE), (), torch.device("cpu"))
 
 
 def running(recipe: Recipe, data: TrainingSet, state: State, world: World | None = None) -> Iterator[Log]:
-    return epochs(recipe, TASK, data, state, world=world or World(), teacher=None)
+    return epochs(recipe, LEARNING, data, state, world=world or World(), teacher=None)
 
 
 class _StillNorms(nn.Module):
@@ -73,27 +73,29 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(discs: TrainingSet, part
 
 
 @pytest.fixture
-def told_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def given_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """The validation error of each epoch is that of ERRORS_MONTHS."""
     counts = iter(ERRORS_MONTHS)
-    monkeypatch.setattr("engine.training.loop._validation_error", lambda ema, data, world: next(counts))
+    monkeypatch.setattr(
+        "engine.training.loop._validation_error", lambda learning, ema, data, world: next(counts)
+    )
 
 
 def test_training_ends_when_the_error_no_longer_falls_and_leaves_its_best(
-    discs: TrainingSet, told_errors: None
+    discs: TrainingSet, given_errors: None
 ) -> None:
     recipe = tiny_recipe(epochs=5, patience=2, augmentation=GENTLE)
     state, averages = started(recipe), []
     for _ in running(recipe, discs, state):
         averages.append(copy.deepcopy(state.ema.state_dict()))
-    assert (len(averages), state.best_epoch, state.best_error_months) == (4, 2, 5.0)
+    assert (len(averages), state.best_epoch, state.best_error) == (4, 2, 5.0)
     left = state.chosen.state_dict()
     assert all(torch.equal(left[name], value) for name, value in averages[1].items())
     assert not torch.equal(left["classify.weight"], averages[3]["classify.weight"])
 
 
 def test_without_patience_all_epochs_are_done_and_the_last_average_is_left(
-    discs: TrainingSet, told_errors: None
+    discs: TrainingSet, given_errors: None
 ) -> None:
     recipe = tiny_recipe(epochs=5)
     state = started(recipe)
@@ -104,7 +106,7 @@ def test_without_patience_all_epochs_are_done_and_the_last_average_is_left(
 
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_resumed_run_remembers_its_best_epoch(
-    discs: TrainingSet, told_errors: None, tmp_path: Path, stop_after: int
+    discs: TrainingSet, given_errors: None, tmp_path: Path, stop_after: int
 ) -> None:
     recipe = tiny_recipe(epochs=5, patience=2, augmentation=GENTLE)
     state = started(recipe)

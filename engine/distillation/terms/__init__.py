@@ -1,4 +1,4 @@
-"""Distillation terms: each a function of student and teacher outputs; the tables TERMS and NEEDS.
+"""TERMS: one line for each distillation term.
 
 A term takes (student, teacher, batch) and gives a scalar that is smallest when the student equals the
 teacher; no gradient flows into the teacher. All compute in float32 whatever the precision of the trunk.
@@ -7,37 +7,41 @@ teacher; no gradient flows into the teacher. All compute in float32 whatever the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from engine.distillation.terms.feature import at, hint, rkd
 from engine.distillation.terms.maps import cat, gradcam
-from engine.distillation.terms.response import age_kl, dist, dkd, emd2, kd, kd_std, reg
+from engine.distillation.terms.response import bin_kl, dist, dkd, emd2, kd, kd_std, reg
 from engine.models.batch import Batch
 from engine.models.network import Outputs
 
-Term = Callable[[Outputs, Outputs, Batch], Tensor]
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A term, and what it needs.
+
+    ``needs`` is what it reads of its teacher, as `osteoray record-teacher --outputs` names it; any one of
+    several is enough. ``adapts`` says whether the student needs adapters to the teacher's channels.
+    """
+
+    loss: Callable[[Outputs, Outputs, Batch], Tensor]
+    needs: tuple[str, ...] = ("logits",)
+    adapts: bool = False
+
 
 TERMS: dict[str, Term] = {
-    "kd": kd,
-    "kd_std": kd_std,
-    "dkd": dkd,
-    "dist": dist,
-    "age_kl": age_kl,
-    "emd2": emd2,
-    "reg": reg,
-    "hint": hint,
-    "at": at,
-    "rkd": rkd,
-    "gradcam": gradcam,
-    "cat": cat,
+    "kd": Term(kd),
+    "kd_std": Term(kd_std),
+    "dkd": Term(dkd),
+    "dist": Term(dist),
+    "bin_kl": Term(bin_kl),
+    "emd2": Term(emd2),
+    "reg": Term(reg),
+    "hint": Term(hint, ("features",), adapts=True),
+    "at": Term(at, ("features",)),
+    "rkd": Term(rkd, ("embedding",)),
+    "gradcam": Term(gradcam, ("attention", "dense")),
+    "cat": Term(cat, ("dense",)),
 }
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("kd", "kd_std", "dkd", "dist", "age_kl", "emd2", "reg"), ("logits",)),
-    **dict.fromkeys(("hint", "at"), ("features",)),
-    "rkd": ("embedding",),
-    "gradcam": ("attention", "dense"),
-    "cat": ("dense",),
-}
-"""What a term reads of its teacher, as `osteoray teach --outputs` names it; any one of several is enough."""

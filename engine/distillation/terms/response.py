@@ -1,4 +1,8 @@
-"""Terms on what the networks answer: logits [B, K], the distribution over K bins, and its expectation [B]."""
+"""Terms on what the networks answer: logits [B, K], the distribution over K bins, and its expectation [B].
+
+Those that ask for the truth read ``batch.truth["bin"]`` [B]: the true number on the scale of the bins, from
+1, between two bins where it is a fraction.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from engine.models.batch import Batch
 from engine.models.network import Outputs
 from engine.models.ordered_bins import expectation
 
+BIN = "bin"
 KD_TEMPERATURE = 4.0
 STANDARDISED_TEMPERATURE = 2.0
 DKD_TEMPERATURE, DKD_ALPHA, DKD_BETA = 4.0, 1.0, 8.0
@@ -30,12 +35,13 @@ def kd_std(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
 def dkd(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     """Decoupled kd: alpha KL(target against rest) + beta KL(within the rest), T = 4 (arXiv 2203.08679).
 
-    The target is the bin of the true month. alpha = 1, beta = 8.
+    The target is the bin nearest to the truth. alpha = 1, beta = 8. Steps as in the paper: softmax at T; the
+    binary distribution (target, rest); the distribution within the rest; the two divergences, weighed.
     """
     log_t = (teacher.logits_BK.detach().float() / DKD_TEMPERATURE).log_softmax(1)
     log_s = (student.logits_BK.float() / DKD_TEMPERATURE).log_softmax(1)
     bins = log_t.shape[1]
-    target_B1 = (batch.months_B.round().long() - 1).clamp(0, bins - 1)[:, None]
+    target_B1 = (batch.truth[BIN].round().long() - 1).clamp(0, bins - 1)[:, None]
     is_rest_BK = torch.ones_like(log_t, dtype=torch.bool).scatter(1, target_B1, value=False)
     rest_t, rest_s = (log[is_rest_BK].reshape(-1, bins - 1) for log in (log_t, log_s))
     split_t, split_s = (
@@ -52,28 +58,28 @@ def dist(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     return (1 - _pearson(p_s, p_t, 1)).mean() + (1 - _pearson(p_s, p_t, 0)).mean()
 
 
-def age_kl(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-    """KL(p_t || p_s) between the age distributions, T = 1."""
+def bin_kl(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+    """KL(p_t || p_s) between the distributions, T = 1."""
     return _tempered(teacher.logits_BK.detach().float(), student.logits_BK.float(), 1.0)
 
 
 def emd2(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     """Mean over bins of the squared difference of the cumulative distributions (arXiv 1611.05916).
 
-    Unlike a KL it knows that neighbouring months are near.
+    Unlike a KL it knows that neighbouring bins are near.
     """
     p_t, p_s = teacher.logits_BK.detach().float().softmax(1), student.logits_BK.float().softmax(1)
     return (p_s - p_t).cumsum(1).square().mean()
 
 
 def reg(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-    """SmoothL1 between expected months, counted only where the student is further from the truth.
+    """SmoothL1 between expectations, in bins, counted only where the student is further from the truth.
 
     The bound is that of Chen et al., NeurIPS 2017 (teacher-bounded regression).
     """
-    months_s, months_t = expectation(student.logits_BK), expectation(teacher.logits_BK).detach()
-    is_worse = (months_s - batch.months_B).abs() > (months_t - batch.months_B).abs()
-    return (F.smooth_l1_loss(months_s, months_t, reduction="none") * is_worse).mean()
+    mean_s, mean_t = expectation(student.logits_BK), expectation(teacher.logits_BK).detach()
+    is_worse = (mean_s - batch.truth[BIN]).abs() > (mean_t - batch.truth[BIN]).abs()
+    return (F.smooth_l1_loss(mean_s, mean_t, reduction="none") * is_worse).mean()
 
 
 def _tempered(logits_t: Tensor, logits_s: Tensor, temperature: float) -> Tensor:

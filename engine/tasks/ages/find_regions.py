@@ -14,18 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from engine.errors import TableError, UsageError
+from engine.errors import UsageError
 from engine.imaging.geometry import Geometry, identity
 from engine.ingest import covariates
-from engine.ingest.covariates import Covariate
+from engine.ingest.samples_folder import batches, manifest_of
 from engine.models.class_activation_map import class_map
 from engine.models.network import AgeNet
-from engine.store import ledger
-from engine.store.files import read_json
 from engine.store.schema import tensor_values
 from engine.tasks import task_named
 from engine.tasks.ages.attention_boxes import (
@@ -118,11 +115,15 @@ def look(net: AgeNet, folder: Path, only: Sequence[str] | None = None) -> Iterat
     manifest = _of_one_view(net, folder)
     rows, columns = manifest["task"]["rule"]["view"]["size_HW"]
     given = task_named(manifest["task"]["name"]).restricted(net.facts.covariates).covariates
-    for table in _batches(folder, given, only):
-        images_BHW = tensor_values(table["image"])
-        facts = table.drop_columns(["image"]).to_pylist()
-        told_BQ = torch.from_numpy(covariates.columns(facts, given))
-        maps_Bhw = class_map(net, torch.from_numpy(images_BHW.copy())[:, None].float() / 255, told_BQ).numpy()
+    names = ["sop_instance_uid", "rows", "columns", "original_to_network", "image"]
+    for table in batches(folder, [*names, *covariates.sources(given)], BATCH):
+        is_wanted = pc.is_in(table["sop_instance_uid"], pa.array(only or (), pa.string()))
+        wanted = table if only is None else table.filter(is_wanted)
+        images_BHW = tensor_values(wanted["image"])
+        facts = wanted.drop_columns(["image"]).to_pylist()
+        known_BQ = torch.from_numpy(covariates.columns(facts, given))
+        x_B1HW = torch.from_numpy(images_BHW.copy())[:, None].float() / 255
+        maps_Bhw = class_map(net, x_B1HW, known_BQ).numpy()
         for row, image_HW, map_hw in zip(facts, images_BHW, maps_Bhw, strict=True):
             matrix_33 = np.array(row["original_to_network"], np.float64).reshape(3, 3)
             view = Geometry(matrix_33, (int(row["rows"]), int(row["columns"])), (int(rows), int(columns)))
@@ -147,7 +148,7 @@ def _some_images(folder: Path, total: int) -> list[NDArray[np.uint8]]:
     """At most LEARNT_FROM images from all over a folder."""
     every = max(math.ceil(total / LEARNT_FROM), 1)
     images, first = [], 0
-    for table in _batches(folder, (), None):
+    for table in batches(folder, ["image"], BATCH):
         images += list(tensor_values(table["image"])[-first % every :: every])
         first += table.num_rows
     return images
@@ -159,25 +160,7 @@ def _of_one_view(net: AgeNet, folder: Path) -> dict[str, Any]:
         raise UsageError(
             f"this network takes {net.facts.num_views} views at once: boxes come from one of one view"
         )
-    manifest = read_json(folder / "manifest.json")
-    if manifest.get("kind") != "ingest" or not manifest.get("complete"):
-        raise TableError(f"{folder} is no finished ingest: run `osteoray ingest` again to complete it")
+    manifest = manifest_of(folder)
     if "views" in manifest:
         raise UsageError(f"{folder} holds several views a sample: name the folder of one of them")
     return manifest
-
-
-def _batches(folder: Path, given: Sequence[Covariate], only: Sequence[str] | None) -> Iterator[pa.Table]:
-    """Up to BATCH samples at a time; of a file that changed, the last version."""
-    columns = [
-        "instance_index", "sop_instance_uid", "rows", "columns", "original_to_network", "image",
-        *covariates.sources(given),
-    ]  # fmt: skip
-    superseded = ledger.superseded(folder)
-    for path in ledger.tables_of(folder, "samples"):
-        table = pq.read_table(path, columns=columns)
-        table = table.filter(pc.invert(pc.is_in(table["instance_index"], superseded)))
-        if only is not None:
-            table = table.filter(pc.is_in(table["sop_instance_uid"], pa.array(only, pa.string())))
-        for number in range(math.ceil(table.num_rows / BATCH)):
-            yield table.slice(number * BATCH, BATCH).combine_chunks()

@@ -1,7 +1,7 @@
 """Pseudo-labels: what several models say of one film becomes a label, and their disagreement its spread.
 
 Models that were trained on the very films would agree for the wrong reason: give runs of other data.
-Legend: B batch, A answers (runs times views), N samples.
+Legend: B batch, V views of a network, N samples, Q covariate columns, H, W view.
 """
 
 from __future__ import annotations
@@ -12,24 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import TrainingError, UsageError
 from engine.imaging.augment import Augmentation, augmented, draw
 from engine.ingest import covariates
-from engine.ingest.covariates import Covariate
-from engine.models.network import AgeNet
+from engine.ingest.samples_folder import batches, covariate_columns, manifest_of
+from engine.models.network import AgeNet, Outputs
 from engine.models.ordered_bins import expectation
 from engine.store import ledger
-from engine.store.files import read_json, replacing
+from engine.store.files import replacing
 from engine.store.schema import tensor_values
 from engine.tasks import task_named
 from engine.tasks.ages.inputs import PSEUDO_COLUMNS
 from engine.tasks.ages.pseudo_labels import agreed
+from engine.tasks.task import Task
+from engine.training.forward import outputs
 from engine.training.run_folder import load_net, read_run
 
 KEY, PAIR_KEY = "sop_instance_uid", "paired_sop_instance_uid"
@@ -60,18 +58,25 @@ def pseudo_labels(
     Raises:
         TrainingError: a run has not finished, or was trained on another view than the folder holds.
     """
-    nets = [_open(run, data) for run in runs]
     task = task_named(read_run(runs[0])["task"])
+    nets = [_open(run, data, task) for run in runs]
     given = [task.restricted(net.facts.covariates).covariates for net in nets]
-    paths = ledger.tables_of(data, "samples")
+    columns = [KEY, "image", *(name for one in given for name in covariates.sources(one))]
     found: dict[str, PseudoLabel] = {}
-    for done, path in enumerate(paths, 1):
-        for uids, images_BHW, rows in _batches(path, data, given):
-            mean_B, sd_B = agreed(_answers(nets, given, images_BHW, rows, views=views))
-            pairs = zip(uids, mean_B.tolist(), sd_B.tolist(), strict=True)
-            found |= {uid: PseudoLabel(mean, sd) for uid, mean, sd in pairs}
+    shards = len(ledger.tables_of(data, "samples"))
+    for done, table in enumerate(batches(data, columns), 1):
+        images_N1HW = tensor_values(table["image"])[:, None]
+        known = [covariate_columns(table, one) for one in given]
+        months = [
+            outputs(net, images_N1HW, known_NQ, _kept, batch_size=_BATCH, see=see)["months"]
+            for see in _views_of(views)
+            for net, known_NQ in zip(nets, known, strict=True)
+        ]
+        mean_N, sd_N = agreed(np.stack(months))
+        pairs = zip(table[KEY].to_pylist(), mean_N.tolist(), sd_N.tolist(), strict=True)
+        found |= {uid: PseudoLabel(mean, sd) for uid, mean, sd in pairs}
         if on_progress:
-            on_progress(done, len(paths))
+            on_progress(done, shards)
     return found
 
 
@@ -98,47 +103,26 @@ def write_pseudo_labels(labels: Path, out: Path, found: Mapping[str, PseudoLabel
         for row in rows:
             label = found.get(row[PAIR_KEY])
             labelled += label is not None
-            told = (f"{label.mean_months:.3f}", f"{label.sd_months:.3f}") if label else ("", "")
-            writer.writerow({**row, **dict(zip(PSEUDO_COLUMNS, told, strict=True))})
+            values = (f"{label.mean_months:.3f}", f"{label.sd_months:.3f}") if label else ("", "")
+            writer.writerow({**row, **dict(zip(PSEUDO_COLUMNS, values, strict=True))})
     return {"rows": len(rows), "pseudo_labelled": labelled}
 
 
-def _open(run: Path, data: Path) -> AgeNet:
+def _open(run: Path, data: Path, task: Task) -> AgeNet:
     seen = read_run(run)["data"]["rule"]["view"]
-    if seen != read_json(data / "manifest.json")["task"]["rule"]["view"]:
+    if seen != manifest_of(data)["task"]["rule"]["view"]:
         raise TrainingError(f"{run} was trained on another view than {data} holds: ingest with its --size")
-    return load_net(run)
+    return load_net(run, task.learning().network)
 
 
-def _batches(
-    path: Path, data: Path, given: Sequence[Sequence[Covariate]]
-) -> Iterator[tuple[list[str], NDArray[np.uint8], pa.Table]]:
-    """UIDs, images [B, H, W] and covariate columns of a shard's valid samples."""
-    names = [name for one in given for name in covariates.sources(one)]
-    columns = list(dict.fromkeys(["instance_index", "image", KEY, *names]))
-    table = ledger.read_table(path, columns=columns)
-    table = table.filter(pc.invert(pc.is_in(table["instance_index"], ledger.superseded(data))))
-    for start in range(0, table.num_rows, _BATCH):
-        part = table.slice(start, _BATCH)
-        yield part[KEY].to_pylist(), tensor_values(part["image"]), part
+def _kept(answer: Outputs) -> dict[str, Tensor]:
+    return {"months": expectation(answer.logits_BK)}
 
 
-def _answers(
-    nets: Sequence[AgeNet],
-    given: Sequence[Sequence[Covariate]],
-    images_BHW: NDArray[np.uint8],
-    rows: pa.Table,
-    *,
-    views: int,
-) -> NDArray[np.float32]:
-    """Months [A, B]."""
-    x_B1HW = torch.from_numpy(images_BHW)[:, None].float() / 255
-    told = rows.drop_columns(["image"]).to_pylist()
-    answers: list[Tensor] = []
-    with torch.inference_mode():
-        for view in range(views):
-            shown = x_B1HW if view == 0 else augmented(x_B1HW, draw(len(x_B1HW), _NEARBY, seed=0, epoch=view))
-            for net, known in zip(nets, given, strict=True):
-                covariates_BQ = torch.from_numpy(covariates.columns(told, known))
-                answers.append(expectation(net(shown, covariates_BQ).logits_BK))
-    return torch.stack(answers).numpy()
+def _views_of(views: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The film as it is, then turned and exposed a little differently; drawn by its place in a batch."""
+    yield lambda x_BVHW: x_BVHW
+    for view in range(1, views):
+        yield lambda x_BVHW, n=view: augmented(  # type: ignore[misc]
+            x_BVHW, draw(len(x_BVHW), _NEARBY, seed=0, epoch=n)
+        )

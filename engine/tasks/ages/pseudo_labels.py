@@ -7,46 +7,46 @@ Legend: B batch, K monthly bins, R runs, N samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.models.batch import Batch
 from engine.models.ordered_bins import expectation, kl_to_gaussian
+from engine.tasks.ages.inputs import BONE_AGE, PSEUDO_COLUMNS
+from engine.training.learning import Labels, Targets, Truth
 
 TRUST_MONTHS = 6.0
 """Spread of the models at which a pseudo-label weighs half."""
 
-Labels = Literal["truth", "pseudo", "both"]
-"""What a training learns from; the test split is judged against the truth where it is known."""
+BIN, IS_EXPERT = "bin", "is_expert"
+"""Targets beside the labels: the months aimed at, which are bins, and 1 where an expert read the film."""
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Targets:
-    """What samples are aimed at: months, and whether they have any; which of them are an expert's."""
-
-    months_N: Floats
-    is_labelled_N: Bools
-    is_expert_N: Bools
-
-
-def targets(truth_N: Floats, pseudo_N2: Floats, is_test_N: Bools, labels: Labels) -> Targets:
-    """The months that samples are aimed at; labels are NaN where there is none.
+def targets(truth: Truth, is_test_N: Bools, learns_from: Labels) -> Targets:
+    """The months that samples are aimed at, by label, and as ``bin``.
 
     With ``pseudo`` an expert's label counts in the test split alone, as if nobody had read the other films.
+    With ``truth`` pseudo-labels count nowhere, and no target tells of them.
     """
+    truth_N = truth[BONE_AGE.name]
+    none_N = np.full_like(truth_N, np.nan)
+    mean_N, sd_N = (truth.get(name, none_N) for name in PSEUDO_COLUMNS)
     is_read_N = np.isfinite(truth_N)
-    mean_N = np.full_like(truth_N, np.nan) if labels == "truth" else pseudo_N2[:, 0]
-    is_expert_N = is_read_N & is_test_N if labels == "pseudo" else is_read_N
-    months_N = np.where(is_expert_N, truth_N, mean_N).astype(np.float32)
-    return Targets(months_N=months_N, is_labelled_N=np.isfinite(months_N), is_expert_N=is_expert_N)
+    is_expert_N = is_read_N & is_test_N if learns_from == "pseudo" else is_read_N
+    aim_N = none_N if learns_from == "truth" else mean_N
+    months_N = np.where(is_expert_N, truth_N, aim_N).astype(np.float32)
+    columns = {BONE_AGE.name: months_N, BIN: months_N}
+    if learns_from != "truth":
+        pseudo = dict(zip(PSEUDO_COLUMNS, (mean_N, sd_N), strict=True))
+        columns |= {**pseudo, IS_EXPERT: is_expert_N.astype(np.float32)}
+    return Targets(columns=columns, is_labelled_N=np.isfinite(months_N))
 
 
 def trust(sd_B: Tensor) -> Tensor:
@@ -55,29 +55,29 @@ def trust(sd_B: Tensor) -> Tensor:
 
 
 def pseudo_label_loss(
-    logits_BK: Tensor, batch: Batch, *, weight: float, least_sd: float
+    logits_BK: Tensor, truth: Mapping[str, Tensor], *, weight: float, least_sd: float
 ) -> dict[str, Tensor]:
     """W (|y' - m| + weight KL(N(m, max(s, least_sd)^2) || p)), and |y' - y| where an expert read the film.
 
-    For a sample with an expert's label alone m is that label, with w = 1. Means over the batch: ``task`` is
-    the sum, ``mae_months``, ``kl`` (both weighted by w) and ``expert_mae`` are its parts.
-
-    Raises:
-        ValueError: the batch carries no pseudo-labels.
+    ``truth`` are the ``targets`` of a batch. For a sample with an expert's label alone m is that label, with
+    w = 1. Means over the batch: ``task`` is the sum, ``mae``, ``kl`` (both weighted by w) and ``expert_mae``
+    are its parts.
     """
-    if batch.pseudo_B2 is None or batch.is_expert_B is None:
-        raise ValueError("a batch without pseudo-labels has another loss")
-    mean_B, sd_B = batch.pseudo_B2.float().unbind(1)
+    mean_B, sd_B = (truth[name].float() for name in PSEUDO_COLUMNS)
+    true_B = truth[BIN]
+    # 1. the aim and its spread: the pseudo-label where there is one, else the expert's reading
     is_pseudo_B = mean_B.isfinite()
-    aim_B = torch.where(is_pseudo_B, mean_B, batch.months_B)
+    aim_B = torch.where(is_pseudo_B, mean_B, true_B)
     spread_B = torch.where(is_pseudo_B, sd_B.nan_to_num(0.0), torch.zeros_like(sd_B))
+    # 2. the joint loss about the aim, weighed by how far the models agree
     w_B = trust(spread_B)
     months_B = expectation(logits_BK)
     kl = (w_B * kl_to_gaussian(logits_BK, aim_B, spread_B.clamp_min(least_sd))).mean()
     mae = (w_B * (months_B - aim_B).abs()).mean()
-    read_B = (batch.is_expert_B & is_pseudo_B).float()
-    expert = (read_B * (months_B - batch.months_B).abs()).mean()
-    return {"mae_months": mae, "kl": kl, "expert_mae": expert, "task": mae + weight * kl + expert}
+    # 3. the expert's reading beside the pseudo-label, where a film has both
+    read_B = ((truth[IS_EXPERT] > 0) & is_pseudo_B).float()
+    expert = (read_B * (months_B - true_B).abs()).mean()
+    return {"mae": mae, "kl": kl, "expert_mae": expert, "task": mae + weight * kl + expert}
 
 
 def agreed(months_RN: NDArray[Any]) -> tuple[Floats, Floats]:

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from engine.errors import UsageError
 from engine.models.batch import Batch
+from engine.models.network import ModelFacts
 from engine.models.ordered_bins import expectation, gaussian_target, joint_loss
 from engine.tasks.ages.inputs import PSEUDO_COLUMNS
 from engine.tasks.ages.pseudo_labelling import PseudoLabel, write_pseudo_labels
-from engine.tasks.ages.pseudo_labels import Labels, agreed, pseudo_label_loss, targets, trust
+from engine.tasks.ages.pseudo_labels import agreed, pseudo_label_loss, targets, trust
 from engine.tasks.knee_age import KNEE_AGE
-from engine.tasks.task import Weights
+from engine.training.learning import Labels, Weights
 from engine.training.loop import World, epochs
 from tests.fixtures.training_fixture import disc_set, tiny_recipe
 
@@ -29,10 +30,10 @@ NAN = math.nan
 
 def batch(months: list[float], pseudo: list[list[float]], expert: list[bool]) -> Batch:
     count = len(months)
-    return Batch(
-        torch.zeros(count, 1, 8, 8), torch.zeros(count, 3), torch.tensor(months),
-        torch.tensor(pseudo), torch.tensor(expert),
-    )  # fmt: skip
+    mean_B, sd_B = torch.tensor(pseudo).unbind(1)
+    truth = {"bin": torch.tensor(months), "pseudo_mean_months": mean_B, "pseudo_sd_months": sd_B}
+    truth["is_expert"] = torch.tensor(expert).float()
+    return Batch(torch.zeros(count, 1, 8, 8), torch.zeros(count, 3), truth)
 
 
 def logits(count: int) -> Tensor:
@@ -48,11 +49,17 @@ def logits(count: int) -> Tensor:
     ],
 )
 def test_what_is_aimed_at(labels: Labels, months: list[float], expert: list[bool]) -> None:
-    truth = np.array([10, 20, NAN, NAN], np.float32)
-    pseudo = np.array([[11, 1], [22, 1], [33, 1], [NAN, NAN]], np.float32)
-    found = targets(truth, pseudo, np.array([False, True, False, False]), labels)
-    np.testing.assert_array_equal(found.months_N, np.array(months, np.float32))
-    assert found.is_expert_N.tolist() == expert
+    truth = {
+        "bone_age_months": np.array([10, 20, NAN, NAN], np.float32),
+        "pseudo_mean_months": np.array([11, 22, 33, NAN], np.float32),
+        "pseudo_sd_months": np.array([1, 1, 1, NAN], np.float32),
+    }
+    found = targets(truth, np.array([False, True, False, False]), labels)
+    for name in ("bin", "bone_age_months"):
+        np.testing.assert_array_equal(found.columns[name], np.array(months, np.float32))
+    assert ("is_expert" in found.columns) == (labels != "truth")
+    if labels != "truth":
+        assert found.columns["is_expert"].tolist() == expert
     assert found.is_labelled_N.tolist() == [not math.isnan(month) for month in months]
 
 
@@ -62,32 +69,33 @@ def test_trust_is_half_at_six_months() -> None:
 
 def test_the_loss_by_hand() -> None:
     given, z = batch([100.0, 50.0], [[90.0, 12.0], [NAN, NAN]], [True, True]), logits(2)
-    parts = pseudo_label_loss(z, given, weight=0.5, least_sd=6.0)
+    parts = pseudo_label_loss(z, given.truth, weight=0.5, least_sd=6.0)
     y, log_p = expectation(z), z.log_softmax(1)
     soft = [gaussian_target(torch.tensor([m]), 240, sd)[0] for m, sd in ((90.0, 12.0), (50.0, 6.0))]
     kl = [float((g * (g.clamp_min(1e-12).log() - p)).sum()) for g, p in zip(soft, log_p, strict=True)]
     # The first is trusted by 1 / (1 + 2^2) and was read by an expert too; the second has that label alone.
     mae = (0.2 * abs(float(y[0]) - 90) + abs(float(y[1]) - 50)) / 2
-    assert parts["mae_months"].item() == pytest.approx(mae, rel=1e-5)
+    assert parts["mae"].item() == pytest.approx(mae, rel=1e-5)
     assert parts["kl"].item() == pytest.approx((0.2 * kl[0] + kl[1]) / 2, rel=1e-5)
     assert parts["expert_mae"].item() == pytest.approx(abs(float(y[0]) - 100) / 2, rel=1e-5)
-    whole = parts["mae_months"] + 0.5 * parts["kl"] + parts["expert_mae"]
+    whole = parts["mae"] + 0.5 * parts["kl"] + parts["expert_mae"]
     assert parts["task"].item() == pytest.approx(whole.item())
 
 
 def test_without_pseudo_labels_it_is_the_joint_loss() -> None:
     given, z = batch([100.0, 50.0], [[NAN, NAN]] * 2, [True, True]), logits(2)
-    parts = pseudo_label_loss(z, given, weight=0.5, least_sd=6.0)
+    parts = pseudo_label_loss(z, given.truth, weight=0.5, least_sd=6.0)
     assert parts["task"].item() == pytest.approx(
-        joint_loss(z, given.months_B, weight=0.5, delta=6.0)["task"].item(), rel=1e-5
+        joint_loss(z, given.truth["bin"], weight=0.5, delta=6.0)["task"].item(), rel=1e-5
     )
 
 
 def test_the_task_takes_the_loss_that_fits_the_batch() -> None:
-    given, weights = batch([100.0], [[90.0, 12.0]], [False]), Weights(kl=0.5, delta_months=6, terms={})
-    assert "expert_mae" in KNEE_AGE.objective(outputs := _outputs(), None, given, weights)
-    plain = replace(given, pseudo_B2=None, is_expert_B=None)
-    assert "expert_mae" not in KNEE_AGE.objective(outputs, None, plain, weights)
+    given = batch([100.0], [[90.0, 12.0]], [False])
+    weights, learning = Weights(task={"kl": 0.5, "delta": 6.0}, terms={}), KNEE_AGE.learning()
+    assert "expert_mae" in learning.objective(outputs := _outputs(), None, given, weights)
+    plain = replace(given, truth={"bin": given.truth["bin"]})
+    assert "expert_mae" not in learning.objective(outputs, None, plain, weights)
 
 
 def _outputs():  # type: ignore[no-untyped-def]
@@ -108,19 +116,16 @@ def test_a_training_follows_its_pseudo_labels_and_not_the_truth() -> None:
     from engine.training.checkpoint import new_state
 
     data = disc_set(40)
-    wrong = (240 - data.months_N).astype(np.float32)
-    pseudo = np.stack([wrong, np.zeros_like(wrong)], axis=1)
-    aims = targets(data.months_N, pseudo, data.splits_N == "test", "pseudo")
-    data = replace(
-        data, months_N=aims.months_N, is_expert_N=aims.is_expert_N, pseudo_N2=pseudo, labels="pseudo"
-    )
+    wrong = (240 - data.truth["bone_age_months"]).astype(np.float32)
+    pseudo = {"pseudo_mean_months": wrong, "pseudo_sd_months": np.zeros_like(wrong)}
+    aims = targets({**data.truth, **pseudo}, data.splits_N == "test", "pseudo")
+    data = replace(data, targets=aims.columns)
     recipe = tiny_recipe(task="knee-age", labels="pseudo", epochs=1)
-    task = KNEE_AGE.restricted(("sex",))
-    device = torch.device("cpu")
-    state = new_state(recipe, task.model_facts(recipe.backbone), (), device)
-    (log,) = epochs(recipe, task, data, state, world=World(), teacher=None)
+    learning, device = KNEE_AGE.learning(), torch.device("cpu")
+    state = new_state(recipe, learning.network, ModelFacts(backbone=recipe.backbone), (), device)
+    (log,) = epochs(recipe, learning, data, state, world=World(), teacher=None)
     assert log["train/expert_mae"] == 0
-    assert log["train/mae_months"] > 0
+    assert log["train/mae"] > 0
 
 
 def table(path: Path, rows: list[dict[str, str]]) -> Path:

@@ -1,4 +1,4 @@
-"""``osteoray teach``: what a teacher says of every sample, computed once for all trainings."""
+"""``osteoray record-teacher``: a teacher's outputs for every sample, computed once for all trainings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from engine.distillation import teacher_cache
 from engine.distillation.teacher_cache import KIND, OUTPUTS
 from engine.errors import TrainingError, UsageError
 from engine.evaluation.held_out import read_held_out
+from engine.ingest.samples_folder import data_facts
 from engine.store import lease
 from engine.store.files import code_version, sha256_of_facts, sha256_of_file
 from engine.tasks import task_named
-from engine.training.dataset import data_facts
-from engine.training.record_teacher import TeachSpec, open_teachers, require_outputs, sample_shards
+from engine.training.record_teacher import RecordSpec, open_teachers, require_outputs, sample_shards
 from engine.training.run_folder import EVALUATION_NAME, WEIGHTS_NAME, read_run
 from jobs.cluster_session import require_gpus, start_ray
 from jobs.console import finish, progress
@@ -30,7 +30,7 @@ _OF_MANY = ("logits",)
 _OF_VIEWS = ("logits", "embedding")
 
 
-def teach(
+def record_teacher(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Finished runs; several are an ensemble.")
     ],
@@ -41,22 +41,22 @@ def teach(
     outputs: Annotated[
         str | None, typer.Option(help=f"What to record, joined by commas: {', '.join(OUTPUTS)}.")
     ] = None,
-    looks: Annotated[
+    passes: Annotated[
         int,
-        typer.Option(min=1, help="Test-time augmentation: so many looks at an image, the first as it is."),
+        typer.Option(min=1, help="Test-time augmentation: passes of each image, the first as it is."),
     ] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run the networks on a GPU.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
     """Record a teacher's outputs for all samples, for `osteoray train --teacher CACHE`.
 
-    Several runs are an ensemble: the mean of their distributions; so are several looks of one. Last it says
-    how right what was recorded is on the instances that the first run held out. The cache may be of another
-    view than the student's, a crop or another size: maps are moved to where the student sees them.
+    Several runs are an ensemble: the mean of their distributions; so are several passes of one. Last it
+    prints the error of what was recorded, on the instances that the first run held out. The cache may show
+    another view than the student's, a crop or another size: maps are moved to where the student sees them.
     """
-    spec = teach_spec(runs, data, out, outputs, looks=looks, gpu=gpu)
+    spec = record_spec(runs, data, out, outputs, passes=passes, gpu=gpu)
     with lease.hold(out):
-        counts, seconds = run_teaching(spec)
+        counts, seconds = run_recording(spec)
     summary = {
         "out": str(out),
         **counts,
@@ -65,53 +65,54 @@ def teach(
         "megabytes": round(sum(path.stat().st_size for path in (out / "shards").iterdir()) / 1e6, 1),
         "seconds": round(seconds, 1),
     }
-    finish("teach", summary, as_json=json)
+    finish("record-teacher", summary, as_json=json)
 
 
-def teach_spec(
+def record_spec(
     runs: Sequence[Path],
     data: Path,
     out: Path,
     outputs: str | None = None,
     *,
-    looks: int = 1,
+    passes: int = 1,
     gpu: bool = False,
-) -> TeachSpec:
+) -> RecordSpec:
     """What is to be recorded, checked before any work.
 
     Raises:
         UsageError: a run was trained on another view, or cannot give an output.
         TrainingError: a run has not finished, or is of another task than the first.
     """
-    told = data_facts(data)
+    seen = data_facts(data)
     facts = [read_run(run) for run in runs]
     for run, one in zip(runs, facts, strict=True):
         if one["task"] != facts[0]["task"]:
             raise TrainingError(f"{run} is of the task {one['task']}, {runs[0]} of {facts[0]['task']}")
-        if _seen(one["data"]) != _seen(told):
+        if _seen(one["data"]) != _seen(seen):
             raise UsageError(
                 f"{run} was trained on another view than that of {data}: ingest with the run's own"
             )
     import torch
 
-    nets = open_teachers(runs, torch.device("cpu"))
+    task = task_named(facts[0]["task"])
+    nets = open_teachers(runs, task.learning().network, torch.device("cpu"))
     is_one = len(nets) == 1
     default = (_OF_ONE if nets[0].facts.num_views == 1 else _OF_VIEWS) if is_one else _OF_MANY
     names = [name.strip() for name in outputs.split(",")] if outputs else list(default)
     require_outputs(names, nets)
-    return TeachSpec(
+    return RecordSpec(
         data=data.resolve(),
         folder=out.resolve(),
         runs=tuple(run.resolve() for run in runs),
-        covariates=task_named(facts[0]["task"]).covariates,
+        task=task,
         facts=_manifest(
-            runs, facts, told, [name for name in OUTPUTS if name in names], nets[0].channels, looks
+            runs, facts, seen, [name for name in OUTPUTS if name in names], nets[0].channels, passes
         ),
         device="cuda" if gpu else "cpu",
     )
 
 
-def run_teaching(spec: TeachSpec) -> tuple[dict[str, int], float]:
+def run_recording(spec: RecordSpec) -> tuple[dict[str, int], float]:
     """Write or go on with a cache whose lease is held; gives counts and seconds."""
     started = time.perf_counter()
     shards = sample_shards(spec.data)
@@ -119,15 +120,15 @@ def run_teaching(spec: TeachSpec) -> tuple[dict[str, int], float]:
         raise UsageError(f"{spec.data} holds no sample")
     teacher_cache.begin(spec.folder, spec.facts)
     if teacher_cache.missing_shards(spec.folder, len(shards)):
-        from engine.training.record_on_ray import teach as teach_all
+        from engine.training.record_on_ray import record
 
         start_ray()
         actors = os.cpu_count() or 1
         if spec.device != "cpu":
             require_gpus()
             actors = 1
-        with progress("teach", "samples") as report:
-            teach_all(shards, spec, actors, report)
+        with progress("record-teacher", "samples") as report:
+            record(shards, spec, actors, report)
     return teacher_cache.close(spec.folder, len(shards)), time.perf_counter() - started
 
 
@@ -164,10 +165,10 @@ def _seen(data: dict[str, Any]) -> list[Any]:
 def _manifest(
     runs: Sequence[Path],
     facts: Sequence[dict[str, Any]],
-    told: dict[str, Any],
+    seen: dict[str, Any],
     outputs: list[str],
     channels: Sequence[int],
-    looks: int,
+    passes: int,
 ) -> dict[str, Any]:
     teachers = [
         {"run": str(run.resolve()), "backbone": one["backbone"], "sha256": sha256_of_file(run / WEIGHTS_NAME)}
@@ -176,9 +177,9 @@ def _manifest(
     config = {
         "teachers": [teacher["sha256"] for teacher in teachers],
         "outputs": outputs,
-        "looks": looks,
-        "view_sha256": sha256_of_facts([told["rule"], told.get("crop"), told.get("views")]),
-        "data_sha256": told["sha256"],
+        "passes": passes,
+        "view_sha256": sha256_of_facts([seen["rule"], seen.get("crop"), seen.get("views")]),
+        "data_sha256": seen["sha256"],
     }
     return {
         "kind": KIND,
@@ -188,9 +189,9 @@ def _manifest(
         "channels": list(channels) if "features" in outputs else [],
         "teachers": teachers,
         "outputs": outputs,
-        "looks": looks,
-        "rule": told["rule"],
+        "passes": passes,
+        "rule": seen["rule"],
         "view_sha256": config["view_sha256"],
-        "data_sha256": told["sha256"],
+        "data_sha256": seen["sha256"],
         "code_version": code_version(),
     }

@@ -1,0 +1,48 @@
+"""The one loop of forward passes over images in memory.
+
+Legend: N images, B images of one pass, V views, H, W view, Q covariate columns.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.models.network import AgeNet, Outputs
+
+BATCH = 128
+
+Keep = Callable[[Outputs], Mapping[str, Tensor]]
+
+
+def outputs(
+    net: AgeNet,
+    images_NVHW: NDArray[np.uint8],
+    covariates_NQ: NDArray[np.float32],
+    keep: Keep,
+    *,
+    batch_size: int = BATCH,
+    see: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """What ``keep`` takes of each forward pass, in float32 and eval mode, [N, ...] by name.
+
+    ``see`` changes the images [B, V, H, W] in [0, 1] of a pass, as test-time augmentation does. Nothing at
+    all where N is 0.
+    """
+    device = next(net.parameters()).device
+    net.eval()
+    kept: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
+    with torch.inference_mode():
+        for start in range(0, len(images_NVHW), batch_size):
+            part = slice(start, start + batch_size)
+            x_BVHW = torch.from_numpy(np.ascontiguousarray(images_NVHW[part])).to(device).float() / 255
+            covariates_BQ = torch.from_numpy(covariates_NQ[part]).to(device)
+            for name, values in keep(net(see(x_BVHW) if see else x_BVHW, covariates_BQ)).items():
+                kept[name].append(values.cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in kept.items()}
