@@ -9,12 +9,10 @@ import typer
 
 from engine.datasets.convert import convert as convert_layout
 from engine.errors import UnknownNameError
-from engine.tasks.ages.knee_csv import KNEE
-from engine.tasks.ages.rsna import RSNA
+from engine.tasks.ages.layouts import LAYOUTS
 from jobs.console import finish, progress
 
 DONE_WITH_SKIPPED = 3
-LAYOUTS = {"rsna": RSNA, "knee": KNEE}
 
 
 def convert(  # noqa: PLR0913  one parameter an option
@@ -46,7 +44,7 @@ def convert(  # noqa: PLR0913  one parameter an option
     Training rows become the split train, validation and test rows test.
 
     LAYOUT knee is a folder of images with one CSV. Its columns are listed
-    in engine/tasks/ages/knee_csv.py.
+    in engine/tasks/ages/layouts.py.
 
     Pixels are copied unchanged. A row without a usable image, label or sex
     is skipped and counted with its reason; the exit code is then 3.

@@ -2,7 +2,7 @@
 
     convert(rsna, folder, archive)   ->   archive/<nn>/<id>.dcm ... and, last, archive/labels.csv
 
-A layout (such as ``engine.tasks.ages.rsna``) reads tables only; pixels are read here, in the same way for
+A layout (such as ``engine.tasks.ages.layouts``) reads tables only; pixels are read here, in the same way for
 every layout. A row that cannot be converted is skipped with its reason and counted: rows = written + skipped.
 
 Which SOP class and modality. The sources are PNG files: the acquisition context that a DX or CR object must

@@ -28,8 +28,10 @@ from engine.errors import (
     UnknownNameError,
     UsageError,
 )
-from engine.tasks.ages.rsna import RSNA
+from engine.tasks.ages.layouts import LAYOUTS
 from jobs.__main__ import command_line
+
+RSNA = LAYOUTS["rsna"]
 
 
 def _picture(seed: int, shape: tuple[int, int] = (12, 9)) -> NDArray[np.uint8]:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from engine.datasets.convert import convert
 from engine.errors import UsageError
-from engine.tasks.ages.knee_csv import KNEE
+from engine.tasks.ages.layouts import LAYOUTS
 
+KNEE = LAYOUTS["knee"]
 COLUMNS = "uid,path,sex,chron_months,bone_months,pseudo_mean,pseudo_sd,patient,laterality,split"
 
 
