@@ -39,7 +39,7 @@ from engine.deploy.model_card import card
 from engine.deploy.out_of_distribution import Checks, fit_checks
 from engine.deploy.parity import ParitySamples, require_parity
 from engine.errors import ExportError
-from engine.models.network import example_inputs
+from engine.models.network import example_inputs, load_model
 from engine.store.files import code_version, now, sha256_of_file, write_json
 from engine.tasks import task_named
 from engine.training.dataset import TrainingSet
@@ -71,27 +71,15 @@ def export(
         raise ExportError(f"{bundle} is not empty: choose another --out")
     facts, chosen = read_run(run), choose_engine(engine)
     require_one_pass(run, facts)
-    task = task_named(facts["task"])
-    learning = task.learning()
-    net = load_net(run, learning.network)
-    example = example_inputs(net.facts, 2, samples.images_BVHW.shape[2:])
-    graph = learning.deployed(net, facts["calibration"]).eval()
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as name:
         staging = Path(name) / "bundle"
         staging.mkdir()
-        needed = {name: facts[name] for name in ("model", "calibration")}  # by the predictors of the gates
-        needed["task"] = {**task.facts(), "rule": facts["data"]["rule"]}
-        needed["outputs"] = output_shapes(graph, task.answer.outputs, example)
-        write_onnx(graph, tuple(needed["outputs"]), example, staging / ONNX_NAME)
-        shutil.copyfile(run / WEIGHTS_NAME, staging / WEIGHTS_NAME)
-        write_json(staging / BUNDLE_NAME, needed)
-        torch_predictor, compiled = (
-            open_predictor(staging, name, threads=threads) for name in ("torch", chosen)
-        )
+        needed = stage(staging, facts, run / WEIGHTS_NAME)
+        plain, compiled = (open_predictor(staging, name, threads=threads) for name in ("torch", chosen))
         parity = {
             "instances": len(samples.images_BVHW),
-            "gates": require_parity(torch_predictor, compiled, samples, task.answer.gates),
+            "gates": require_parity(plain, compiled, samples, task_named(facts["task"]).answer.gates),
             "images_per_second": round(images_per_second(compiled, samples), 1),
             "threads": threads,
         }
@@ -106,6 +94,29 @@ def export(
             bundle.rmdir()
         staging.replace(bundle)
     return open_bundle(bundle)
+
+
+def stage(folder: Path, run: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+    """Write graph, weights and the facts that a predictor needs to ``folder``; returns these facts.
+
+    ``run`` holds task, model, calibration and data as run.json does, ``weights`` the network's.
+
+    Raises:
+        ExportError: torch or onnx refuses the graph.
+    """
+    task = task_named(run["task"])
+    learning = task.learning()
+    net = load_model(learning.network, run["model"], weights)
+    graph = learning.deployed(net, run["calibration"]).eval()
+    rule = run["data"]["rule"]
+    example = example_inputs(net.facts, 2, rule["view"]["size_HW"])
+    shapes = output_shapes(graph, task.answer.outputs, example)
+    write_onnx(graph, tuple(shapes), example, folder / ONNX_NAME)
+    shutil.copyfile(weights, folder / WEIGHTS_NAME)
+    kept = {name: run[name] for name in ("model", "calibration")}
+    facts = {"task": {**task.facts(), "rule": rule}, **kept, "outputs": shapes}
+    write_json(folder / BUNDLE_NAME, facts)
+    return facts
 
 
 def output_shapes(graph: torch.nn.Module, names: Sequence[str], example: Inputs) -> dict[str, list[int]]:

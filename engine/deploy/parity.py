@@ -76,7 +76,8 @@ def require_parity(
         departure = float(gate.departure(expected, found, samples.labels))
         facts[gate.name] = {"unit": gate.unit, "limit": gate.limit, "departure": departure}
         if not departure <= gate.limit:
-            broken.append(f"{gate.name} by {departure:.3g} {gate.unit}, at most {gate.limit:g} is allowed")
+            by = f"{departure:.3g} {gate.unit}".rstrip()
+            broken.append(f"{gate.name} by {by}, at most {gate.limit:g} is allowed")
     if broken:
         raise ParityError(
             f"the engine departs from torch in {'; '.join(broken)}: no bundle was written; "

@@ -129,7 +129,10 @@ def columns(task: Task) -> dict[str, pa.Field]:
 
 def response_model(task: Task) -> type[BaseModel]:
     """The JSON of one scored instance of a task: ``columns``, and the notice."""
-    meanings = {column.name: f"{column.meaning} ({column.unit})" for column in task.answer.columns}
+    meanings = {
+        column.name: f"{column.meaning} ({column.unit})" if column.unit else column.meaning
+        for column in task.answer.columns
+    }
     fields: dict[str, Any] = {}
     for name, field in columns(task).items():
         kind = _kind(field.type)
