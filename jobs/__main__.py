@@ -17,23 +17,23 @@ from engine.errors import EngineError, StorageError
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 VERBS: dict[str, str] = {
-    "demo": "The whole story on small synthetic input, some 10 minutes on 2 cores.",
-    "phantom": "Write a synthetic DICOM archive with known truth, with faults on request.",
-    "convert": "Turn a public data set's layout into a DICOM archive with labels.csv.",
-    "ingest": "Read an archive into model-ready samples; what is unusable is quarantined.",
-    "train": "Train a recipe: a teacher, or a student distilled from one.",
-    "join": "Join folders of several regions to one whose samples have several views.",
-    "regions": "Find hand, carpals and metacarpals by a trained network's attention, as boxes to crop by.",
-    "pseudo-label": "Label knees by what models say of the paired hands: mean and spread.",
-    "record-teacher": "Record a teacher's outputs for all samples, so that students train without it.",
-    "export": "Compile a trained student into a model bundle, with a parity gate.",
-    "score": "Score a whole archive with a bundle; can be resumed, each instance once.",
-    "deliver": "Send scores to a folder, a PACS or a table: DICOM SR, CSV, XLSX, FHIR.",
+    "demo": "Run the whole path on a small synthetic archive, about 10 minutes on 2 cores.",
+    "phantom": "Write a synthetic DICOM archive with known truth.",
+    "convert": "Turn a public data set into a DICOM archive with labels.csv.",
+    "ingest": "Read an archive into samples for training.",
+    "train": "Train a recipe: a teacher, or a student that learns from one.",
+    "join": "Join samples of several regions into samples with several views.",
+    "regions": "Find hand, carpals and metacarpals by a network's attention, for `ingest --crop`.",
+    "pseudo-label": "Label knees with what models say of the paired hands: mean and spread.",
+    "record-teacher": "Store a teacher's outputs once, so that students train without running it.",
+    "export": "Compile a run into a bundle and check it against the network.",
+    "score": "Score a whole archive; the same command again resumes.",
+    "deliver": "Send results to a folder, a PACS or a table: DICOM SR, FHIR, CSV, XLSX.",
     "serve": "Serve bundles over HTTP: DICOM in, JSON out.",
     "report": "Write tables, plots and one HTML page for a score folder or a run.",
-    "compare": "Say if one run is better than another on the same held-out instances.",
-    "study": "Run the whole chain of a task and its ablations, to one table.",
-    "verify": "Re-check the books of an ingest or score folder.",
+    "compare": "Say whether one run, or one set of scores, is better than another.",
+    "study": "Train and compare all variants of a task, to one table.",
+    "verify": "Prove that nothing in a folder is missing, doubled or changed.",
 }
 """Verb to its line in the help. ``jobs/<verb>.py`` holds a function of that name, with _ for -."""
 

@@ -1,4 +1,4 @@
-"""``osteoray demo``: the whole story on a small synthetic archive, with the same functions the verbs use."""
+"""`osteoray demo`: the whole path on a small synthetic archive, with the functions of the verbs."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ STUDENT_ALONE = "student-alone"
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("runs/demo"),
-    count: Annotated[int, typer.Option(min=100, help="Synthetic radiographs to draw.")] = 800,
+    count: Annotated[int, typer.Option(min=100, help="How many synthetic radiographs to draw.")] = 800,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of all three recipes, e.g. epochs=2.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
-    """Draw an archive, ingest, train, distil, export, score and report; then say how to start the server.
+    """Draw an archive, ingest, train, distil, export, score and report; last, show how to start the server.
 
-    Everything is synthetic: the errors say nothing of real radiographs. Killed and started again, it goes on.
+    Everything is synthetic: the errors say nothing about real radiographs. After a kill, the same command
+    continues.
     """
     out.mkdir(parents=True, exist_ok=True)
     archive, data = _archive(out / "archive", count), out / "samples"

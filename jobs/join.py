@@ -1,4 +1,4 @@
-"""``osteoray join``: several regions of the same instances as the views of one training."""
+"""`osteoray join`: joins samples of several regions into samples with several views."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def join(
         typer.Argument(metavar="DIR...", help="Folders of `osteoray ingest`, one a region, of one archive."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; the same command again resumes it.")],
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
-    """Join ingest folders to one whose samples have several views, for a teacher that sees them all.
+    """Join ingest folders into one whose samples have several views, for a teacher that sees them all.
 
     Each folder shows another region of the same instances: the whole image, or one of `ingest --crop`. The
     recipe's `fusion` says how a network sees them. What is trained on this is a teacher: record it with

@@ -1,4 +1,4 @@
-"""``osteoray pseudo-label``: what models of hands say becomes the label of the knees of the same children."""
+"""`osteoray pseudo-label`: predictions of hand models become labels of the knees of the same children."""
 
 from __future__ import annotations
 
@@ -13,26 +13,32 @@ from jobs.console import finish, progress
 
 def pseudo_label(  # noqa: PLR0913  one parameter an option
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Finished runs, e.g. the folds of a hand model.")
+        list[Path], typer.Argument(metavar="RUN...", help="Finished runs, such as the folds of a hand model.")
     ],
-    data: Annotated[Path, typer.Option(help="Ingest folder of the paired films, of the runs' own view.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder that `osteoray ingest` wrote of the paired films, with the view of the runs."
+        ),
+    ],
     labels: Annotated[
         Path,
         typer.Option(
-            help="CSV with sop_instance_uid and paired_sop_instance_uid, the film that the runs see."
+            help="CSV with sop_instance_uid and paired_sop_instance_uid (the film that the runs see)."
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="CSV", help="Where to write LABELS with the pseudo-labels.")],
+    out: Annotated[Path, typer.Option(metavar="CSV", help="Where to write LABELS with the added columns.")],
     *,
     views: Annotated[
-        int, typer.Option(min=1, help="Times each run sees a film: as it is, then slightly turned.")
+        int,
+        typer.Option(min=1, help="How many copies of a film each run sees: unchanged, then slightly turned."),
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
-    """Label films by what several runs say of their pairs: columns pseudo_mean_months and pseudo_sd_months.
+    """Label films with what several runs predict for their pairs: a mean and a spread.
 
-    The spread over runs and views says how far a label is trusted. The runs must not have been trained on
-    the films that they label.
+    Training trusts a label less where its spread over runs and copies is larger. The runs must not have been
+    trained on the films that they label.
 
     Example: osteoray pseudo-label hand0 hand1 --data hands --labels archive/labels.csv --out pseudo.csv,
     then osteoray ingest archive --task knee-age --labels pseudo.csv --out knees.

@@ -32,9 +32,11 @@ _OF_VIEWS = ("logits", "embedding")
 
 def record_teacher(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Finished runs; several are an ensemble.")
+        list[Path], typer.Argument(metavar="RUN...", help="Finished runs; several are averaged.")
     ],
-    data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest` wrote, of the runs' own view.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder that `osteoray ingest` wrote, with the view of the runs.")
+    ],
     out: Annotated[
         Path, typer.Option(metavar="CACHE", help="Folder to write; the same command again resumes it.")
     ],
@@ -43,16 +45,19 @@ def record_teacher(
     ] = None,
     passes: Annotated[
         int,
-        typer.Option(min=1, help="Test-time augmentation: passes of each image, the first as it is."),
+        typer.Option(
+            min=1,
+            help="Test-time augmentation: how many copies of each image are averaged, the first unchanged.",
+        ),
     ] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Run the networks on a GPU.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
     """Record a teacher's outputs for all samples, for `osteoray train --teacher CACHE`.
 
-    Several runs are an ensemble: the mean of their distributions; so are several passes of one. Last it
-    prints the error of what was recorded, on the instances that the first run held out. The cache may show
-    another view than the student's, a crop or another size: maps are moved to where the student sees them.
+    Several runs, or several passes over each image, are averaged. The last line shows the error of what was
+    recorded on the instances that the first run held out. The view may differ from the student's, such as a
+    crop: attention maps are moved to where the student sees them.
     """
     spec = record_spec(runs, data, out, outputs, passes=passes, gpu=gpu)
     with lease.hold(out):

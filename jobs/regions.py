@@ -1,4 +1,4 @@
-"""``osteoray regions``: where a trained network looks, as boxes that ``ingest --crop`` cuts along."""
+"""`osteoray regions`: finds regions by a network's attention, as boxes for `ingest --crop`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from jobs.console import finish, progress
 
 
 def regions(
-    run: Annotated[Path, typer.Argument(help="Finished run of one view; its attention gives the boxes.")],
-    data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest` wrote, of the run's own view.")],
+    run: Annotated[Path, typer.Argument(help="Finished run with one view, whose attention is used.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder that `osteoray ingest` wrote, with the view of the run.")
+    ],
     out: Annotated[Path, typer.Option(metavar="BOXES", help="Parquet table to write.")],
     together: Annotated[
-        bool, typer.Option("--together", help="Go by the attention over all images, not by each one's own.")
+        bool,
+        typer.Option("--together", help="Use the mean attention over all images, not that of each image."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
-    """Find hand, carpals and metacarpals in every sample from a network's attention; no label is needed.
+    """Find hand, carpals and metacarpals in every sample from a network's attention. Needs no labels.
 
-    With --together images are laid over each other, and the regions are read off the mean of all attention:
-    what one image shows is coarse and moves with age. One that does not fit the others goes by its own. That
-    was tried on phantoms and helps them much; look at the boxes before you trust it on radiographs.
+    With --together all images are aligned, and the regions are taken from the mean attention; an image that
+    cannot be aligned uses its own. This helped on phantoms. On radiographs, look at the boxes first.
 
-    Boxes are in original pixels. An instance in which a region was not found gets the whole image, flagged.
-    After `ingest --crop BOXES --region carpals --erase` and a training on that, only the metacarpals are
-    looked for.
+    Boxes are in original pixels. An instance without a region gets the whole image and is flagged. For a run
+    on samples of `ingest --crop BOXES --region carpals --erase`, only the metacarpals are searched.
     """
     import torch
 

@@ -46,7 +46,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest --labels` wrote.")],
     out: Annotated[Path, typer.Option(help="Run folder; the same command again continues it.")],
     teacher: Annotated[
-        Path | None, typer.Option(help="Finished run that looks on, or what `osteoray record-teacher` wrote.")
+        Path | None, typer.Option(help="Finished run to learn from, or what `osteoray record-teacher` wrote.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Ray Train workers; on GPUs one per GPU.")] = 2,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
@@ -56,12 +56,12 @@ def train(
             "--set", help="Change a field, e.g. epochs=3, distill=none, distill.kd=0.5, augmentation.flip=0."
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
-    """Train a network and judge it on the held-out split.
+    """Train a network and evaluate it on the held-out split.
 
-    A student learns from --teacher by the recipe's terms; `--set distill=none` trains it alone. A run that
-    was killed goes on at its last checkpoint when the same command is given again.
+    A student learns from --teacher with the loss terms of its recipe; `--set distill=none` trains it alone.
+    After a kill, the same command continues at the last checkpoint.
     """
     chosen = with_changes(recipe_named(recipe), set_ or [])
     cores = os.cpu_count() or 1

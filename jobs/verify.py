@@ -1,4 +1,4 @@
-"""``osteoray verify``: prove from the files alone that the books of a folder balance."""
+"""`osteoray verify`: proves from its files that a folder is complete and unchanged."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def verify(
         str | None,
         typer.Option(
             metavar="DIGEST",
-            help="The audit_sha256 that the run showed: finds a folder that was rewritten as a whole.",
+            help="The audit_sha256 that the run printed: also finds a folder that was rewritten as a whole.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
-    """Re-check an ingest or score folder: every planned instance ended exactly once, every file is undamaged.
+    """Prove that every planned instance of a folder ended exactly once and no file was changed.
 
-    Reads all tables, and the files of a de-identified export; needs neither the archive nor a cluster. Of
-    what `teach` recorded, every shard is whole, of its teachers, and as it was written. Exit code 1 names the
-    first contradiction.
+    Reads all tables, and the files of a de-identified export. Needs neither the archive nor a cluster. Of a
+    recorded teacher it checks every shard and the teachers' digests. Exit code 1 names the first
+    contradiction.
     """
     if teacher_cache.is_cache(folder):
         taught = teacher_cache.open_cache(folder).facts["counts"]
