@@ -1,17 +1,16 @@
-"""What a network's own embedding says against an image: a known fault, or unlike all it was trained on.
+"""Known faults and unfamiliar images, found by the network's own embedding.
 
-Fitted when a bundle is written, from training images and from faults that are made of them here; the limits
-from sound validation images alone, at a stated share of false alarms. In the space of standardised
-embeddings:
+Fitted when a bundle is written, on training images and on faults made of them here. The limits come from
+sound validation images alone, at a stated share of false alarms. In the space of standardised embeddings:
 
 - known faults: the log-likelihood ratio of each kind against sound images, Gaussians of one covariance within
   all kinds (linear discriminants; Lee et al. 2018, arXiv 1807.03888; covariance after Ledoit and Wolf 2004);
 - novelty: squared distance from the sound mean outside the subspace in which sound images vary most, a
   quarter of the channels (the residual of ViM, Wang et al. 2022, arXiv 2203.10807).
 
-An image that is further from the mean of the fault that it resembles than nearly all that were made is novel,
-too: a skull looks like anything but an upright hand. One instance is judged at a time: its verdict never
-depends on its neighbours.
+An image that resembles a fault, but lies further from its mean than nearly all that were made, is novel as
+well: a skull resembles any fault more than an upright hand. Each instance is judged alone, so its verdict
+never depends on its neighbours.
 
 Legend: N images or embeddings, V views, H, W network view, C channels, R of the subspace, F kinds of fault,
 B batch.
@@ -49,12 +48,12 @@ _SUBSPACE_SHARE = 4
 _LEAST_SCALE = 1e-6
 _FEWEST = 2
 _NAMED = 0.95
-"""Share of the faults made for training that are near enough to be called by their name."""
+"""Share of the faults made for training that are reported by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A kind of fault: how it is made of a sound image and another one, and what it is called."""
+    """A kind of fault: how it is made of a sound image and its neighbour, and the error that reports it."""
 
     make: Callable[[Images, Images, np.random.Generator], Images]
     error: type[AbstainedError]
@@ -91,7 +90,7 @@ def _two(image_HW: Images, other_HW: Images, rng: np.random.Generator) -> Images
 
 
 def _fitted(image_HW: Images, size_HW: tuple[int, ...], rng: np.random.Generator) -> Images:
-    """On the grid of a view: by turns stretched over all of it, and with its aspect between black bars."""
+    """On the grid of a view: at random stretched over all of it, or with its aspect between black bars."""
     height, width = size_HW
     scale = min(height / image_HW.shape[0], width / image_HW.shape[1])
     inner = (round(scale * image_HW.shape[0]), round(scale * image_HW.shape[1]))
@@ -121,8 +120,8 @@ FAULTS: dict[str, Fault] = {
 class Checks:
     """Fitted arrays: ``means_GC`` of sound images and of each fault (G = F + 1), standardised like all else.
 
-    A ratio above ``fault_limit`` is a fault, a residual above ``novelty_limit`` is novel; ``near_F`` are the
-    residuals within which a fault is called by its name.
+    A ratio above ``fault_limit`` is a fault, a residual above ``novelty_limit`` is novel. ``near_F`` are the
+    largest residuals at which a fault is reported by name; beyond, the image is out of distribution.
     """
 
     centre_C: Floats
@@ -137,7 +136,7 @@ class Checks:
     novelty_limit: float
     train: int
     validation: int
-    believed: float = ABSTAIN_COVERAGE
+    coverage: float = ABSTAIN_COVERAGE
 
     def facts(self) -> dict[str, Any]:
         """All but the arrays, JSON-able."""
@@ -156,7 +155,7 @@ class Checks:
         safetensors.numpy.save_file(arrays, path)
 
     def findings(self, embedding_BC: Floats) -> list[AbstainedError | None]:
-        """What speaks against each instance; None where nothing does."""
+        """Why the score of each instance is withheld; None where it is not."""
         return [self._finding(embedding_C) for embedding_C in embedding_BC]
 
     def _finding(self, embedding_C: Floats) -> AbstainedError | None:
@@ -212,16 +211,19 @@ def fit_checks(embed: Embed, train_NVHW: Images, validation_NVHW: Images) -> Che
         or len(train_NVHW) < _FEWEST
     ):
         return None
+    # Standardise by the sound training images.
     sound_NC = embed(_spread(train_NVHW, SOUND_IMAGES)).astype(np.float64)
     centre_C, scale_C = sound_NC.mean(0), np.maximum(sound_NC.std(0), _LEAST_SCALE)
     some_NVHW = _spread(train_NVHW, FAULTY_IMAGES)
     kinds = [(sound_NC - centre_C) / scale_C]
     for place, name in enumerate(FAULTS):
         kinds.append((embed(made(name, some_NVHW, seed=place)) - centre_C) / scale_C)
+    # Linear discriminants: one covariance within all kinds; the ratio of fault f to sound is linear in z.
     means_GC = np.stack([kind_NC.mean(0) for kind_NC in kinds])
     centred = [kind_NC - mean_C for kind_NC, mean_C in zip(kinds, means_GC, strict=True)]
     within_CC = shrunk_covariance(np.concatenate(centred))
     probes_FC = np.linalg.solve(within_CC, (means_GC[1:] - means_GC[0]).T).T
+    # Novelty: the leading directions of the sound images; what lies outside them is the residual.
     _, vectors_CC = np.linalg.eigh(shrunk_covariance(kinds[0]))
     subspace_RC = vectors_CC.T[-(len(centre_C) // _SUBSPACE_SHARE) :]
     near_F = [np.quantile(_residuals(kind_NC, subspace_RC), _NAMED) for kind_NC in centred[1:]]

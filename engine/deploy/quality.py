@@ -1,6 +1,6 @@
-"""Input checks after scoring: what a score should not be believed of ends as ``abstained``, with its reason.
+"""Checks of every score: an instance that the model was not made for ends as ``abstained``, with a reason.
 
-Header rules ask what the file says of itself; image rules what the network saw; the last one how sure it was.
+They look at the header, at the image that the network saw, and at how sure the model was, in this order.
 Measured at 112 x 112 on 2,000 real hands (RSNA, at 100 x 100) and on faults made of 500 of them:
 
     rule           false alarms   found
@@ -11,9 +11,9 @@ Measured at 112 x 112 on 2,000 real hands (RSNA, at 100 x 100) and on faults mad
                                   turned by 90 or 180 degrees, all films with nothing but a marker; of other
                                   parts 85 % of 60 knees, 14 % of 300 joint close-ups, 28 % of 153 skulls
 
-So no rule here tells several hands, a cropped or a turned one for certain, or another body part without a
-header that says so. That is the work of ``engine.deploy.out_of_distribution``, by the network's embedding;
-what it found is asked between image and doubt. ``benchmarks/qa.py`` measures all of it together.
+No rule here finds several hands, a cropped or a rotated one reliably, nor another body part that the header
+does not name. ``engine.deploy.out_of_distribution`` does, by the network's embedding; its finding stands
+between those of the image and of the doubt. ``benchmarks/qa.py`` measures all of it together.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def verdicts(
     max_doubt: float | None,
     by_embedding: Sequence[AbstainedError | None] | None = None,
 ) -> list[AbstainedError | None]:
-    """Why each of B scored instances should not be believed; None where nothing speaks against it.
+    """Why the score of each of B instances is withheld; None where it is not.
 
     Args:
         samples: header columns and ``original_to_network`` of each instance.
         images_BVHW: what the network saw; the first view is judged.
         doubt_B: the column of the answer that is larger where the model is less sure.
         limits: what the task's images may say of themselves.
-        max_doubt: the model's own limit of the doubt, from its validation split; None asks nothing.
+        max_doubt: largest doubt that is accepted, from the validation split; None accepts any.
         by_embedding: what ``engine.deploy.out_of_distribution`` found; None where the bundle has no checks.
     """
     known = by_embedding if by_embedding is not None else [None] * len(samples)
@@ -81,7 +81,7 @@ def verdicts(
 
 
 def header_fault(row: Mapping[str, Any], limits: Limits) -> AbstainedError | None:
-    """What the header says against the instance; other body parts are filtered before (``InputRule``)."""
+    """A patient outside the limits of the task. Other body parts are filtered before (``InputRule``)."""
     age = row.get("age_months")
     if age is not None and limits.oldest_months is not None and age > limits.oldest_months:
         return AgeAboveRangeError("the patient is older than the patients this task is for")
@@ -89,7 +89,7 @@ def header_fault(row: Mapping[str, Any], limits: Limits) -> AbstainedError | Non
 
 
 def image_fault(image_HW: NDArray[np.uint8], *, is_middle_bright: bool) -> AbstainedError | None:
-    """What the image [H, W], without its padding, speaks against itself."""
+    """One grey, noise, or black and white exchanged, in an image [H, W] without its padding."""
     small_HW = _small(image_HW)
     if small_HW.std() < _LEAST_SD:
         return BlankError("the image is all of one grey")
@@ -136,7 +136,7 @@ def _correlation(image_HW: Floats) -> float:
 
 
 def _brighter_middle(image_HW: Floats) -> float:
-    """Grey values by which the middle is brighter than the ring; the larger of two opinions.
+    """Grey values by which the middle is brighter than the ring: the larger of mean and median.
 
     The outermost pixels are left out: plates often have a bright frame.
     """
