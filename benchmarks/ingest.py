@@ -36,7 +36,7 @@ from engine.dicom.write import ENCODERS, Facts, uid_from, write_instance
 from engine.imaging.preprocess import Picture, View, apply_to_picture, least_HW
 from engine.ingest.instance import InputRule
 from engine.ingest.malloc import FRAMES, keep_freed_memory
-from engine.ingest.sample import Reading, sample_of
+from engine.ingest.sample import Reading, samples_of
 from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
 
 SYNTAXES = ("explicit", "jpeg-ls", "jpeg-lossless", "jpeg-2000")
@@ -77,7 +77,7 @@ def _facts(syntax: str, place: int) -> Facts:
 
 def _all_of_ingest(data: bytes, view: View) -> None:
     rule = InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=view)
-    sample_of(data, Reading(source="", rule=rule, salt=b"benchmark"))
+    samples_of(data, Reading(source="", rules=(rule,), salt=b"benchmark"))
 
 
 def _image_alone(data: bytes, view: View) -> None:

@@ -75,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     rule = InputRule(sop_classes=PROJECTION_SOP_CLASSES, view=View(size_HW=(options.size, options.size)))
     plan = sources.plan(str(options.archive), options.shard_size)
-    spec = ReadSpec(source=str(options.archive), folder=Path(), rule=rule, salt=b"benchmark")
+    spec = ReadSpec(source=str(options.archive), folder=Path(), rules=(rule,), salt=b"benchmark")
     start_ray()
     seconds: dict[str, list[float]] = {"pool": [], "ray": []}
     with (

@@ -62,7 +62,7 @@ def main() -> None:
     plan = sources.plan(str(options.archive), options.count)
     step = max(plan.num_rows // options.count, 1)
     rows = plan.take(list(range(0, plan.num_rows, step))[: options.count]).to_pylist()
-    isolated = ReadSpec(source=str(options.archive), folder=Path(), rule=rule, salt=b"benchmark")
+    isolated = ReadSpec(source=str(options.archive), folder=Path(), rules=(rule,), salt=b"benchmark")
     specs = {"inline": replace(isolated, isolation=None), "isolated": isolated}
     best = {name: (float("inf"), float("inf")) for name in specs}
     for spec in specs.values():

@@ -32,7 +32,7 @@ from engine.dicom.write import Facts, uid_from, write_instance
 from engine.imaging.preprocess import apply
 from engine.ingest import covariates
 from engine.ingest.instance import InputRule
-from engine.ingest.sample import Reading, sample_of
+from engine.ingest.sample import Reading, samples_of
 
 _GRAIN = 4.0
 """sd of the noise below the 8 bits of the source, in stored values of 12 bits."""
@@ -54,7 +54,10 @@ def as_dicom(source: Path, target: Path) -> bytes:
 def both_ways(data: bytes, rule: InputRule) -> tuple[Image, Image, float]:
     """The image as it is read, the one of a whole decode, and how many times faster the first was."""
     started = time.perf_counter()
-    _, reduced_HW = sample_of(data, Reading(source="", rule=rule, salt=b"benchmark"))
+    (outcome,) = samples_of(data, Reading(source="", rules=(rule,), salt=b"benchmark"))
+    if isinstance(outcome, Exception):
+        raise outcome
+    _, reduced_HW = outcome
     middle = time.perf_counter()
     data_set = parse(data, elements.TAGS, Limits())
     whole_HW, _ = apply(display_values(data_set, Limits()), rule.view)

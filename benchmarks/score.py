@@ -100,7 +100,7 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         archive = linked(archive, scratch / "archive", options.count)
     bundle, source = open_bundle(options.model), str(archive)
     plan = sources.plan(source)
-    spec = ReadSpec(source=source, folder=scratch, rule=bundle.rule, salt=b"benchmark")
+    spec = ReadSpec(source=source, folder=scratch, rules=(bundle.rule,), salt=b"benchmark")
     images_BVHW, covariates_BQ = shown(plan, spec, bundle)
     scoring = ScoreSpec(bundles=(options.model.resolve(),), engines=(bundle.engine,))
     start_ray()

@@ -236,8 +236,8 @@ class AlreadyScoredError(FilteredError):
 
     code = "ORY-F05"
     reason = "already_scored"
-    route: tuple[int, str] = (0, "only_fit")
-    """Place of the rule that takes the instance, and why (``engine.ingest.routing``)."""
+    route: str = "only_fit"
+    """Why the rule takes the instance (``engine.ingest.routing``)."""
 
 
 class BodyPartError(FilteredError):

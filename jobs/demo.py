@@ -81,8 +81,8 @@ def _ingest(archive: Path, data: Path) -> None:
     task, labels = task_named(TASK), archive / LABELS_NAME
     manifest_of = partial(ingest_manifest, task.facts(), str(archive), labels)
     spec = ReadSpec(
-        source=str(archive), folder=data, rule=task.rule, salt=read_salt(), label_names=task.label_columns,
-        labels=read_label_table(labels, task.labels),
+        source=str(archive), folder=data, rules=(task.rule,), salt=read_salt(),
+        label_names=task.label_columns, labels=read_label_table(labels, task.labels),
     )  # fmt: skip
     with running(data) as run:
         run_ingest(spec, manifest_of, SHARD_SIZE, run)
@@ -115,7 +115,9 @@ def _export(out: Path) -> Bundle:
 
 
 def _score(archive: Path, bundle: Bundle, out: Path) -> dict[str, Any]:
-    spec = ReadSpec(source=str(archive), folder=out, rule=bundle.rule, salt=read_salt())
+    spec = ReadSpec(
+        source=str(archive), folder=out, rules=(bundle.rule,), tasks=(bundle.task,), salt=read_salt()
+    )
     with running(out) as run:
         counts, speed = run_score(spec, (bundle,), run, Request(shard_size=SHARD_SIZE))
     return {**counts, "archive_images_per_second": speed["images_per_second"]}

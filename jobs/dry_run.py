@@ -15,6 +15,7 @@ from rich.table import Table
 
 from engine.deploy.bundle import Bundle
 from engine.ingest.instance import InputRule
+from engine.ingest.routing import Open
 from engine.ingest.sample import Sample
 from engine.ingest.survey import Survey, survey
 from jobs.console import finish, planning, progress
@@ -33,7 +34,7 @@ def dry_run(source: str, rule: InputRule, *, as_json: bool) -> NoReturn:
 
 
 def score_dry_run(
-    source: str, bundles: Sequence[Bundle], shard_size: int | None, *, is_named: bool, as_json: bool
+    source: str, bundles: Sequence[Bundle], shard_size: int | None, *, route: Open, as_json: bool
 ) -> NoReturn:
     """Survey ``source`` for some bundles, read and score a few instances, and end the verb. Writes nothing.
 
@@ -42,7 +43,7 @@ def score_dry_run(
     """
     with planning() as on_plan, progress("headers") as on_progress:
         rules = [bundle.rule for bundle in bundles]
-        found = survey(source, rules, shard_size, is_named=is_named, on_plan=on_plan, on_progress=on_progress)
+        found = survey(source, rules, shard_size, route=route, on_plan=on_plan, on_progress=on_progress)
     _show(found, [bundle.task for bundle in bundles])
     cores = os.cpu_count() or 1
     models = [_model(found, place, bundle) for place, bundle in enumerate(bundles)]

@@ -87,7 +87,7 @@ def ingest(
     limits = read_limits(options)
     part = chosen_crop(crop, region, erase=erase)
     spec = ReadSpec(
-        source=source, folder=out, rule=rule, salt=read_salt(),
+        source=source, folder=out, rules=(rule,), salt=read_salt(),
         label_names=question.label_columns if labels else (),
         labels=read_label_table(labels, question.labels) if labels else None,
         deidentified=deidentified_to.resolve() if deidentified_to else None, crop=part,

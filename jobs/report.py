@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from engine.errors import UsageError
 from engine.store.files import MANIFEST_NAME, read_json, replacing
@@ -102,12 +104,20 @@ def image_reader(folder: Path) -> LoadImage | None:
     """
     from engine import sources
     from engine.ingest.instance import rule_from_facts
-    from engine.ingest.sample import Reading, sample_of
+    from engine.ingest.sample import Reading, samples_of
 
     manifest = read_json(folder / MANIFEST_NAME)
     rules = [rule_from_facts(model["task"]["rule"]) for model in manifest.get("models", [])]
     if not rules or not manifest.get("source"):
         return None
     source = str(manifest["source"])
-    reading = Reading(source=source, rule=rules[0], further_rules=tuple(rules[1:]), salt=bytes(32))
-    return lambda path: sample_of(sources.read(source, path), reading)[1]
+    reading = Reading(source=source, rules=tuple(rules), salt=bytes(32))
+
+    def image(path: str) -> NDArray[np.uint8]:
+        outcomes = samples_of(sources.read(source, path), reading)
+        for outcome in outcomes:
+            if isinstance(outcome, tuple):
+                return outcome[1]
+        raise next(outcome for outcome in outcomes if isinstance(outcome, Exception))
+
+    return image

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 from uuid import uuid4
 
 import pyarrow as pa
@@ -19,8 +19,10 @@ from engine.deploy.bundle import Bundle, open_bundle
 from engine.deploy.engines import choose_engine, gpus_of
 from engine.errors import UnknownNameError, UsageError
 from engine.ingest import reuse
+from engine.ingest.routing import Open
 from engine.ingest.shard import ReadSpec
 from engine.store import ledger
+from engine.store.counts import Counts, shown
 from engine.store.files import MANIFEST_NAME, code_version, read_json, sha256_of_facts
 from jobs.cluster_session import cluster_cores, is_joining, require_gpus, start_ray
 from jobs.console import PARTIAL, finish, progress
@@ -38,10 +40,9 @@ if TYPE_CHECKING:
 # One compiled student keeps up with this many cores that decode.
 CORES_PER_PREDICTOR = 8
 
-ROUTES = ("any", "named")
 ROUTE_HELP = (
-    "any: what the header leaves open goes to the first bundle that takes it; named: it is filtered, and a "
-    "bundle gets only films whose BodyPartExamined names a part of it alone."
+    "Who scores an instance whose BodyPartExamined names a body part of no bundle: all that accept it, the "
+    "first of them, or none (named)."
 )
 REPORT_HELP = "Write OUT/report.html when all is scored, as `osteoray report` does."
 DELIVER_HELP = "Deliver there when all is scored, as `osteoray deliver --to` does; may be repeated."
@@ -53,12 +54,12 @@ def score(
     model: Annotated[
         list[Path],
         typer.Option(
-            metavar="BUNDLE", help="Of `osteoray export`; repeated, an instance goes to one that fits."
+            metavar="BUNDLE", help="Of `osteoray export`; repeated, each that accepts an instance scores it."
         ),
     ],
     *,
     engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
-    route: Annotated[str, typer.Option(metavar="any|named", help=ROUTE_HELP)] = ROUTES[0],
+    route: Annotated[str, typer.Option(metavar="all|first|named", help=ROUTE_HELP)] = "all",
     resume: Annotated[
         bool,
         typer.Option(help="Go on where an earlier run of the same command stopped; --no-resume refuses to."),
@@ -75,25 +76,26 @@ def score(
 ) -> None:
     """Score an archive. Every file ends as scored, filtered, abstained or quarantined, with a reason code.
 
-    With several bundles of different tasks, an instance goes to the one that its header fits; fit several, to
-    one that names its body part, else to the first named. The column `route` says which of these it was.
+    With several bundles of different tasks each file is read once, and every bundle that accepts it scores
+    it: those whose body part the header names, or, where it names none, those that --route says. The column
+    `route` says why. There is one table of predictions a task, and the counts add up for each task.
 
     Kill it at any time and give the same command again: finished shards are kept, no row is lost or doubled.
     Exit code 3 says that some files were quarantined or some results not delivered, 4 that more failed than
     --max-failures allows, 75 that another run holds the folder, 143 that SIGTERM ended it in order; in each
     case the same command goes on.
     """
-    bundles, is_named = opened_bundles(model, engine), only_named(route)
+    bundles, where_open = opened_bundles(model, engine), read_route(route)
     if options.dry_run:
-        score_dry_run(source, bundles, options.shard_size, is_named=is_named, as_json=options.json)
+        score_dry_run(source, bundles, options.shard_size, route=where_open, as_json=options.json)
     out = options.folder(source)
     if deliver:  # what writes reports is slow to import
         require_sinks(deliver)
     limits = read_limits(options)
-    rules = tuple(bundle.rule for bundle in bundles)
     spec = ReadSpec(
-        source=source, folder=out, rule=rules[0], further_rules=rules[1:], is_named=is_named, salt=read_salt()
-    )
+        source=source, folder=out, rules=tuple(bundle.rule for bundle in bundles), route=where_open,
+        tasks=tuple(bundle.task for bundle in bundles), salt=read_salt(),
+    )  # fmt: skip
     request = Request(
         shard_size=options.shard_size,
         resume=resume,
@@ -104,7 +106,7 @@ def score(
         counts, speed = run_score(spec, bundles, run, request)
     handed_on = _hand_on(out, deliver or (), has_report=report)
     sent = handed_on.get("delivered", {})
-    code = PARTIAL if counts["quarantined"] or any(map(is_partial, sent.values())) else 0
+    code = PARTIAL if has_quarantined(counts) or any(map(is_partial, sent.values())) else 0
     summary = {"out": str(out), **counts, **speed, **handed_on}
     finish("score", summary, as_json=options.json, exit_code=code)
 
@@ -119,22 +121,28 @@ def _hand_on(out: Path, sinks: Sequence[str], *, has_report: bool) -> dict[str, 
     return facts
 
 
-def only_named(route: str) -> bool:
-    """Whether ``--route`` asks for instances alone whose header names a body part of one model.
+def has_quarantined(counts: Counts) -> bool:
+    """Whether some instances were quarantined, for any task."""
+    return any(of_one["quarantined"] for of_one in counts.get("tasks", {"": counts}).values())
+
+
+def read_route(word: str) -> Open:
+    """What ``--route`` asks for.
 
     Raises:
-        UnknownNameError: it is no word of ROUTES.
+        UnknownNameError: it is no word of ``routing.Open``.
     """
-    if route not in ROUTES:
-        raise UnknownNameError("route", route, ROUTES)
-    return route != ROUTES[0]
+    for known in get_args(Open):
+        if word == known:
+            return cast(Open, known)
+    raise UnknownNameError("route", word, get_args(Open))
 
 
 def opened_bundles(folders: Sequence[Path], engine: str | None) -> tuple[Bundle, ...]:
     """The bundles in the order given, each with the engine that is to run it.
 
     Raises:
-        UsageError: two are of one task: the second would get nothing.
+        UsageError: two are of one task: there is one table of predictions a task.
         BundleError, TableError: one is incomplete or was changed.
         MissingDependencyError: the engine is not installed, or there is no GPU for it.
     """
@@ -146,19 +154,17 @@ def opened_bundles(folders: Sequence[Path], engine: str | None) -> tuple[Bundle,
     task, count = Counter(bundle.task for bundle in bundles).most_common(1)[0]
     if count > 1:
         raise UsageError(
-            f"{count} bundles are of task {task}, and each instance goes to one bundle: "
+            f"{count} bundles are of task {task}, and a run has one table of predictions a task: "
             "score with one after the other, and hold the folders against each other with `osteoray compare`"
         )
     return bundles
 
 
 def score_manifest(
-    source: str, bundles: Sequence[Bundle], shard_size: int, *, is_named: bool = False
+    source: str, bundles: Sequence[Bundle], shard_size: int, *, route: Open = "all"
 ) -> dict[str, Any]:
     """What a score folder says of how it is made; a resumed job must say the same."""
-    config: dict[str, Any] = {"models": _chosen(bundles), "shard_size": shard_size}
-    if is_named:
-        config["route"] = ROUTES[1]
+    config: dict[str, Any] = {"models": _chosen(bundles), "shard_size": shard_size, "route": route}
     return {
         "kind": "score",
         "source": sources.identity(source),
@@ -185,8 +191,10 @@ class Request:
 
 def run_score(
     spec: ReadSpec, bundles: tuple[Bundle, ...], run: Run, request: Request
-) -> tuple[dict[str, int], dict[str, Any]]:
+) -> tuple[Counts, dict[str, Any]]:
     """Plan, begin or resume, score and close the folder that ``run`` holds; gives counts and speed.
+
+    Counts of a single task are flat.
 
     Raises:
         BudgetSpentError, StoppedError, LeaseLostError: the run ended early; what was finished is kept.
@@ -198,7 +206,7 @@ def run_score(
         reuse.require_same(folder, {"config": {"models": _chosen(bundles)}, "salt_check": salt_check})
     paced = replace(spec, pace=run.limits.pace(run.staging))
     scoring = _Scoring(paced, bundles, run, request.reuse)
-    manifest_of = partial(score_manifest, spec.source, bundles, is_named=spec.is_named)
+    manifest_of = partial(score_manifest, spec.source, bundles, route=spec.route)
     listing = begin(paced, manifest_of, request.shard_size)
     before = unfinished(spec.folder) if request.incremental else None
     if before is not None:
@@ -216,7 +224,7 @@ class _Scoring:
     run: Run
     reuse: tuple[Path, ...]
 
-    def finish(self, plan: pa.Table) -> tuple[dict[str, int], dict[str, Any]]:
+    def finish(self, plan: pa.Table) -> tuple[Counts, dict[str, Any]]:
         """Score what is missing of a plan, and close the folder."""
         folder, run = self.spec.folder, self.run
         missing = ledger.missing_shards(folder, plan)
@@ -231,7 +239,7 @@ class _Scoring:
         if not speed["scored_this_run"]:  # nothing was left to do: show the speed of the run that did it
             earlier = read_json(folder / MANIFEST_NAME)["speed"]
             speed["images_per_second"] = earlier["images_per_second"]
-        return counts, speed
+        return shown(counts), speed
 
     def _score(self, plan: pa.Table) -> dict[str, Any]:
         from engine.deploy.on_ray import ScoreSpec
@@ -269,8 +277,8 @@ class _Scoring:
     def _index(self) -> Path | None:
         """Where the rows of this folder and of the lenders are found by their bytes; None without rows."""
         index = self.run.staging / f"known-{uuid4().hex}"
-        maps = {bundle.sha256: bundle.map_HW for bundle in self.bundles}
-        return index if reuse.write_index(index, [self.spec.folder, *self.reuse], maps) else None
+        models = {bundle.sha256: bundle.task for bundle in self.bundles}
+        return index if reuse.write_index(index, [self.spec.folder, *self.reuse], models) else None
 
 
 def stages(stats: RunStats, wall_s: float, *, readers: int, actors: int) -> dict[str, Any]:

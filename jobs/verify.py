@@ -10,6 +10,7 @@ import typer
 from engine.distillation import teacher_cache
 from engine.ingest import deidentified
 from engine.store import verification
+from engine.store.counts import shown
 from jobs.console import finish
 
 
@@ -35,7 +36,7 @@ def verify(
     if teacher_cache.is_cache(folder):
         taught = teacher_cache.open_cache(folder).facts["counts"]
         teacher_cache.require_intact(folder)
-        finish("verify", {"folder": str(folder), **taught, "books": "balance"}, as_json=json)
+        finish("verify", {"folder": str(folder), **taught, "ledger": "balances"}, as_json=json)
     counts = verification.verify(folder, audit_head)
     exported = deidentified.verify(folder)
-    finish("verify", {"folder": str(folder), **counts, **exported, "books": "balance"}, as_json=json)
+    finish("verify", {"folder": str(folder), **shown(counts), **exported, "ledger": "balances"}, as_json=json)

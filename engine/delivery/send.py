@@ -195,9 +195,9 @@ class ResultBuilder:
         height, width = rule.view.size_HW
         scale = secondary_capture.SIDE_PX / max(height, width)
         view = dataclasses.replace(rule.view, size_HW=(round(height * scale), round(width * scale)))
-        reading = Reading(source=self._source, rule=dataclasses.replace(rule, view=view), salt=_NO_SALT)
+        reading = Reading(source=self._source, rules=(dataclasses.replace(rule, view=view),), salt=_NO_SALT)
         self._reader = self._reader or Reader(Isolation())
-        (outcome,) = self._reader.read(reading, [row["path"]])
+        ((outcome,),) = self._reader.read(reading, [row["path"]])
         if isinstance(outcome, InstanceError | FilteredError):
             return SendResult(REFUSED, outcome.reason)
         return secondary_capture.capture(scored, source, outcome[1], row[_MAP])

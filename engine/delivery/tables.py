@@ -26,6 +26,7 @@ from engine.delivery.scored import RESEARCH_USE, Models
 from engine.errors import UsageError
 from engine.evaluation.answer import Column
 from engine.store import ledger
+from engine.store.counts import COUNT_NAMES
 from engine.store.files import MANIFEST_NAME, read_json, replacing
 
 _OWN = pa.large_string()
@@ -125,7 +126,7 @@ def gathered(scores: Path) -> pa.Table:
     answers = {column.name: column for task in tasks for column in task.answer.columns}
     gone = ledger.superseded(scores)
     parts = (
-        _part(path, ledger.COUNT_NAMES[table], gone, answers)
+        _part(path, COUNT_NAMES[table], gone, answers)
         for table in ("predictions", *ledger.REJECT_TABLES)
         for path in ledger.tables_of(scores, table)
     )

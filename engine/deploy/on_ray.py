@@ -14,9 +14,9 @@ from ray.data import ActorPoolStrategy
 
 from engine.deploy.bundle import open_bundle
 from engine.deploy.engines import gpus_of
-from engine.deploy.score import Scorer, result_tables
+from engine.deploy.score import Scorer, predictions_schema, result_tables
 from engine.ingest.on_ray import RunCallbacks, Tally, blocks, per_shard, planned_rows
-from engine.ingest.reuse import TABLES, common_grid
+from engine.ingest.reuse import TABLES
 from engine.ingest.shard import ReadSpec, read_rows
 from engine.store import ledger
 
@@ -49,11 +49,10 @@ class ScoreSpec:
 class RunStats:
     """What a run did: instances that ended, those taken from earlier rows, and busy seconds by stage.
 
-    ``received`` are instances that went through all stages, whether their shard is whole or not.
+    ``reused`` and ``predicted`` are rows: an instance has one for each model.
     """
 
     ended: int = 0
-    received: int = 0
     reused: int = 0
     predicted: int = 0
     read_s: float = 0.0
@@ -83,7 +82,8 @@ def score(
         num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
         fn_constructor_kwargs={"scoring": scoring},
     )  # fmt: skip
-    map_HW = common_grid(open_bundle(bundle).map_HW for bundle in scoring.bundles)
+    bundles = [open_bundle(folder) for folder in scoring.bundles]
+    schemas = {bundle.task: predictions_schema(bundle) for bundle in bundles}
     parts: dict[int, list[pa.Table]] = defaultdict(list)
     for block in blocks(rows, calls):
         if not block.num_rows:
@@ -91,8 +91,8 @@ def score(
         _count(block, stats, calls)
         for shard in pc.unique(block["shard"]).to_pylist():
             parts[shard].append(block.filter(pc.equal(block["shard"], shard)))
-            if sum(part.num_rows for part in parts[shard]) == tally.rows_of_shard[shard]:
-                tables = result_tables(parts.pop(shard), map_HW)
+            if sum(part.num_rows for part in parts[shard]) == parts[shard][0]["shard_rows"][0].as_py():
+                tables = result_tables(parts.pop(shard), schemas)
                 calls.on_shard(shard, ledger.commit_shard(spec.folder, shard, tables, spec.pace.staging))
                 tally.add(shard)
     stats.ended = tally.added
@@ -100,14 +100,13 @@ def score(
 
 
 def _waiting_bytes(shard_rows: int, spec: ReadSpec, workers: int) -> int:
-    pixels = max(math.prod(rule.view.size_HW) for rule in spec.reading.rules)
+    pixels = max(math.prod(rule.view.size_HW) for rule in spec.rules)
     return max(_WAITING_SHARDS * workers * shard_rows * pixels, _LEAST_WAITING_BYTES)
 
 
 def _count(block: pa.Table, stats: RunStats, calls: RunCallbacks) -> None:
     """Put the rows of one block into what was done."""
     by_table = {row["values"]: row["counts"] for row in block["table"].value_counts().to_pylist()}
-    stats.received += block.num_rows
     stats.reused += sum(by_table.get(name, 0) for name in TABLES.values())
     stats.predicted += by_table.get("samples", 0)
     stats.read_s += pc.sum(block["read_s"]).as_py() or 0.0
@@ -117,12 +116,16 @@ def _count(block: pa.Table, stats: RunStats, calls: RunCallbacks) -> None:
 
 
 def _read_rows(batch: pa.Table, spec: ReadSpec) -> pa.Table:
-    """Read, decode and preprocess one shard; no rows where the run has been asked to stop."""
+    """Read, decode and preprocess one shard; no rows where the run has been asked to stop.
+
+    ``shard_rows`` says in each row how many rows there are: an instance has one for each model or for all.
+    """
     if not spec.pace.may_start():
         return batch.slice(0, 0)
     (shard,) = batch["shard"].to_pylist()
     began_s = time.perf_counter()
     rows = read_rows(planned_rows(spec.folder, shard), spec)
+    rows = rows.append_column("shard_rows", pa.repeat(pa.scalar(rows.num_rows), rows.num_rows))
     return _with_share(rows, "read_s", time.perf_counter() - began_s)
 
 

@@ -8,7 +8,7 @@ Legend: B samples of one bundle, V views, H, W of its view.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from engine.deploy.abstained import AbstainedError
 from engine.deploy.bundle import ATTENTION, EMBEDDING, Bundle, open_bundle
 from engine.deploy.engines import Predictor, open_predictor
 from engine.evaluation.answer import Raw, Row
-from engine.imaging.overlay import enlarged
 from engine.ingest import covariates
-from engine.ingest.reuse import TABLES, Grid, common_grid
+from engine.ingest.reuse import TABLES, reused
 from engine.store import ledger, schema
+from engine.store.counts import PREDICTIONS, predictions_of
 from engine.store.files import code_version
 from engine.tasks import task_named
 from engine.tasks.task import Task
@@ -35,13 +35,6 @@ PROVENANCE = ("task", "model_sha256", "code_version")
 """Columns that say what made a row."""
 MAP = "attention_map"
 """Column of the attention map."""
-_SCORED = pa.schema(
-    [
-        pa.field(field.name, pa.binary() if field.name == MAP else field.type)
-        for field in schema.predictions((1, 1))
-    ]
-)
-"""The columns of predictions with maps as bytes: a block has them, whatever its rows are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +97,14 @@ def verdicts(
     )  # fmt: skip
 
 
+def predictions_schema(bundle: Bundle) -> pa.Schema:
+    """The stamped schema of a bundle's table of predictions."""
+    fields = [column.field() for column in task_named(bundle.task).answer.columns]
+    return schema.stamped(schema.predictions(fields, bundle.map_HW), PREDICTIONS)
+
+
 class Scorer:
-    """The models of some bundles, each opened once, and the grid of their attention maps."""
+    """The models of some bundles, each opened once."""
 
     def __init__(self, folders: Sequence[Path], engines: Sequence[str], *, threads: int) -> None:
         """Open the bundles, each with its engine and ``threads``.
@@ -117,20 +116,26 @@ class Scorer:
             open_model(folder, engine, threads=threads)
             for folder, engine in zip(folders, engines, strict=True)
         ]
-        self._map_HW = common_grid(model.bundle.map_HW for model in self._models)
+        scored = [_with_maps_as_bytes(predictions_schema(model.bundle)) for model in self._models]
+        self._empty = pa.unify_schemas(scored).empty_table()
 
     def score(self, rows: pa.Table) -> pa.Table:
         """The rows of ``shard.read_rows`` without images: samples scored or abstained, the rest as it was."""
         is_sample = pc.equal(rows["table"], "samples")
-        parts = [_SCORED.empty_table(), rows.filter(pc.invert(is_sample)).drop_columns(["image"])]
+        parts = [self._empty, rows.filter(pc.invert(is_sample)).drop_columns(["image"])]
         for place, model in enumerate(self._models):
             samples = rows.filter(pc.and_(is_sample, pc.equal(rows["rule"], place)))
             if samples.num_rows:
-                parts.append(_scored(model, samples, self._map_HW))
+                parts.append(_scored(model, samples))
         return pa.concat_tables(parts, promote_options="default")
 
 
-def _scored(model: Model, samples: pa.Table, map_HW: Grid) -> pa.Table:
+def _with_maps_as_bytes(full: pa.Schema) -> pa.Schema:
+    """The columns of predictions, all nullable: a block has them, whatever its rows are."""
+    return pa.schema([(field.name, pa.binary() if field.name == MAP else field.type) for field in full])
+
+
+def _scored(model: Model, samples: pa.Table) -> pa.Table:
     """The samples of one model as rows of predictions, or of ``abstained`` with their reason."""
     size_HW = model.bundle.rule.view.size_HW
     images_BVHW = np.stack(
@@ -139,7 +144,7 @@ def _scored(model: Model, samples: pa.Table, map_HW: Grid) -> pa.Table:
     read = samples.drop_columns(["image"])
     results = score_rows(model, read.to_pylist(), images_BVHW)
     scored = [{} if isinstance(result, AbstainedError) else result for result in results]
-    maps = [enlarged(row[MAP], map_HW).tobytes() if MAP in row else None for row in scored]
+    maps = [row[MAP].tobytes() if MAP in row else None for row in scored]
     columns = {
         **{name: pa.repeat(pa.scalar(fact), len(results)) for name, fact in model.provenance.items()},
         **{
@@ -154,20 +159,40 @@ def _scored(model: Model, samples: pa.Table, map_HW: Grid) -> pa.Table:
     return _withheld(kept, [result if isinstance(result, AbstainedError) else None for result in results])
 
 
-def result_tables(parts: Sequence[pa.Table], map_HW: Grid) -> dict[str, pa.Table]:
-    """The tables of one scored shard in their declared schemas, rows in the order of the plan."""
-    rows = pa.concat_tables(parts, promote_options="default").sort_by("instance_index")
-    full = schema.stamped(schema.predictions(map_HW), "predictions")
-    scored = rows.filter(pc.is_in(rows["table"], pa.array(["samples", TABLES["predictions"]])))
-    maps = [np.frombuffer(data.as_buffer(), np.uint8) for data in scored[MAP]]
-    stack = np.concatenate(maps).reshape(-1, *map_HW) if maps else np.zeros((0, *map_HW), np.uint8)
-    columns = [schema.tensor_column(stack) if field.name == MAP else scored[field.name] for field in full]
-    tables = {"predictions": pa.Table.from_arrays(columns, names=full.names).cast(full)}
+def result_tables(parts: Sequence[pa.Table], schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Table]:
+    """The tables of one scored shard in their declared schemas, rows in the order of the plan.
+
+    ``schemas`` are those of the predictions, by task: there is a table for each.
+    """
+    rows = pa.concat_tables(parts, promote_options="default").sort_by(
+        [("instance_index", "ascending"), ("task", "ascending")]
+    )
+    is_scored = pc.is_in(rows["table"], pa.array(["samples", reused(PREDICTIONS)]))
+    tables = {
+        predictions_of(task): _predictions(
+            rows.filter(pc.and_(is_scored, pc.equal(rows["task"], task))), full
+        )
+        for task, full in schemas.items()
+    }
     for name in ledger.REJECT_TABLES:
         full = schema.rejects(name)
         here = pa.array([name, TABLES.get(name, name)])
         tables[name] = rows.filter(pc.is_in(rows["table"], here)).select(full.names).cast(full)
     return tables
+
+
+def _predictions(scored: pa.Table, full: pa.Schema) -> pa.Table:
+    """Scored rows in the schema of their task's table."""
+    columns = [
+        _map_column(scored[MAP], field.type.shape) if field.name == MAP else scored[field.name]
+        for field in full
+    ]
+    return pa.Table.from_arrays(columns, names=full.names).cast(full)
+
+
+def _map_column(maps: pa.ChunkedArray, map_HW: Sequence[int]) -> pa.ExtensionArray:
+    values = [np.frombuffer(data.as_buffer(), np.uint8) for data in maps]
+    return schema.tensor_column(np.concatenate([np.zeros(0, np.uint8), *values]).reshape(-1, *map_HW))
 
 
 def _withheld(scored: pa.Table, verdicts: Sequence[AbstainedError | None]) -> pa.Table:

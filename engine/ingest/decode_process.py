@@ -1,6 +1,6 @@
 """Reading and decoding in a child process: a file that crashes, hangs or balloons a decoder costs one row.
 
-    Reader.read(paths) --- order: all paths of a shard --> engine.reader_child
+    Reader.read(paths) --- order: all paths of a shard --> engine.ingest.decode_worker
                        <-- one answer for each path, in order ---
 
 The child answers in the order of the paths, so the first path without an answer is the one in hand when the
@@ -9,6 +9,7 @@ child ends. It is then given up with a typed error, and a fresh child goes on wi
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -27,14 +28,11 @@ from engine.errors import (
     DecoderCrashError,
     DecoderMemoryError,
     DecoderTimeoutError,
-    FilteredError,
     InstanceError,
     IsolationError,
 )
 from engine.ingest import wire
-from engine.ingest.sample import Reading, Sample
-
-Outcome = Sample | InstanceError | FilteredError
+from engine.ingest.sample import Outcome, Reading
 
 _CHILD = ("-P", "-m", "engine.ingest.decode_worker")
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
@@ -66,13 +64,13 @@ class Reader:
         self._isolation = isolation
         self._child: _Child | None = None
 
-    def read(self, reading: Reading, paths: Sequence[str]) -> list[Outcome]:
-        """The sample, or the typed error, of each path.
+    def read(self, reading: Reading, paths: Sequence[str]) -> list[list[Outcome]]:
+        """Of each path, what each rule of the reading makes of it.
 
         Raises:
             IsolationError: the child cannot be started, or ends before it has a file in hand.
         """
-        outcomes: list[Outcome] = []
+        outcomes: list[list[Outcome]] = []
         deaths, is_second_chance = 0, False
         while len(outcomes) < len(paths):
             before = len(outcomes)
@@ -87,23 +85,23 @@ class Reader:
             elif ended.is_from_outside and not is_second_chance:
                 is_second_chance = True
             else:
-                outcomes.append(ended.verdict())
+                outcomes.append([ended.verdict()] * len(reading.rules))
                 deaths, is_second_chance = 0, False
         return outcomes
 
-    def read_bytes(self, reading: Reading, data: bytes) -> Outcome:
-        """The sample, or the typed error, of the bytes of one file; the reading's source is not asked.
+    def read_bytes(self, reading: Reading, data: bytes) -> list[Outcome]:
+        """What each rule makes of the bytes of one file; the reading's source is not asked.
 
         Raises:
             IsolationError: the child cannot be started, or ends before it has the file in hand.
         """
-        outcomes: list[Outcome] = []
+        outcomes: list[list[Outcome]] = []
         for deaths in range(1, self._isolation.attempts + 1):
             ended = self._attempt({"reading": reading.facts(), "paths": None}, data, outcomes)
             if ended is None:
                 break
             if ended.has_begun:
-                return ended.verdict()
+                return [ended.verdict()] * len(reading.rules)
             self._check(deaths, ended)
         return outcomes[0]
 
@@ -120,7 +118,7 @@ class Reader:
                 "its own message is above; check the installation and the memory of this machine"
             )
 
-    def _attempt(self, order: wire.Facts, data: bytes, outcomes: list[Outcome]) -> _Ended | None:
+    def _attempt(self, order: wire.Facts, data: bytes, outcomes: list[list[Outcome]]) -> _Ended | None:
         """Add the outcomes of one order; how the child ended where it did not come to the end of it."""
         count = 1 if order["paths"] is None else len(order["paths"])
         has_begun = False
@@ -130,7 +128,7 @@ class Reader:
             child.answer()
             has_begun = True
             for _ in range(count):
-                outcomes.append(child.outcome())
+                outcomes.append(child.outcomes(len(order["reading"]["rules"])))
         except TimeoutError:
             return self._ended(has_begun=has_begun, is_late=True)
         except (EOFError, ConnectionError):
@@ -245,17 +243,25 @@ class _Child:
             raise EOFError(self._failure)
         return facts, raw
 
-    def outcome(self) -> Outcome:
-        """The next answer to an order.
+    def outcomes(self, count: int) -> list[Outcome]:
+        """The next answer to an order: so many outcomes.
 
         Raises:
             EOFError, OSError: the child is gone, or late.
         """
         try:
             facts, raw = self.answer()
-            if "code" in facts:
-                return wire.error_from_facts(facts)
-            return facts["row"], np.frombuffer(raw, np.uint8).reshape(facts["shape"])
+            pixels, outcomes = np.frombuffer(raw, np.uint8), list[Outcome]()
+            for one in facts["outcomes"]:
+                if "code" in one:
+                    outcomes.append(wire.error_from_facts(one))
+                    continue
+                size = math.prod(one["shape"])
+                outcomes.append((one["row"], pixels[:size].reshape(one["shape"])))
+                pixels = pixels[size:]
+            if len(outcomes) != count or len(pixels):
+                raise ValueError("another number of outcomes or pixels")
+            return outcomes
         except (LookupError, TypeError, ValueError) as error:
             self._failure = "its answer makes no sense"
             raise EOFError(self._failure) from error

@@ -1,4 +1,4 @@
-"""The child process that reads and decodes: ``python -m engine.reader_child PARENT_PID MEMORY_BYTES``.
+"""The process that reads and decodes: ``python -m engine.ingest.decode_worker PARENT_PID MEMORY_BYTES``.
 
 Its standard input is a socket; an order names paths, or brings the bytes of one file, and each is answered in
 turn. Native decoders run here and nowhere else, so what they break is this process.
@@ -15,16 +15,15 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from engine.errors import FilteredError, InstanceError
 from engine.ingest import wire
 from engine.ingest.malloc import FRAMES, keep_freed_memory
-from engine.ingest.sample import Sample, reading_from_facts, sample, sample_of
+from engine.ingest.sample import Outcome, reading_from_facts, samples, samples_of
 
 _PR_SET_PDEATHSIG = 1
 _STANDARD_ERROR = 2
@@ -51,19 +50,24 @@ def _answer(channel: socket.socket, order: wire.Facts, data: bytearray) -> None:
     reading = reading_from_facts(order["reading"])
     wire.send(channel, {"begun": True})
     if order["paths"] is None:
-        _reply(channel, partial(sample_of, bytes(data), reading))
+        _reply(channel, samples_of(bytes(data), reading))
         return
     for path in order["paths"]:
-        _reply(channel, partial(sample, path, reading))
+        _reply(channel, samples(path, reading))
 
 
-def _reply(channel: socket.socket, read: Callable[[], Sample]) -> None:
-    try:
-        row, image_HW = read()
-    except (InstanceError, FilteredError) as error:
-        wire.send(channel, wire.error_facts(error))
-    else:
-        wire.send(channel, {"row": row, "shape": image_HW.shape}, image_HW.tobytes())
+def _reply(channel: socket.socket, outcomes: Sequence[Outcome]) -> None:
+    """One frame: the facts of each outcome, and the pixels of all images one after the other."""
+    facts: list[wire.Facts] = []
+    images: list[bytes] = []
+    for outcome in outcomes:
+        if isinstance(outcome, InstanceError | FilteredError):
+            facts.append(wire.error_facts(outcome))
+        else:
+            row, image_HW = outcome
+            facts.append({"row": row, "shape": image_HW.shape})
+            images.append(image_HW.tobytes())
+    wire.send(channel, {"outcomes": facts}, b"".join(images))
 
 
 def _depend_on(parent: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine.dicom import header as elements
 from engine.dicom.functional_groups import of_frame
 from engine.dicom.parse import DataSet, Limits, parse
-from engine.dicom.pixels import read_frame
+from engine.dicom.pixels import Frame, read_frame
 from engine.errors import BodyPartError, MultiFrameError, SopClassFilteredError
 from engine.imaging.boxes import Box, Crop
 from engine.imaging.geometry import Geometry, identity, mirrored
@@ -86,11 +86,30 @@ def _body_part(columns: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """An instance whose header is read and whose pixels are not: which rule takes it can be decided now."""
+class Parsed:
+    """An instance whose header is read: which rules take it can be decided now. Its frame is decoded once."""
 
     columns: dict[str, Any]
     data_set: DataSet
+    limits: Limits
+    _frames: dict[Any, Frame] = field(default_factory=dict)
+
+    def frame(self, view: View, *, is_whole: bool) -> Frame:
+        """The frame for a view, maybe at a lower resolution unless ``is_whole``; decoded once a way.
+
+        Raises:
+            InstanceError: the pixels cannot be used.
+            FilteredError: the instance has several frames or colours.
+        """
+        if elements.num_frames(self.data_set.header) > 1:
+            raise MultiFrameError("several frames: this task takes single projection images")
+        original_HW = (max(self.columns["rows"], 1), max(self.columns["columns"], 1))
+        has_levels = self.data_set.is_encapsulated and not is_whole
+        least = least_HW(view, original_HW) if has_levels else None
+        way = (least, view.window)
+        if way not in self._frames:
+            self._frames[way] = read_frame(self.data_set, self.limits, least_HW=least, window=view.window)
+        return self._frames[way]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,25 +119,23 @@ class Instance:
     columns: dict[str, Any]
     image_HW: NDArray[np.uint8]
     geometry: Geometry
-    content_sha256: str
 
 
-def open_instance(data: bytes, salt: bytes, limits: Limits | None = None) -> Opened:
+def parse_instance(data: bytes, salt: bytes, limits: Limits | None = None) -> Parsed:
     """Parse the bytes of one file and read its header.
 
     Raises:
         InstanceError: the bytes cannot be used.
     """
-    data_set = parse(data, elements.TAGS, limits or Limits())
+    caps = limits or Limits()
+    data_set = parse(data, elements.TAGS, caps)
     header = of_frame(data_set.header, 0)
     columns = elements.columns(header, data_set.transfer_syntax_uid, salt)
-    return Opened(columns=columns, data_set=data_set)
+    return Parsed(columns=columns, data_set=data_set, limits=caps)
 
 
-def viewed(
-    opened: Opened, rule: InputRule, digest: str, limits: Limits | None = None, crop: Crop | None = None
-) -> Instance:
-    """Decode and preprocess an instance that fits ``rule``; ``digest`` is that of its bytes.
+def prepare(parsed: Parsed, rule: InputRule, crop: Crop | None = None) -> Instance:
+    """Decode and preprocess an instance that fits ``rule``.
 
     With a ``crop`` the column ``crop_ok`` says whether the instance had a box; one without is seen whole.
 
@@ -126,14 +143,9 @@ def viewed(
         InstanceError: the pixels cannot be used.
         FilteredError: the instance has several frames or colours.
     """
-    caps = limits or Limits()
-    columns = opened.columns
-    if elements.num_frames(opened.data_set.header) > 1:
-        raise MultiFrameError("several frames: this task takes single projection images")
-    original_HW = (max(columns["rows"], 1), max(columns["columns"], 1))
+    columns = parsed.columns
     box = crop.box_of(columns["sop_instance_uid"]) if crop else None
-    least = None if box else least_HW(rule.view, original_HW)
-    frame = read_frame(opened.data_set, caps, least_HW=least, window=rule.view.window)
+    frame = parsed.frame(rule.view, is_whole=box is not None)
     picture = Picture(frame.values_HW, frame.gain, frame.offset, frame.original_HW, frame.reduction)
     moved = identity(frame.original_HW)
     if crop and box:
@@ -146,7 +158,6 @@ def viewed(
         columns={**columns, "crop_ok": box is not None} if crop else columns,
         image_HW=image_HW,
         geometry=moved.then(geometry),
-        content_sha256=digest,
     )
 
 

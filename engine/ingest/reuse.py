@@ -6,7 +6,7 @@ An index of earlier rows lies in a folder of its own, for as long as a run lasts
 
     keys.npy      first 64 bits of each digest, ascending, unsigned
     places.npy    the whole digest, the model, and where the row is: table, folder, shard, row of the table
-    index.json    the folders, and the grid of the attention maps that this run writes
+    index.json    the folders, and the tasks of this run's models
 
 A task looks up a digest by bisection in the mapped file, so the memory of a reader does not grow with the
 archive. Only rows of the same model, engine, patients' keys and code are taken: they would come out the same.
@@ -22,15 +22,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.errors import LedgerError, UsageError
-from engine.imaging.overlay import enlarged
-from engine.store import ledger, schema
+from engine.store import ledger
+from engine.store.counts import PREDICTIONS, kind_of, predictions_of
 from engine.store.files import MANIFEST_NAME, code_version, read_json, write_json
 
-TABLES = {"predictions": "reused", "abstained": "reused_abstained"}
+TABLES = {PREDICTIONS: "reused", "abstained": "reused_abstained"}
 """The tables whose rows are taken, and what such rows are called until they are in this run's."""
 
 _PLACE = np.dtype(
@@ -38,7 +37,6 @@ _PLACE = np.dtype(
 )
 _PLACED = ("instance_index", "path", "shard", "version", "route")
 _READ = ("content_sha256", "model_sha256", "code_version")
-Grid = tuple[int, int]
 _OPEN_TABLES = 4
 
 
@@ -65,27 +63,26 @@ def require_same(folder: Path, facts: Mapping[str, Any]) -> None:
         )
 
 
-def write_index(index: Path, folders: Sequence[Path], maps: Mapping[str, Grid]) -> int:
+def write_index(index: Path, folders: Sequence[Path], models: Mapping[str, str]) -> int:
     """Write the index of the rows in ``folders`` to the new folder ``index``; returns its rows.
 
-    ``maps`` holds the digests of this run's models, in their order, and the grid of each one's attention map.
+    ``models`` holds the digests of this run's models, in their order, and the task of each.
     """
     index.mkdir()
-    parts = [part for number, folder in enumerate(folders) for part in _places(folder, number, maps)]
+    parts = [part for number, folder in enumerate(folders) for part in _places(folder, number, models)]
     places_N = np.concatenate([np.zeros(0, _PLACE), *parts])
     keys_N = _keys(places_N["digest"])
     order_N = np.argsort(keys_N, kind="stable")
     np.save(index / "keys.npy", keys_N[order_N])
     np.save(index / "places.npy", places_N[order_N])
-    facts = {"folders": [str(folder.resolve()) for folder in folders], "map_HW": common_grid(maps.values())}
+    facts = {"folders": [str(folder.resolve()) for folder in folders], "tasks": list(models.values())}
     write_json(index / "index.json", facts)
     return len(places_N)
 
 
-def common_grid(grids: Iterable[Grid]) -> Grid:
-    """The grid that the attention maps of several models are written on: as fine as the finest."""
-    rows, columns = zip(*grids, strict=True)
-    return max(rows), max(columns)
+def reused(table: str) -> str:
+    """What rows that are taken from this table of an earlier folder are called."""
+    return TABLES[kind_of(table)]
 
 
 def is_known(index: Path, digest: str, model: int = 0) -> bool:
@@ -96,28 +93,29 @@ def is_known(index: Path, digest: str, model: int = 0) -> bool:
 def rows(index: Path, wanted: Iterable[Mapping[str, Any]]) -> dict[str, pa.Table]:
     """The earlier rows of ``wanted``, by table. Each one wanted says its place, ``content_sha256`` and route.
 
-    The columns are those of the table and ``rule``; place, path and route are the wanted ones.
+    The columns are those of the table and ``rule``; place, path and route are the wanted ones. A table of
+    predictions is that of one task.
 
     Raises:
         LedgerError: a row is not where the index says.
         TableError: a table of an earlier folder cannot be read.
     """
     facts = read_json(index / "index.json")
-    folders, map_HW = facts["folders"], (facts["map_HW"][0], facts["map_HW"][1])
     taken: dict[str, list[pa.Table]] = {}
     for one in wanted:
-        name, row = _row(index, folders, one)
-        row = _on_grid(_placed(row, one), map_HW).append_column("rule", pa.array([one["rule"]], pa.int32()))
+        name, row = _row(index, facts, one)
+        row = _placed(row, one).append_column("rule", pa.array([one["rule"]], pa.int32()))
         taken.setdefault(name, []).append(row)
     return {name: pa.concat_tables(some).combine_chunks() for name, some in taken.items()}
 
 
-def _row(index: Path, folders: Sequence[str], one: Mapping[str, Any]) -> tuple[str, pa.Table]:
+def _row(index: Path, facts: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[str, pa.Table]:
     """The table in which an earlier row stands, and the row."""
     place = _find(index, one["content_sha256"], one["rule"])
     if place is not None:
-        name = list(TABLES)[place["table"]]
-        row = _table(folders[place["folder"]], int(place["shard"]), name).slice(int(place["row"]), 1)
+        kind = list(TABLES)[place["table"]]
+        name = predictions_of(facts["tasks"][one["rule"]]) if kind == PREDICTIONS else kind
+        row = _table(facts["folders"][place["folder"]], int(place["shard"]), name).slice(int(place["row"]), 1)
         if row["content_sha256"].to_pylist() == [one["content_sha256"]]:
             return name, row
     raise LedgerError("an earlier row is not where it was: run `osteoray verify` on its folder")
@@ -131,52 +129,29 @@ def _placed(row: pa.Table, one: Mapping[str, Any]) -> pa.Table:
     return row
 
 
-def _on_grid(row: pa.Table, map_HW: Grid) -> pa.Table:
-    if "attention_map" not in row.column_names:
-        return row
-    place = row.schema.get_field_index("attention_map")
-    maps_Nhw = schema.tensor_values(row["attention_map"])
-    if maps_Nhw.shape[1:] == map_HW:
-        return row
-    column = schema.tensor_column(np.stack([enlarged(map_hw, map_HW) for map_hw in maps_Nhw]))
-    return row.set_column(place, "attention_map", column)
-
-
 def _engines(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Model digest -> engine, of a score folder's manifest."""
     models = manifest.get("config", {}).get("models", [])
     return {model["model_sha256"]: model["engine"] for model in models}
 
 
-def _places(folder: Path, number: int, maps: Mapping[str, Grid]) -> Iterator[NDArray[Any]]:
-    """Where the rows lie that this run may take: of its models and this code, on a grid that it can use."""
-    models = list(maps)
+def _places(folder: Path, number: int, models: Mapping[str, str]) -> Iterator[NDArray[Any]]:
+    """Where the rows lie that this run may take: those of its models, made by this code."""
+    place_of = {model: place for place, model in enumerate(models)}
     paths = [(kind, path) for kind, name in enumerate(TABLES) for path in ledger.tables_of(folder, name)]
     for kind, path in paths:
-        usable = _usable(pq.read_schema(path), maps)
-        table = pq.read_table(path, columns=list(_READ)) if usable else None
-        if table is None or not table.num_rows:
-            continue
+        table = ledger.read_table(path, _READ)
         places_N = np.zeros(table.num_rows, _PLACE)
         digests = b"".join(bytes.fromhex(digest) for digest in table["content_sha256"].to_pylist())
         places_N["digest"] = np.frombuffer(digests, "V32")
         made_by = table["model_sha256"].to_pylist()
-        places_N["model"] = [models.index(model) if model in usable else 0 for model in made_by]
+        places_N["model"] = [place_of.get(model, 0) for model in made_by]
         places_N["table"] = kind
         places_N["folder"], places_N["shard"] = number, int(path.parent.name)
         places_N["row"] = np.arange(table.num_rows)
-        is_taken_N = np.array([model in usable for model in made_by])
-        yield places_N[is_taken_N & (np.array(table["code_version"].to_pylist()) == code_version())]
-
-
-def _usable(written: pa.Schema, maps: Mapping[str, Grid]) -> set[str]:
-    """The models whose rows this run may take from a table of this schema."""
-    if not set(_READ) <= set(written.names):  # abstained, by schema version 3: it does not say by which model
-        return set()
-    if "attention_map" not in written.names:
-        return set(maps)
-    written_HW = tuple(written.field("attention_map").type.shape)
-    return {model for model in maps if written_HW in {maps[model], common_grid(maps.values())}}
+        is_taken_N = np.array([model in place_of for model in made_by], bool)
+        is_same_N = np.array([code == code_version() for code in table["code_version"].to_pylist()], bool)
+        yield places_N[is_taken_N & is_same_N]
 
 
 def _keys(digest_N: NDArray[Any]) -> NDArray[np.uint64]:

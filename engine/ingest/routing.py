@@ -1,62 +1,61 @@
-"""Which of several rules takes an instance, told from its header alone, and why.
+"""Which of several rules take an instance, told from its header alone, and why.
 
-Exactly one rule fits: it takes the instance. Several fit: those that name the instance's body part go before
-those that merely do not exclude it, and among equals the first one goes before, so the order in which bundles
-are named decides only what the header leaves open. None fits: the instance is filtered for the reason of the
-rule that came furthest, since "another body part" says more than "another SOP class".
-
-Where only what is named is wanted, an instance that no fitting rule names, or more than one, is filtered.
+Each rule is asked whether it fits. Of those that do, the ones that name the instance's body part take it, all
+of them. Where none names it, the header leaves the body part open, and ``Open`` says who takes it: ``all``
+that fit, the ``first`` of them in the order in which bundles were named, or none (``named``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 from engine.errors import BodyPartError, BodyPartOpenError, FilteredError, SopClassFilteredError
 from engine.ingest.instance import InputRule
 
-ONLY_FIT, BODY_PART, FIRST_NAMED = "only_fit", "body_part", "first_named"
-REASONS = (ONLY_FIT, BODY_PART, FIRST_NAMED)
+Open = Literal["all", "first", "named"]
+ONLY_FIT, BODY_PART, OPEN, FIRST_NAMED = "only_fit", "body_part", "open", "first_named"
+REASONS = (ONLY_FIT, BODY_PART, OPEN, FIRST_NAMED)
 """Values of the column ``route``, from the surest choice to the one that only the order made."""
 
-_FURTHEST = (SopClassFilteredError, BodyPartError)
-"""What a rule refuses, in the order in which it looks."""
+_FURTHEST = (SopClassFilteredError, BodyPartError, BodyPartOpenError)
+"""What is refused, in the order in which it is looked at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The place of the rule that takes an instance, and one of REASONS."""
-
-    rule: int
-    reason: str
-
-
-def route(columns: Mapping[str, Any], rules: Sequence[InputRule], *, is_named: bool = False) -> Route:
-    """The rule, of one or several, that takes the instance with these header columns.
-
-    With ``is_named`` only one that names its body part, and alone does.
-
-    Raises:
-        SopClassFilteredError, BodyPartError, BodyPartOpenError: none does.
-    """
-    fitting: list[int] = []
-    refusals: list[FilteredError] = []
-    for place, rule in enumerate(rules):
-        try:
-            rule.require_fit(columns)
-        except FilteredError as refusal:
-            refusals.append(refusal)
-        else:
-            fitting.append(place)
-    if not fitting:
-        raise max(refusals, key=lambda refusal: _FURTHEST.index(type(refusal)))
+def route(
+    columns: Mapping[str, Any], rules: Sequence[InputRule], where_open: Open = "all"
+) -> list[str | FilteredError]:
+    """For each rule, why it takes the instance with these columns (one of REASONS), or why it does not."""
+    refusals = [_refusal(rule, columns) for rule in rules]
+    fitting = [place for place, refusal in enumerate(refusals) if refusal is None]
     naming = [place for place in fitting if rules[place].names(columns)]
-    if is_named and len(naming) != 1:
-        raise BodyPartOpenError("the header does not name a body part of exactly one model")
-    if len(fitting) == 1:
-        return Route(fitting[0], ONLY_FIT)
-    if len(naming) == 1:
-        return Route(naming[0], BODY_PART)
-    return Route((naming or fitting)[0], FIRST_NAMED)
+    return [refusal or _reason(place, fitting, naming, where_open) for place, refusal in enumerate(refusals)]
+
+
+def furthest(refusals: Collection[FilteredError]) -> FilteredError:
+    """That of the rule that came furthest: "another body part" says more than "another SOP class"."""
+    return max(refusals, key=lambda refusal: _FURTHEST.index(type(refusal)))
+
+
+def _refusal(rule: InputRule, columns: Mapping[str, Any]) -> FilteredError | None:
+    try:
+        rule.require_fit(columns)
+    except FilteredError as refusal:
+        return refusal
+    return None
+
+
+def _reason(
+    place: int, fitting: Sequence[int], naming: Sequence[int], where_open: Open
+) -> str | FilteredError:
+    if place in naming or (len(fitting) == 1 and where_open != "named"):
+        return ONLY_FIT if len(fitting) == 1 else BODY_PART
+    if naming:
+        return BodyPartError("the header names the body part of another model")
+    if where_open == "named":
+        return BodyPartOpenError("the header names no body part of this model")
+    if where_open == "all":
+        return OPEN
+    if place == fitting[0]:
+        return FIRST_NAMED
+    return BodyPartOpenError("the header leaves the body part open: the first model that fits took it")

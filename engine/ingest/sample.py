@@ -1,4 +1,4 @@
-"""One member of a source -> one sample row: what the reading process does for each path, and nothing else.
+"""One member of a source -> a sample for each rule that takes it: what the decode worker does for a path.
 
 What it needs to know travels to another process as JSON, so this module knows no labels, tables or Ray.
 """
@@ -19,7 +19,7 @@ from engine.dicom.parse import Limits
 from engine.errors import AlreadyScoredError, DecoderMemoryError, FilteredError, InstanceError
 from engine.imaging.boxes import Crop, crop_from_facts
 from engine.ingest import deidentified, reuse, routing
-from engine.ingest.instance import InputRule, open_instance, rule_from_facts, viewed
+from engine.ingest.instance import InputRule, Parsed, parse_instance, prepare, rule_from_facts
 from engine.store.files import sha256_of_bytes
 
 Row = dict[str, Any]
@@ -29,6 +29,8 @@ Sample = tuple[Row, NDArray[np.uint8]]
 ``rule`` is the place of the rule that took it, ``route`` the reason (``engine.ingest.routing``).
 With an export of de-identified files, the columns also hold what ``deidentified.export`` gave.
 """
+Outcome = Sample | InstanceError | FilteredError
+"""What one rule makes of one member: a sample, or the typed error that says why there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +38,11 @@ class Reading:
     """What turns a path of ``source`` into a sample; ``salt`` is for the patients' keys."""
 
     source: str
-    rule: InputRule
+    rules: tuple[InputRule, ...]
+    """Of the models, in the order in which they were named; a member is read once for all of them."""
     salt: bytes
-    further_rules: tuple[InputRule, ...] = ()
-    """Of the other bundles that a member may go to; one rule takes it, and shows it its way."""
-    is_named: bool = False
-    """Whether a rule takes only what its header names (``engine.ingest.routing``)."""
+    route: routing.Open = "all"
+    """Which rules take it where the header leaves the body part open (``engine.ingest.routing``)."""
     limits: Limits = Limits()
     deidentified: Path | None = None
     """Folder that takes a de-identified file of each sample."""
@@ -50,18 +51,13 @@ class Reading:
     crop: Crop | None = None
     """The part of each instance that is shown; None is all of it."""
 
-    @property
-    def rules(self) -> tuple[InputRule, ...]:
-        """All rules, in the order in which their bundles were named."""
-        return (self.rule, *self.further_rules)
-
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``reading_from_facts`` reads them back. They hold the salt: never log them."""
         return {
             "source": self.source,
             "rules": [rule.facts() for rule in self.rules],
             "salt": base64.b64encode(self.salt).decode(),
-            "is_named": self.is_named,
+            "route": self.route,
             "limits": asdict(self.limits),
             "deidentified": str(self.deidentified) if self.deidentified else None,
             "known": str(self.known) if self.known else None,
@@ -71,13 +67,11 @@ class Reading:
 
 def reading_from_facts(facts: Mapping[str, Any]) -> Reading:
     """The Reading that ``Reading.facts`` described."""
-    rule, *further = (rule_from_facts(one) for one in facts["rules"])
     return Reading(
         source=facts["source"],
-        rule=rule,
-        further_rules=tuple(further),
+        rules=tuple(rule_from_facts(one) for one in facts["rules"]),
         salt=base64.b64decode(facts["salt"]),
-        is_named=facts["is_named"],
+        route=facts["route"],
         limits=Limits(**facts["limits"]),
         deidentified=Path(facts["deidentified"]) if facts["deidentified"] else None,
         known=Path(facts["known"]) if facts["known"] else None,
@@ -85,57 +79,78 @@ def reading_from_facts(facts: Mapping[str, Any]) -> Reading:
     )
 
 
-def sample(path: str, reading: Reading) -> Sample:
-    """Read and prepare the member ``path`` of the source.
-
-    Raises:
-        InstanceError, FilteredError: the member gives no sample (its ``reason`` says why).
-    """
-    return sample_of(sources.read(reading.source, path, max_bytes=reading.limits.file_bytes), reading)
-
-
-def sample_of(data: bytes, reading: Reading) -> Sample:
-    """Prepare the bytes of one file.
-
-    Raises:
-        InstanceError, FilteredError: the bytes give no sample (its ``reason`` says why).
-    """
-    digest = sha256_of_bytes(data)
-    is_routed = bool(reading.further_rules) or reading.is_named
+def samples(path: str, reading: Reading) -> list[Outcome]:
+    """Read and prepare the member ``path`` of the source; an outcome for each rule of the reading."""
     try:
-        if not is_routed:  # the rule took these bytes before: the header need not be parsed again
-            _require_unknown(digest, routing.Route(0, routing.ONLY_FIT), reading)
-        opened = open_instance(data, reading.salt, reading.limits)
-        taken = routing.route(opened.columns, reading.rules, is_named=reading.is_named)
-        if is_routed:
-            _require_unknown(digest, taken, reading)
-        instance = viewed(opened, reading.rules[taken.rule], digest, reading.limits, reading.crop)
-    except MemoryError as error:
-        raise DecoderMemoryError("decoding asked for more memory than there is for one file") from error
+        data = sources.read(reading.source, path, max_bytes=reading.limits.file_bytes)
     except (FilteredError, InstanceError) as error:
-        error.content_sha256 = digest
-        raise
+        return [error] * len(reading.rules)
+    return samples_of(data, reading)
+
+
+def samples_of(data: bytes, reading: Reading) -> list[Outcome]:
+    """Prepare the bytes of one file; an outcome for each rule of the reading."""
+    digest = sha256_of_bytes(data)
+    try:
+        outcomes = _outcomes(data, digest, reading)
+    except (FilteredError, InstanceError) as error:
+        outcomes = [error] * len(reading.rules)
+    except MemoryError:
+        outcomes = [_no_memory()] * len(reading.rules)
+    for outcome in outcomes:
+        if isinstance(outcome, FilteredError | InstanceError):
+            outcome.content_sha256 = digest
+    return outcomes
+
+
+def _outcomes(data: bytes, digest: str, reading: Reading) -> list[Outcome]:
+    if len(reading.rules) == 1 and reading.route != "named" and _is_known(digest, 0, reading):
+        return [_known(routing.ONLY_FIT)]  # the rule took these bytes before: no header need be parsed again
+    parsed = parse_instance(data, reading.salt, reading.limits)
+    routes = routing.route(parsed.columns, reading.rules, reading.route)
+    outcomes = [_outcome(parsed, place, route, digest, reading) for place, route in enumerate(routes)]
+    if reading.deidentified and any(isinstance(outcome, tuple) for outcome in outcomes):
+        exported = deidentified.export(reading.deidentified, data, reading.salt, reading.limits)
+        for outcome in outcomes:
+            if isinstance(outcome, tuple):
+                outcome[0][deidentified.FOLDER] = exported
+    return outcomes
+
+
+def _outcome(
+    parsed: Parsed, place: int, route: str | FilteredError, digest: str, reading: Reading
+) -> Outcome:
+    """What one rule makes of an instance; the frame is decoded once for all that see it alike."""
+    if isinstance(route, FilteredError):
+        return route
+    if _is_known(digest, place, reading):
+        return _known(route)
+    try:
+        instance = prepare(parsed, reading.rules[place], reading.crop)
+    except (FilteredError, InstanceError) as error:
+        return error
+    except MemoryError:
+        return _no_memory()
     row = {
         **instance.columns,
-        "rule": taken.rule,
-        "route": taken.reason,
-        "content_sha256": instance.content_sha256,
+        "rule": place,
+        "route": route,
+        "content_sha256": digest,
         "original_to_network": instance.geometry.matrix_33.reshape(-1).tolist(),
     }
-    if reading.deidentified:
-        row[deidentified.FOLDER] = deidentified.export(
-            reading.deidentified, data, reading.salt, reading.limits
-        )
     return row, instance.image_HW
 
 
-def _require_unknown(digest: str, taken: routing.Route, reading: Reading) -> None:
-    """Return where the model of the rule that takes these bytes has not scored them before.
+def _is_known(digest: str, place: int, reading: Reading) -> bool:
+    """Whether the model of a rule has scored these bytes before."""
+    return reading.known is not None and reuse.is_known(reading.known, digest, place)
 
-    Raises:
-        AlreadyScoredError: it has; carries the route.
-    """
-    if reading.known and reuse.is_known(reading.known, digest, taken.rule):
-        error = AlreadyScoredError("the same bytes were scored before")
-        error.route = (taken.rule, taken.reason)
-        raise error
+
+def _known(route: str) -> AlreadyScoredError:
+    error = AlreadyScoredError("the same bytes were scored before")
+    error.route = route
+    return error
+
+
+def _no_memory() -> DecoderMemoryError:
+    return DecoderMemoryError("decoding asked for more memory than there is for one file")

@@ -5,7 +5,7 @@ For a table of samples of one task (``read_shard``), or for the predictors of se
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,41 +14,26 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.dicom.parse import Limits
 from engine.errors import AlreadyScoredError, FilteredError, InstanceError
-from engine.imaging.boxes import Crop
 from engine.ingest import deidentified, reuse
-from engine.ingest.decode_process import Isolation, Outcome, reader
-from engine.ingest.instance import InputRule
-from engine.ingest.sample import Reading, Row, sample
+from engine.ingest.decode_process import Isolation, reader
+from engine.ingest.sample import Outcome, Reading, Row, samples
 from engine.ingest.throttle import Pace, meter
 from engine.store import schema
 from engine.store.labels import Labels, label_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadSpec:
-    """What reading a shard needs beside its plan rows."""
+class ReadSpec(Reading):
+    """A Reading, and what else reading a shard needs beside its plan rows."""
 
-    source: str
     folder: Path
-    rule: InputRule
-    salt: bytes
-    further_rules: tuple[InputRule, ...] = ()
-    """Of the other bundles, where several score in one run (``engine.ingest.routing``)."""
-    is_named: bool = False
-    """Whether a rule takes only what its header names."""
+    tasks: tuple[str, ...] = ()
+    """Of the models, in the order of the rules; empty where samples are written and nothing is scored."""
     label_names: tuple[str, ...] = ()
     labels: Labels | None = None
-    limits: Limits = Limits()
-    deidentified: Path | None = None
-    """Folder that takes a de-identified file of each sample; its table goes to ``folder``."""
-    known: Path | None = None
-    """Index of what was scored before (``engine.ingest.reuse``)."""
     pace: Pace = Pace()
     """When and how fast to read, and the staging folder of the lease."""
-    crop: Crop | None = None
-    """The part of each instance that is shown; None is all of it."""
     isolation: Isolation | None = Isolation()
     """Bounds of the process that decodes; None decodes here, where a bad file can end the caller."""
 
@@ -56,15 +41,6 @@ class ReadSpec:
     def staging(self) -> Path | None:
         """That of the lease; None where the folder is not held."""
         return self.pace.staging
-
-    @property
-    def reading(self) -> Reading:
-        """What the process that decodes needs to know; the labels stay here."""
-        return Reading(
-            source=self.source, rule=self.rule, salt=self.salt, further_rules=self.further_rules,
-            is_named=self.is_named, limits=self.limits, deidentified=self.deidentified, known=self.known,
-            crop=self.crop,
-        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -76,6 +52,20 @@ class _Ends:
     known: list[Row] = field(default_factory=list)
     filtered: list[Row] = field(default_factory=list)
     quarantine: list[Row] = field(default_factory=list)
+
+    def add(self, planned: Row, outcome: Outcome, rule: int, task: str | None) -> None:
+        """Put what one rule makes of a planned row into its table; no ``task`` is every task."""
+        place = {name: planned[name] for name in ("instance_index", "path", "shard", "version")}
+        if isinstance(outcome, AlreadyScoredError):
+            digest, route = outcome.content_sha256, outcome.route
+            self.known.append({**place, "content_sha256": digest, "rule": rule, "route": route})
+        elif isinstance(outcome, FilteredError | InstanceError):
+            rows = self.filtered if isinstance(outcome, FilteredError) else self.quarantine
+            rows.append({**place, **_reason(outcome), "task": task})
+        else:
+            columns, image_HW = outcome
+            self.samples.append({**place, **columns})
+            self.images.append(image_HW)
 
     def rejects(self) -> dict[str, pa.Table]:
         return {
@@ -95,20 +85,22 @@ def read_shard(planned: Iterable[Row], spec: ReadSpec) -> dict[str, pa.Table]:
 def read_rows(planned: Iterable[Row], spec: ReadSpec) -> pa.Table:
     """The same as one table for predictors, all columns nullable; ``table`` is where a row stands.
 
-    Samples have their image as bytes, in the size of the rule that took them: its place is ``rule``, why it
-    took them is ``route``. Earlier rows of bytes that were scored before (``spec.known``) stand where
-    ``reuse.TABLES`` says.
+    An instance has a sample for each rule that takes it, its image as bytes in that rule's size: ``rule`` is
+    the place of the rule, ``route`` why it took the instance. What ends alike for every task is one row
+    without a task. Earlier rows of bytes that were scored before (``spec.known``) stand where
+    ``reuse.reused`` says.
     """
     ends = _read_all(list(planned), spec)
-    samples = pa.Table.from_pylist(ends.samples, schema=schema.ROUTED)
+    read = pa.Table.from_pylist(ends.samples, schema=schema.ROUTED)
     images = pa.array([image_HW.tobytes() for image_HW in ends.images], pa.binary())
-    tables = {"samples": samples.append_column("image", images), **ends.rejects()}
+    tables = [("samples", read.append_column("image", images)), *ends.rejects().items()]
     if spec.known and ends.known:
-        tables |= {reuse.TABLES[name]: rows for name, rows in reuse.rows(spec.known, ends.known).items()}
+        earlier = reuse.rows(spec.known, ends.known).items()
+        tables += [(reuse.reused(name), rows) for name, rows in earlier]
     return pa.concat_tables(
         [
             _nullable(_maps_as_bytes(table)).append_column("table", _repeated(name, table))
-            for name, table in tables.items()
+            for name, table in tables
         ],
         promote_options="default",
     )
@@ -135,43 +127,36 @@ def _maps_as_bytes(table: pa.Table) -> pa.Table:
 
 def _read_all(rows: list[Row], spec: ReadSpec) -> _Ends:
     ends = _Ends()
-    for row, outcome in zip(rows, _outcomes([row["path"] for row in rows], spec), strict=True):
-        place = {name: row[name] for name in ("instance_index", "path", "shard", "version")}
-        labelled = _labelled(outcome, spec)
-        if isinstance(labelled, AlreadyScoredError):
-            rule, route = labelled.route
-            digest = labelled.content_sha256
-            ends.known.append({**place, "content_sha256": digest, "rule": rule, "route": route})
-        elif isinstance(labelled, FilteredError):
-            ends.filtered.append({**place, **_reason(labelled)})
-        elif isinstance(labelled, InstanceError):
-            ends.quarantine.append({**place, **_reason(labelled)})
-        else:
-            columns, image_HW = labelled
-            ends.samples.append({**place, **columns})
-            ends.images.append(image_HW)
+    for row, found in zip(rows, _outcomes([row["path"] for row in rows], spec), strict=True):
+        outcomes = [_labelled(outcome, spec) for outcome in found]
+        if _is_for_all(outcomes):
+            ends.add(row, outcomes[0], 0, None)
+            continue
+        for rule, outcome in enumerate(outcomes):
+            ends.add(row, outcome, rule, spec.tasks[rule] if spec.tasks else None)
     return ends
 
 
-def _outcomes(paths: list[str], spec: ReadSpec) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def _is_for_all(outcomes: Sequence[Outcome]) -> bool:
+    """Whether every rule refuses an instance for one reason."""
+    first = outcomes[0]
+    if isinstance(first, AlreadyScoredError) or not isinstance(first, FilteredError | InstanceError):
+        return False
+    return all(type(outcome) is type(first) for outcome in outcomes)
+
+
+def _outcomes(paths: list[str], spec: ReadSpec) -> list[list[Outcome]]:
+    outcomes: list[list[Outcome]] = []
     for count in spec.pace.turns(len(paths)):
         meter(spec.pace.per_second).take(count)
         outcomes += _read(paths[len(outcomes) : len(outcomes) + count], spec)
     return outcomes
 
 
-def _read(paths: list[str], spec: ReadSpec) -> list[Outcome]:
+def _read(paths: list[str], spec: ReadSpec) -> list[list[Outcome]]:
     if spec.isolation is not None:
-        return reader(spec.isolation).read(spec.reading, paths)
-    return [_outcome(path, spec.reading) for path in paths]
-
-
-def _outcome(path: str, reading: Reading) -> Outcome:
-    try:
-        return sample(path, reading)
-    except (FilteredError, InstanceError) as error:
-        return error
+        return reader(spec.isolation).read(spec, paths)
+    return [samples(path, spec) for path in paths]
 
 
 def _labelled(outcome: Outcome, spec: ReadSpec) -> Outcome:
@@ -207,7 +192,7 @@ def _reason(error: FilteredError | InstanceError) -> Row:
 
 
 def _samples_table(rows: list[Row], images: list[Any], spec: ReadSpec) -> pa.Table:
-    size = spec.rule.view.size_HW
+    size = spec.rules[0].view.size_HW
     full = schema.stamped(schema.samples(size, spec.label_names), "samples")
     without_image = pa.schema([field for field in full if field.name != "image"])
     stack = np.stack(images) if images else np.zeros((0, *size), np.uint8)

@@ -36,7 +36,7 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Where an instance goes (``engine.ingest.routing``), and BodyPartExamined, empty if not stated."""
+    """A rule that takes an instance, why (``engine.ingest.routing``), and BodyPartExamined or nothing."""
 
     rule: int
     route: str
@@ -52,8 +52,10 @@ class Survey:
     size_bytes: int = 0
     """Of the members whose size the source says."""
     unsized: int = 0
+    fits: int = 0
+    """Instances that some task takes, as far as their header says."""
     taken: Counter[Taken] = field(default_factory=Counter)
-    """Instances that a task takes, as far as their header says: by its rule, the reason and the body part."""
+    """The same by rule, reason and body part: an instance is counted for each task that takes it."""
     sop_classes: Counter[str] = field(default_factory=Counter)
     transfer_syntaxes: Counter[str] = field(default_factory=Counter)
     body_parts: Counter[str] = field(default_factory=Counter)
@@ -68,18 +70,13 @@ class Survey:
     eta_s: float | None = None
     """Time that an ingest on all cores of this machine takes, after its start."""
 
-    @property
-    def fits(self) -> int:
-        """Instances that some task takes, as far as their header says."""
-        return self.taken.total()
-
     def by(self, rule: int) -> Counter[Taken]:
         """What the rule at this place takes."""
         return Counter({taken: count for taken, count in self.taken.items() if taken.rule == rule})
 
 
 def survey(
-    source: str, rules: Sequence[InputRule], shard_size: int | None = None, *, is_named: bool = False,
+    source: str, rules: Sequence[InputRule], shard_size: int | None = None, *, route: routing.Open = "all",
     on_plan: Callable[[int], None] | None = None, on_progress: OnProgress | None = None,
 ) -> Survey:  # fmt: skip
     """Count what lies in ``source`` and what of it each of the ``rules``, one or several, takes.
@@ -91,21 +88,18 @@ def survey(
     """
     plan = sources.plan(source, shard_size, on_plan)
     found = Survey(planned=plan.num_rows, shards=plan["shard"][-1].as_py() + 1)
-    reading = Reading(
-        source=source, rule=rules[0], further_rules=tuple(rules[1:]), salt=b"survey", is_named=is_named
-    )
+    reading = Reading(source=source, rules=tuple(rules), salt=b"survey", route=route)
     probes = [_Probe(most=max(_PROBED // len(rules), 1)) for _ in rules]
     began = time.perf_counter()
     for done, (path, size, data) in enumerate(_heads(source, plan), start=1):
         found.unsized += size < 0
         found.size_bytes += max(size, 0)
-        taken_by = _count(path, data, reading, found)
-        if taken_by is not None:
-            probes[taken_by].offer(path)
+        for place in _count(path, data, reading, found):
+            probes[place].offer(path)
         if on_progress:
             on_progress(done, plan.num_rows)
     found.headers_per_second = found.planned / max(time.perf_counter() - began, 1e-9)
-    paths = [path for probe in probes for path in probe.paths]
+    paths = list(dict.fromkeys(path for probe in probes for path in probe.paths))
     if paths:
         _decode(paths, reading, found)
     return found
@@ -159,8 +153,8 @@ def _head(source: str, path: str) -> Head:
         return error
 
 
-def _count(path: str, data: Head, reading: Reading, found: Survey) -> int | None:
-    """Put one member into the counts; the place of the rule that takes it."""
+def _count(path: str, data: Head, reading: Reading, found: Survey) -> list[int]:
+    """Put one member into the counts; the places of the rules that take it."""
     try:
         if isinstance(data, InstanceError):
             raise data
@@ -169,7 +163,10 @@ def _count(path: str, data: Head, reading: Reading, found: Survey) -> int | None
         found.transfer_syntaxes[columns["transfer_syntax_uid"]] += 1
         body_part = columns["body_part_examined"] or ""
         found.body_parts[body_part] += 1
-        route = routing.route(columns, reading.rules, is_named=reading.is_named)
+        routes = dict(enumerate(routing.route(columns, reading.rules, reading.route)))
+        taken = {place: reason for place, reason in routes.items() if isinstance(reason, str)}
+        if not taken:
+            raise routing.furthest([one for one in routes.values() if isinstance(one, FilteredError)])
         if frames > 1:
             raise MultiFrameError("several frames")
     except FilteredError as error:
@@ -177,9 +174,10 @@ def _count(path: str, data: Head, reading: Reading, found: Survey) -> int | None
     except InstanceError as error:
         found.quarantined[error.reason] += 1
     else:
-        found.taken[Taken(route.rule, route.reason, body_part)] += 1
-        return route.rule
-    return None
+        found.fits += 1
+        found.taken.update(Taken(place, reason, body_part) for place, reason in taken.items())
+        return list(taken)
+    return []
 
 
 def _columns(source: str, path: str, data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
@@ -204,7 +202,7 @@ def _decode(paths: list[str], reading: Reading, found: Survey) -> None:
     reading_process = reader(Isolation())
     reading_process.read(reading, paths[:1])
     began = time.perf_counter()
-    outcomes = reading_process.read(reading, paths)
+    outcomes = [outcome for of_path in reading_process.read(reading, paths) for outcome in of_path]
     wall_s = max(time.perf_counter() - began, 1e-9)
     found.probe = [outcome for outcome in outcomes if not isinstance(outcome, InstanceError | FilteredError)]
     found.decoded_per_second = len(paths) / wall_s

@@ -82,8 +82,7 @@ def error_from_facts(facts: Facts) -> InstanceError | FilteredError:
     error = _ERRORS[facts["code"]](facts["message"])
     error.content_sha256 = facts["content_sha256"]
     if isinstance(error, AlreadyScoredError):
-        rule, reason = facts["route"]
-        error.route = (rule, reason)
+        error.route = str(facts["route"])
     return error
 
 

@@ -240,13 +240,24 @@ def _digest(facts: Mapping[str, Any], predictions: pl.DataFrame) -> str:
 
 
 def _books(score: ScoreFolder) -> Books:
+    """Of several models each planned instance counts once for each; a row without a task is one of every."""
+    tasks = max(len(score.models), 1)
+
+    def ended(frame: pl.DataFrame) -> int:
+        return len(frame) + (tasks - 1) * int(frame["task"].null_count())
+
+    stated = score.manifest["counts"]
+    if "tasks" in stated:
+        of_tasks = stated["tasks"].values()
+        sums = {name: sum(of_one.get(name, 0) for of_one in of_tasks) for name in ENDS}
+        stated = {"planned": stated["planned"] * len(of_tasks), **sums}
     return Books(
-        planned=score.planned,
+        planned=score.planned * tasks,
         scored=len(score.predictions),
-        filtered=len(score.filtered),
+        filtered=ended(score.filtered),
         abstained=len(score.abstained),
-        quarantined=len(score.quarantined),
-        manifest=score.manifest["counts"],
+        quarantined=ended(score.quarantined),
+        manifest=stated,
     )
 
 

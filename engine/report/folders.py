@@ -102,13 +102,12 @@ def read_score_folder(folder: Path) -> ScoreFolder:
     manifest = read_json(folder / MANIFEST_NAME)
     if manifest.get("kind") != "score":
         raise UsageError(f"{folder} was written by '{manifest.get('kind')}': a report needs a score folder")
-    shards = [marker.parent for marker in sorted(folder.glob("shards/*/shard.json"))]
     rejects = tuple(schema.REJECTS.names)
     gone = ledger.superseded(folder).to_pylist()
 
     def rows(table: str, columns: Sequence[str]) -> pl.DataFrame:
-        paths = [shard / f"{table}.parquet" for shard in shards]
-        frame = _frame(_there(paths) if table == "abstained" else paths, columns)
+        paths = [path for path in ledger.tables_of(folder, table) if (path.parent / "shard.json").exists()]
+        frame = _frame(paths, columns)
         return frame.filter(~pl.col("instance_index").is_in(gone)) if gone else frame
 
     return ScoreFolder(
@@ -160,14 +159,19 @@ def read_attention(folder: Path, frame: pl.DataFrame) -> dict[int, NDArray[np.ui
     """Attention maps uint8 [h, w] of the instances in ``frame``, by ``instance_index``."""
     maps: dict[int, NDArray[np.uint8]] = {}
     for (shard,), rows in frame.group_by(["shard"], maintain_order=True):
-        table = ledger.read_table(
-            folder / f"shards/{shard:05d}/predictions.parquet", ["instance_index", "attention_map"]
-        )
         wanted = set(rows["instance_index"])
-        places = [i for i, index in enumerate(table["instance_index"].to_pylist()) if index in wanted]
-        chosen = table.take(places)
-        stacked_Nhw = chosen["attention_map"].combine_chunks().to_numpy_ndarray()
-        maps.update(zip(chosen["instance_index"].to_pylist(), stacked_Nhw, strict=True))
+        models = set(rows["model_sha256"]) if "model_sha256" in rows.columns else None
+        for path in sorted(ledger.shard_folder(folder, shard).glob("predictions-*.parquet")):
+            table = ledger.read_table(path, ["instance_index", "model_sha256", "attention_map"])
+            keys = zip(table["instance_index"].to_pylist(), table["model_sha256"].to_pylist(), strict=True)
+            is_here = [index in wanted and (not models or model in models) for index, model in keys]
+            chosen = table.filter(is_here)
+            found = zip(
+                chosen["instance_index"].to_pylist(),
+                schema.tensor_values(chosen["attention_map"]),
+                strict=True,
+            )
+            maps.update(found)
     return maps
 
 
@@ -184,11 +188,6 @@ def read_kept_cases(path: Path) -> tuple[pl.DataFrame, NDArray[np.uint8], NDArra
         raise TableError(f"{path} holds no images: train the run again") from error
     frame = _frame([path], (*_EVALUATION_COLUMNS, "truth_bone_age_months"))
     return _predictions(frame), images_NHW, maps_Nhw
-
-
-def _there(paths: Iterable[Path]) -> list[Path]:
-    """Those that exist: folders of earlier versions have no table of withheld scores."""
-    return [path for path in paths if path.exists()]
 
 
 def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:

@@ -104,8 +104,8 @@ class Served:
             IsolationError: that process cannot be started.
         """
         values = table_values(given, self.model.bundle.covariates)
-        reading = Reading(source="", rule=self.model.bundle.rule, salt=_NO_SALT)
-        outcome = reader(self.isolation).read_bytes(reading, data)
+        reading = Reading(source="", rules=(self.model.bundle.rule,), salt=_NO_SALT)
+        (outcome,) = reader(self.isolation).read_bytes(reading, data)
         if isinstance(outcome, EngineError):
             raise outcome
         sample, image_HW = outcome

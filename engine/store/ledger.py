@@ -1,4 +1,4 @@
-"""The books of an output folder: shards committed whole, counted, and closed.
+"""The ledger of an output folder: shards committed whole, counted, and closed.
 
 DIR/plan.parquet            every input, written first; it grows where a source is read again
 DIR/shards/00042/           appears by one rename, with its tables and shard.json (counts, digests)
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -28,6 +27,7 @@ import pyarrow.parquet as pq
 from engine.errors import LedgerError, TableError
 from engine.store import revisions, schema
 from engine.store.audit_log import Log
+from engine.store.counts import COUNT_NAMES, PREDICTIONS, Counts, ended, sums, total
 from engine.store.files import (
     MANIFEST_NAME,
     now,
@@ -44,14 +44,6 @@ PLAN_NAME = "plan.parquet"
 AUDIT_HEAD = "audit_sha256"
 """Field of a finished manifest: digest of the last line of the audit log."""
 REJECT_TABLES = ("filtered", "abstained", "quarantine")
-COUNT_NAMES = {
-    "samples": "samples",
-    "predictions": "scored",
-    "filtered": "filtered",
-    "abstained": "abstained",
-    "quarantine": "quarantined",
-}
-"""Table to the name of its row count in manifests and summaries."""
 _UNLEASED = "unleased"
 _PARTS_AT_ONCE = 128
 
@@ -94,7 +86,7 @@ def close(
     facts: Mapping[str, Any],
     staging: Path | None = None,
     log: Log | None = None,
-) -> dict[str, int]:
+) -> Counts:
     """Write the manifest of a finished job, last of all files; returns its counts.
 
     Raises:
@@ -104,9 +96,10 @@ def close(
     if manifest["complete"]:
         return dict(manifest["counts"])
     counts = totals(folder, plan)
-    ended = sum(counts.values()) - counts["planned"]
-    if ended != counts["planned"]:
-        raise LedgerError(f"{folder}: {ended} of {counts['planned']} planned instances ended")
+    for task, count in sums(counts).items():
+        if count != counts["planned"]:
+            of_task = f" for {task}" if task else ""
+            raise LedgerError(f"{folder}: {count} of {counts['planned']} planned instances ended{of_task}")
     clear_staging(folder)
     digest = sha256_of_file(folder / PLAN_NAME)
     closed = {"counts": counts, "plan_sha256": digest, "finished": now(), "complete": True}
@@ -205,10 +198,11 @@ def quarantined(folder: Path, reasons: Collection[str] | None = None) -> pa.Tabl
 
 
 def digests(folder: Path) -> pa.Table:
-    """``instance_index`` and ``content_sha256`` of every row that ended; null where no bytes were read."""
+    """``instance_index`` and ``content_sha256`` of each instance that ended; null where nothing was read."""
     paths = [path for table in COUNT_NAMES for path in tables_of(folder, table)]
     columns = pa.schema([("instance_index", pa.int64()), ("content_sha256", pa.string())])
-    return pa.concat_tables(read_table(path, columns.names).cast(columns) for path in paths)
+    rows = pa.concat_tables(read_table(path, columns.names).cast(columns) for path in paths)
+    return rows.group_by(columns.names).aggregate([])
 
 
 def superseded(folder: Path) -> pa.Array:
@@ -263,11 +257,26 @@ def read_present(path: Path, columns: Collection[str] | None) -> pa.Table:
     """
     try:
         with pq.ParquetFile(path) as file:  # a third of the time of ``pq.read_table``, which makes a data set
+            _require_version(path, file.schema_arrow)
             names = file.schema_arrow.names
             wanted = names if columns is None else [name for name in names if name in columns]
             return file.read(wanted, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
+
+
+def _require_version(path: Path, written: pa.Schema) -> None:
+    """Refuse a table of an earlier release; tables that other tools wrote say no version.
+
+    Raises:
+        TableError: it is one.
+    """
+    version = (written.metadata or {}).get(b"osteoray.schema_version", schema.SCHEMA_VERSION.encode())
+    if version.decode() != schema.SCHEMA_VERSION:
+        raise TableError(
+            f"{path} was written by an earlier release (schema version {version.decode()}): "
+            "run the command again into a new folder"
+        )
 
 
 def packed(parts: Iterable[pa.Table], columns: pa.Schema) -> pa.Table:
@@ -327,14 +336,15 @@ def commit_shard(
 
 def _commit_from(root: Path, target: Path, shard: int, tables: Mapping[str, pa.Table]) -> dict[str, int]:
     staging = Path(tempfile.mkdtemp(prefix=f"{shard:05d}.", dir=root))
-    counts = {name: table.num_rows for name, table in tables.items()}
+    rows = {name: table.num_rows for name, table in tables.items()}
     digests = {}
     for name, table in tables.items():
         path = staging / f"{name}.parquet"
         pq.write_table(table, path, compression="zstd")
         sync(path)
         digests[path.name] = sha256_of_file(path)
-    write_json(staging / "shard.json", {"shard": shard, "rows": counts, "sha256": digests})
+    facts = {"shard": shard, "rows": rows, "ended": ended(tables), "sha256": digests}
+    write_json(staging / "shard.json", facts)
     sync(staging)
     staging.chmod(0o755)
     try:
@@ -347,7 +357,7 @@ def _commit_from(root: Path, target: Path, shard: int, tables: Mapping[str, pa.T
         shutil.rmtree(staging)
         return dict(read_json(target / "shard.json")["rows"])
     sync(target.parent)
-    return counts
+    return rows
 
 
 def clear_staging(folder: Path) -> None:
@@ -358,21 +368,14 @@ def clear_staging(folder: Path) -> None:
         (folder / STAGING).rmdir()
 
 
-def totals(folder: Path, plan: pa.Table) -> dict[str, int]:
-    """Rows by table over all committed shards, from their shard.json, named as in COUNT_NAMES."""
-    counts: Counter[str] = Counter(planned=plan.num_rows)
-    for shard in range(plan["shard"][-1].as_py() + 1):
-        path = shard_folder(folder, shard) / "shard.json"
-        if path.exists():
-            counts.update(named(read_json(path)["rows"]))
-    return dict(counts)
+def totals(folder: Path, plan: pa.Table) -> Counts:
+    """Instances that ended in all committed shards, from their shard.json."""
+    shards = range(plan["shard"][-1].as_py() + 1)
+    paths = [shard_folder(folder, shard) / "shard.json" for shard in shards]
+    return total(plan.num_rows, (read_json(path)["ended"] for path in paths if path.exists()))
 
 
 def tables_of(folder: Path, table: str) -> list[Path]:
-    """Paths of one table's parts, in shard order."""
-    return sorted((folder / "shards").glob(f"[0-9]*/{table}.parquet"))
-
-
-def named(rows: Mapping[str, int]) -> dict[str, int]:
-    """Row counts by the names of manifests and summaries instead of those of tables."""
-    return {COUNT_NAMES[table]: count for table, count in rows.items()}
+    """Paths of one table's parts, in shard order; ``predictions`` are those of every task."""
+    name = f"{table}-*" if table == PREDICTIONS else table
+    return sorted((folder / "shards").glob(f"[0-9]*/{name}.parquet"))

@@ -6,14 +6,14 @@ their unit. No patient tag is among them: ``patient_key`` is an HMAC, dates have
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = "4"
+SCHEMA_VERSION = "5"
 
 HEADER_FIELDS: tuple[pa.Field, ...] = (
     pa.field("sop_instance_uid", pa.string(), nullable=False),
@@ -69,7 +69,7 @@ REJECTS = pa.schema(
     ]
 )
 """Filtered and quarantined inputs: one table each, the same columns; no digest where no bytes were read.
-``task`` is null where no model scored."""
+``task`` is null where a row holds for every task of the run."""
 
 ABSTAINED = pa.schema(
     [
@@ -78,8 +78,7 @@ ABSTAINED = pa.schema(
         pa.field("code_version", pa.string(), nullable=False),
     ]
 )
-"""Inputs whose score is withheld, and by which model and code; ``task`` is the model's. Before version 4 a
-table has the columns of REJECTS only."""
+"""Inputs whose score is withheld, and by which model and code; ``task`` is the model's."""
 
 DEIDENTIFIED = pa.schema(
     [
@@ -125,21 +124,6 @@ ROUTED = pa.schema(
 )
 """Samples on their way to a predictor, without their image; never written."""
 
-_PREDICTION_FIELDS = (
-    *_INPUT_FIELDS,
-    *HEADER_FIELDS,
-    pa.field("content_sha256", pa.string(), nullable=False),
-    pa.field("original_to_network", pa.list_(pa.float64(), 9), nullable=False),
-    pa.field("task", pa.string(), nullable=False),
-    pa.field("route", pa.string(), nullable=False),
-    pa.field("predicted_months", pa.float32(), nullable=False),
-    pa.field("sd_months", pa.float32(), nullable=False),
-    pa.field("interval_low_months", pa.float32()),
-    pa.field("interval_high_months", pa.float32()),
-    pa.field("model_sha256", pa.string(), nullable=False),
-    pa.field("code_version", pa.string(), nullable=False),
-)
-
 
 def samples(size_HW: tuple[int, int], label_columns: tuple[str, ...]) -> pa.Schema:
     """Samples of a task: header, labels, and ``image`` as uint8 display values of shape (rows, columns).
@@ -153,16 +137,28 @@ def samples(size_HW: tuple[int, int], label_columns: tuple[str, ...]) -> pa.Sche
     return pa.schema([*_SAMPLE_FIELDS, crop_ok, pa.field("split", pa.string()), *labels, image])
 
 
-def predictions(map_HW: tuple[int, int]) -> pa.Schema:
-    """Scored instances: header, months, sd, interval, model digest, and the attention map scaled to 0..255.
+def predictions(fields: Sequence[pa.Field], map_HW: tuple[int, int] | None) -> pa.Schema:
+    """Scored instances of one task: header, ``fields`` of its answer, provenance, and the attention map.
 
     ``route`` says why this model took the instance, where a run had several (``engine.ingest.routing``):
-    one has "only_fit" throughout.
-
-    The interval is conformal, at the level that the bundle's facts name; null where the model has none.
+    one has "only_fit" throughout. The map is scaled to 0..255; there is none without a ``map_HW``.
     """
-    attention = pa.field("attention_map", pa.fixed_shape_tensor(pa.uint8(), map_HW), nullable=False)
-    return pa.schema([*_PREDICTION_FIELDS, attention])
+    maps = (
+        [pa.field("attention_map", pa.fixed_shape_tensor(pa.uint8(), map_HW), nullable=False)]
+        if map_HW
+        else []
+    )
+    return pa.schema(
+        [
+            *_SAMPLE_FIELDS,
+            pa.field("task", pa.string(), nullable=False),
+            pa.field("route", pa.string(), nullable=False),
+            *fields,
+            pa.field("model_sha256", pa.string(), nullable=False),
+            pa.field("code_version", pa.string(), nullable=False),
+            *maps,
+        ]
+    )
 
 
 def rejects(table: str) -> pa.Schema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,18 @@ import pyarrow as pa
 
 from engine.errors import LedgerError
 from engine.store import audit_log, ledger
+from engine.store.counts import COUNT_NAMES, PREDICTIONS, Counts, ended, kind_of, of_task, tasks_of, total
 from engine.store.files import MANIFEST_NAME, read_json, sha256_of_file
 from engine.store.lease import CLAIMS, STAGING
 
 OURS = frozenset({MANIFEST_NAME, ledger.PLAN_NAME, audit_log.AUDIT_NAME, "shards", CLAIMS, STAGING})
-"""What the books themselves write into an output folder."""
+"""What a run itself writes into an output folder."""
 BESIDE = frozenset({"deidentified", "outbox", "report.html", "results"})
 """What other verbs put beside it by default; it is theirs to check."""
 
 
-def verify(folder: Path, audit_head: str | None = None) -> dict[str, int]:
-    """Prove that the books of ``folder`` balance; returns the counts. Reads every file of the folder.
+def verify(folder: Path, audit_head: str | None = None) -> Counts:
+    """Prove that the ledger of ``folder`` balance; returns the counts. Reads every file of the folder.
 
     ``audit_head`` is the digest that the run showed when it ended, where somebody kept it.
 
@@ -41,14 +42,16 @@ def verify(folder: Path, audit_head: str | None = None) -> dict[str, int]:
     planned_by_shard: dict[int, set[int]] = {}
     for index, shard in zip(plan["instance_index"].to_pylist(), plan["shard"].to_pylist(), strict=True):
         planned_by_shard.setdefault(shard, set()).add(index)
-    counts: Counter[str] = Counter(planned=plan.num_rows)
-    for shard, planned in planned_by_shard.items():
-        counts.update(_verify_shard(ledger.shard_folder(folder, shard), planned))
+    parts = [
+        _verify_shard(ledger.shard_folder(folder, shard), planned)
+        for shard, planned in planned_by_shard.items()
+    ]
+    counts = total(plan.num_rows, parts)
     _verify_names(folder, planned_by_shard)
     stated = manifest.get("counts", {})
-    _require(stated == dict(counts), f"the manifest states {stated}, the tables hold {dict(counts)}")
+    _require(stated == counts, f"the manifest states {stated}, the tables hold {counts}")
     _verify_audit(folder, manifest, planned_by_shard, audit_head)
-    return dict(counts)
+    return counts
 
 
 def _verify_plan(folder: Path, plan: pa.Table) -> None:
@@ -81,36 +84,56 @@ def _nothing_foreign(folder: Path, foreign: set[str]) -> None:
     )
 
 
-def _verify_shard(folder: Path, planned: set[int]) -> Counter[str]:
-    rows, digests = _stated(folder / "shard.json")
+def _verify_shard(folder: Path, planned: set[int]) -> Counts:
+    rows, digests, stated = _stated(folder / "shard.json")
     present = {entry.name for entry in os.scandir(folder)} - {"shard.json"}
     _require(present == set(digests), f"{folder} holds other files than its shard.json names")
-    ended: Counter[int] = Counter()
+    tables: dict[str, pa.Table] = {}
     for table, count in rows.items():
         path = folder / f"{table}.parquet"
         _require(sha256_of_file(path) == digests[path.name], f"{path} was changed or damaged")
-        content = ledger.read_table(path)
-        _require("instance_index" in content.column_names, f"{path} has no column instance_index")
-        _require(content.num_rows == count, f"{path} has another row count than stated")
-        ended.update(content["instance_index"].to_pylist())
-    doubled = sum(1 for count in ended.values() if count > 1)
+        tables[table] = ledger.read_table(path)
+        _require("instance_index" in tables[table].column_names, f"{path} has no column instance_index")
+        _require(tables[table].num_rows == count, f"{path} has another row count than stated")
+    tasks: list[str] = tasks_of(tables)
+    _verify_tasks(folder, tables, tasks)
+    for task in tasks or (None,):
+        _verify_ends(folder, [of_task(name, table, task) for name, table in tables.items()], planned)
+    counts = ended(tables)
+    _require(counts == stated, f"{folder} states other counts than its tables hold")
+    return counts
+
+
+def _verify_tasks(folder: Path, tables: Mapping[str, pa.Table], tasks: Sequence[str]) -> None:
+    """No row names a task that the shard has no predictions of."""
+    for name, table in tables.items():
+        named = set(table["task"].to_pylist()) - {None} if "task" in table.column_names else set()
+        own = {name.partition("-")[2]} if kind_of(name) == PREDICTIONS else set(tasks)
+        _require(named <= own, f"{folder / name}.parquet has rows of another task")
+
+
+def _verify_ends(folder: Path, tables: Iterable[pa.Table], planned: set[int]) -> None:
+    """Each planned instance has one row in these tables, and no other instance has one."""
+    ends = Counter(index for table in tables for index in table["instance_index"].to_pylist())
+    doubled = sum(1 for count in ends.values() if count > 1)
     _require(doubled == 0, f"{folder}: {doubled} instance(s) ended twice")
     _require(
-        set(ended) <= planned, f"{folder}: {len(set(ended) - planned)} row(s) of instances never planned here"
+        set(ends) <= planned, f"{folder}: {len(set(ends) - planned)} row(s) of instances never planned here"
     )
-    _require(set(ended) == planned, f"{folder}: {len(planned - set(ended))} planned instance(s) have no row")
-    return Counter(ledger.named(rows))
+    _require(set(ends) == planned, f"{folder}: {len(planned - set(ends))} planned instance(s) have no row")
 
 
-def _stated(path: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Rows by table and digests by file name, as a shard.json states them."""
+def _stated(path: Path) -> tuple[dict[str, int], dict[str, str], Counts]:
+    """Rows by table, digests by file name, and counts, as a shard.json states them."""
     facts = read_json(path)
     rows, digests = facts.get("rows"), facts.get("sha256")
     if not isinstance(rows, dict) or not isinstance(digests, dict):
         raise LedgerError(f"{path} states no rows or no digests")
-    if not set(rows) <= set(ledger.COUNT_NAMES) or set(digests) != {f"{name}.parquet" for name in rows}:
+    if not {kind_of(name) for name in rows} <= set(COUNT_NAMES) or set(digests) != {
+        f"{name}.parquet" for name in rows
+    }:
         raise LedgerError(f"{path} states other tables than a shard has")
-    return rows, digests
+    return rows, digests, facts.get("ended", {})
 
 
 def _verify_audit(

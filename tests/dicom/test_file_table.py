@@ -62,11 +62,11 @@ def test_each_file_ends_as_the_table_says(name: str) -> None:
     if not FOLDERS[name].is_dir():
         pytest.skip(f"the folder of {name} is not beside the checkout")
     table = expected(name)
-    reading = Reading(source=str(FOLDERS[name]), rule=RULE, salt=b"s" * 32)
+    reading = Reading(source=str(FOLDERS[name]), rules=(RULE,), salt=b"s" * 32)
     paths = [path for path in present(name) if path in table]
     reader = Reader(Isolation())
     found = {}
-    for path, outcome in zip(paths, reader.read(reading, paths), strict=True):
+    for path, (outcome,) in zip(paths, reader.read(reading, paths), strict=True):
         if isinstance(outcome, EngineError):
             found[path] = ("filtered" if isinstance(outcome, FilteredError) else "quarantine", outcome.reason)
         else:

@@ -205,7 +205,11 @@ def test_files_that_break_the_decoder_cost_their_rows_and_no_run(story: Story, t
         (tmp_path / "archive" / f"{number}.dcm").write_bytes(broken(data, way) if way else data)
     bundle, out = open_bundle(story.bundle), tmp_path / "scores"
     spec = ReadSpec(
-        source=str(tmp_path / "archive"), folder=out, rule=bundle.rule, salt=b"s" * 32, isolation=isolation()
+        source=str(tmp_path / "archive"),
+        folder=out,
+        rules=(bundle.rule,),
+        salt=b"s" * 32,
+        isolation=isolation(),
     )
     with running(out) as run:
         counts, _ = run_score(spec, (bundle,), run, Request(shard_size=4))
@@ -245,7 +249,7 @@ def test_lease_turns_a_second_starter_away(story: Story, tmp_path: Path) -> None
 def test_planted_damage_is_found(story: Story, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(story.scores, copy)
-    victim = sorted(copy.glob("shards/*/predictions.parquet"))[1]
+    victim = sorted(copy.glob("shards/*/predictions-*.parquet"))[1]
     pq.write_table(pq.read_table(victim).slice(1), victim)
     ended = osteoray("verify", copy)
     assert (ended.code, ended.facts["error"]) == (1, "ORY-T02")

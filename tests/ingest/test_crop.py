@@ -111,7 +111,7 @@ def test_the_grey_of_an_erased_region_is_always_the_same(tmp_path: Path) -> None
 
 def test_what_the_reading_process_needs_to_know_travels_as_json(tmp_path: Path) -> None:
     crop = Crop(path=tmp_path / "boxes.parquet", region="hand", erase=True)
-    reading = Reading(source="archive", rule=RULE, salt=SALT, crop=crop)
+    reading = Reading(source="archive", rules=(RULE,), salt=SALT, crop=crop)
     assert reading_from_facts(reading.facts()) == reading
 
 
@@ -123,7 +123,7 @@ def test_a_shard_of_crops_says_which_were_found(tmp_path: Path, isolation: Isola
         (tmp_path / "archive" / f"{number}.dcm").write_bytes(data)
     path = boxes_table(tmp_path, "1.2.1", Box(left=4.5, top=4.5, right=40.5, bottom=40.5))
     spec = ReadSpec(
-        source=str(tmp_path / "archive"), folder=tmp_path / "out", rule=RULE, salt=SALT,
+        source=str(tmp_path / "archive"), folder=tmp_path / "out", rules=(RULE,), salt=SALT,
         crop=Crop(path=path, region="carpals"), isolation=isolation,
     )  # fmt: skip
     planned = [{"instance_index": n, "path": f"{n}.dcm", "shard": 0, "version": 1} for n in range(2)]
@@ -149,7 +149,7 @@ def test_a_table_and_a_region_go_together(tmp_path: Path) -> None:
 
 def test_samples_of_whole_images_say_nothing_of_crops(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(dicom_fixture.image(dicom_fixture.picture((60, 45))))
-    spec = ReadSpec(source=str(tmp_path), folder=tmp_path / "out", rule=RULE, salt=SALT, isolation=None)
+    spec = ReadSpec(source=str(tmp_path), folder=tmp_path / "out", rules=(RULE,), salt=SALT, isolation=None)
     samples = read_shard([{"instance_index": 0, "path": "a.dcm", "shard": 0, "version": 1}], spec)["samples"]
     pq.write_table(samples, tmp_path / "samples.parquet")
     assert samples["crop_ok"].null_count == 1

@@ -159,7 +159,7 @@ def test_the_name_of_a_file_is_in_the_column_path_alone(tmp_path: Path) -> None:
     (archive / "QXMARK^Hand 2.dcm").write_bytes(b"no DICOM")
     rule = InputRule(sop_classes=(DX_FOR_PRESENTATION,), view=View(size_HW=(32, 32)))
     spec = ReadSpec(
-        source=str(archive), folder=tmp_path / "out", rule=rule,
+        source=str(archive), folder=tmp_path / "out", rules=(rule,),
         salt=SALT, deidentified=export, isolation=None,
     )  # fmt: skip
     planned = [

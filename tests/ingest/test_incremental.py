@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 def spec_of(folder: Path) -> ReadSpec:
     rule = small_view(task_named("hand-age")).rule
     return ReadSpec(
-        source=str(folder / "archive"), folder=folder / "samples", rule=rule, salt=b"a salt for tests",
+        source=str(folder / "archive"), folder=folder / "samples", rules=(rule,), salt=b"a salt for tests",
         label_names=(LABEL,), isolation=None,
     )  # fmt: skip
 

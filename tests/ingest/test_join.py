@@ -62,7 +62,7 @@ def ingest_part(root: Path, whole: Path, *, drop: int = 0) -> Path:
     kept = rows[drop:]
     task, out = small_view(HAND_AGE), root / f"part-{drop}"
     spec = ReadSpec(
-        source=str(root / "archive"), folder=out, rule=task.rule, salt=b"a salt for tests",
+        source=str(root / "archive"), folder=out, rules=(task.rule,), salt=b"a salt for tests",
         label_names=(LABEL,),
         labels=Labels({row["sop_instance_uid"]: {LABEL: row[LABEL]} for row in kept}, {}),
         crop=Crop(path=boxes, region="carpals"), isolation=None,

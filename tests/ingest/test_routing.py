@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pydicom
 import pytest
 import torch
@@ -16,7 +17,7 @@ from engine import sources
 from engine.datasets.phantom.archive import write_archive
 from engine.datasets.phantom.knee_visits import KNEES
 from engine.deploy.bundle import BUNDLE_NAME, FORMAT, SEALED, WEIGHTS_NAME, Bundle, open_bundle, sealed
-from engine.deploy.score import Scorer, result_tables
+from engine.deploy.score import Scorer, predictions_schema, result_tables
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.errors import (
     AlreadyScoredError,
@@ -28,7 +29,7 @@ from engine.errors import (
 from engine.imaging.preprocess import View
 from engine.ingest import reuse, wire
 from engine.ingest.instance import InputRule
-from engine.ingest.routing import BODY_PART, FIRST_NAMED, ONLY_FIT, Route, route
+from engine.ingest.routing import BODY_PART, FIRST_NAMED, ONLY_FIT, OPEN, Open, furthest, route
 from engine.ingest.shard import ReadSpec, read_rows
 from engine.models.network import AgeNet, save_weights
 from engine.store import ledger, schema
@@ -54,73 +55,77 @@ def header(sop_class: str, part: str | None) -> dict[str, Any]:
     return {"sop_class_uid": sop_class, "body_part_examined": part}
 
 
-@pytest.mark.parametrize(
-    ("rules", "sop_class", "part", "expected"),
-    [
-        ((HAND,), DX, "HAND", Route(0, ONLY_FIT)),
-        ((HAND,), DX, None, Route(0, ONLY_FIT)),
-        ((HAND, KNEE), DX, "HAND", Route(0, ONLY_FIT)),
-        ((HAND, KNEE), DX, "KNEE", Route(1, ONLY_FIT)),
-        ((KNEE, HAND), DX, "WRIST", Route(1, ONLY_FIT)),
-        ((HAND, KNEE), DX, "PATELLA", Route(1, BODY_PART)),
-        ((HAND, KNEE), DX, "patella", Route(1, BODY_PART)),
-        ((KNEE, HAND), DX, "METACARPUS", Route(1, BODY_PART)),
-        ((HAND, KNEE), DX, None, Route(0, FIRST_NAMED)),
-        ((KNEE, HAND), DX, None, Route(0, FIRST_NAMED)),
-        ((KNEE, HAND), DX, "CHEST", Route(0, FIRST_NAMED)),
-        ((ANY, HAND, replace(HAND, mirrored_laterality="R")), DX, "HAND", Route(1, FIRST_NAMED)),
-        ((ANY, KNEE, HAND), DX, "KNEE", Route(1, BODY_PART)),
-        ((HAND, SLICES), CT, "HAND", Route(1, ONLY_FIT)),
-    ],
-)
-def test_where_an_instance_goes(
-    rules: tuple[InputRule, ...], sop_class: str, part: str | None, expected: Route
-) -> None:
-    assert route(header(sop_class, part), rules) == expected
+OTHER, CLASS, LEFT_OPEN = BodyPartError, SopClassFilteredError, BodyPartOpenError
+MIRRORED = replace(HAND, mirrored_laterality="R")
+
+
+def routes(
+    rules: tuple[InputRule, ...], part: str | None, where_open: Open = "all", sop_class: str = DX
+) -> list[str | type[FilteredError]]:
+    """Why each rule takes an instance, or the kind of its refusal."""
+    found = route(header(sop_class, part), rules, where_open)
+    return [one if isinstance(one, str) else type(one) for one in found]
 
 
 @pytest.mark.parametrize(
     ("rules", "part", "expected"),
     [
-        ((HAND,), "WRIST", Route(0, ONLY_FIT)),
-        ((HAND, KNEE), "KNEE", Route(1, ONLY_FIT)),
-        ((HAND, KNEE), "PATELLA", Route(1, BODY_PART)),
-        ((ANY, KNEE, HAND), "KNEE", Route(1, BODY_PART)),
-        ((HAND,), None, BodyPartOpenError),
-        ((HAND, KNEE), None, BodyPartOpenError),
-        ((HAND, KNEE), "CHEST", BodyPartOpenError),
-        ((HAND, replace(HAND, mirrored_laterality="R")), "HAND", BodyPartOpenError),
-        ((HAND, KNEE), "FOOT", BodyPartError),
+        ((HAND,), "HAND", [ONLY_FIT]),
+        ((HAND,), None, [ONLY_FIT]),
+        ((HAND, KNEE), "HAND", [ONLY_FIT, OTHER]),
+        ((HAND, KNEE), "KNEE", [OTHER, ONLY_FIT]),
+        ((KNEE, HAND), "WRIST", [OTHER, ONLY_FIT]),
+        ((HAND, KNEE), "PATELLA", [OTHER, BODY_PART]),
+        ((HAND, KNEE), "patella", [OTHER, BODY_PART]),
+        ((KNEE, HAND), "METACARPUS", [OTHER, BODY_PART]),
+        ((HAND, KNEE), None, [OPEN, OPEN]),
+        ((KNEE, HAND), "CHEST", [OPEN, OPEN]),
+        ((ANY, HAND, MIRRORED), "HAND", [OTHER, BODY_PART, BODY_PART]),
+        ((ANY, KNEE, HAND), "KNEE", [OTHER, BODY_PART, OTHER]),
+        ((HAND, KNEE), "FOOT", [OTHER, OTHER]),
     ],
 )
-def test_where_only_what_is_named_goes(
-    rules: tuple[InputRule, ...], part: str | None, expected: Route | type[FilteredError]
+def test_who_takes_an_instance(
+    rules: tuple[InputRule, ...], part: str | None, expected: list[str | type[FilteredError]]
 ) -> None:
-    if isinstance(expected, Route):
-        assert route(header(DX, part), rules, is_named=True) == expected
-    else:
-        with pytest.raises(FilteredError) as refused:
-            route(header(DX, part), rules, is_named=True)
-        assert type(refused.value) is expected
+    assert routes(rules, part) == expected
+    if OPEN not in expected:  # the header decides: --route has no part in it
+        assert routes(rules, part, "first") == expected
 
 
-def test_the_reason_is_that_of_the_rule_that_came_furthest() -> None:
+@pytest.mark.parametrize("part", [None, "CHEST"])
+def test_what_the_header_leaves_open_goes_where_it_is_asked_to(part: str | None) -> None:
+    for rules in ((HAND, KNEE), (KNEE, HAND)):
+        assert routes(rules, part, "all") == [OPEN, OPEN]
+        assert routes(rules, part, "first") == [FIRST_NAMED, LEFT_OPEN]
+        assert routes(rules, part, "named") == [LEFT_OPEN, LEFT_OPEN]
+
+
+@pytest.mark.parametrize(
+    ("rules", "part", "expected"),
+    [
+        ((HAND,), "WRIST", [ONLY_FIT]),
+        ((HAND,), None, [LEFT_OPEN]),
+        ((HAND, KNEE), "KNEE", [OTHER, ONLY_FIT]),
+        ((HAND, KNEE), "PATELLA", [OTHER, BODY_PART]),
+        ((ANY, KNEE, HAND), "KNEE", [OTHER, BODY_PART, OTHER]),
+        ((HAND, KNEE), "CHEST", [LEFT_OPEN, LEFT_OPEN]),
+        ((HAND, MIRRORED), "HAND", [BODY_PART, BODY_PART]),
+        ((HAND, KNEE), "FOOT", [OTHER, OTHER]),
+    ],
+)
+def test_who_takes_only_what_is_named(
+    rules: tuple[InputRule, ...], part: str | None, expected: list[str | type[FilteredError]]
+) -> None:
+    assert routes(rules, part, "named") == expected
+
+
+def test_another_class_says_less_than_another_part() -> None:
+    assert routes((HAND, SLICES), "HAND", sop_class=CT) == [CLASS, ONLY_FIT]
+    assert routes((HAND, KNEE), "HAND", sop_class=CT) == [CLASS, CLASS]
     for rules in permutations((HAND, KNEE, SLICES)):
-        with pytest.raises(BodyPartError):
-            route(header(DX, "FOOT"), rules)
-    for rules in permutations((HAND, KNEE)):
-        with pytest.raises(SopClassFilteredError):
-            route(header(CT, "HAND"), rules)
-
-
-@pytest.mark.parametrize("part", [None, "CHEST", *HAND.body_parts, *KNEE.body_parts])
-def test_the_order_decides_only_what_the_header_leaves_open(part: str | None) -> None:
-    found = {
-        (order[chosen.rule] is HAND, chosen.reason)
-        for order in ((HAND, KNEE), (KNEE, HAND))
-        for chosen in [route(header(DX, part), order)]
-    }
-    assert len(found) == (2 if {reason for _, reason in found} == {FIRST_NAMED} else 1)
+        refusals = [one for one in route(header(DX, "FOOT"), rules) if isinstance(one, FilteredError)]
+        assert type(furthest(refusals)) is BodyPartError
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -132,10 +137,10 @@ def test_a_task_does_not_name_what_it_excludes(name: str) -> None:
 
 def test_the_route_of_known_bytes_crosses_to_the_other_process() -> None:
     error = AlreadyScoredError("known")
-    error.route = (1, BODY_PART)
+    error.route = BODY_PART
     again = wire.error_from_facts(wire.error_facts(error))
     assert isinstance(again, AlreadyScoredError)
-    assert again.route == (1, BODY_PART)
+    assert again.route == BODY_PART
 
 
 def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
@@ -170,9 +175,9 @@ def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
 
 
 EXTRA = {
-    "patella.dcm": ("PATELLA", ("knee-age", BODY_PART)),
-    "unsaid.dcm": (None, ("hand-age", FIRST_NAMED)),
-    "foot.dcm": ("FOOT", None),
+    "patella.dcm": ("PATELLA", {"knee-age": BODY_PART}),
+    "unsaid.dcm": (None, {"hand-age": OPEN, "knee-age": OPEN}),
+    "foot.dcm": ("FOOT", {}),
 }
 CHILDREN = 4
 
@@ -202,25 +207,26 @@ class Night:
     def score(self, *words: object) -> Ended:
         return osteoray("score", self.archive, "--shard-size", 5, *words)
 
-    def rows(self, folder: Path) -> list[dict[str, Any]]:
-        names = [name for name in schema.predictions((1, 1)).names if name != "attention_map"]
-        return column(folder, "predictions", names)
+    def rows(self, folder: Path, task: str) -> list[dict[str, Any]]:
+        tables = [ledger.read_table(path) for path in ledger.tables_of(folder, f"predictions-{task}")]
+        return [row for table in tables for row in table.drop_columns(["attention_map"]).to_pylist()]
 
     def alone(self, folder: Path) -> list[dict[str, Any]]:
         """What one bundle makes of the archive when it is the only one, without Ray."""
-        return self.scored([open_bundle(folder)]).drop_columns(["attention_map"]).to_pylist()
+        bundle = open_bundle(folder)
+        scored = self.scored([bundle])[f"predictions-{bundle.task}"]
+        return scored.drop_columns(["attention_map"]).to_pylist()
 
-    def scored(self, bundles: list[Bundle], known: Path | None = None) -> Any:
-        rule, *further = (bundle.rule for bundle in bundles)
+    def scored(self, bundles: list[Bundle], known: Path | None = None) -> dict[str, pa.Table]:
         spec = ReadSpec(
-            source=str(self.archive), folder=self.out, rule=rule, further_rules=tuple(further),
-            salt=read_salt(), known=known, isolation=None,
+            source=str(self.archive), folder=self.out, rules=tuple(bundle.rule for bundle in bundles),
+            tasks=tuple(bundle.task for bundle in bundles), salt=read_salt(), known=known, isolation=None,
         )  # fmt: skip
         rows = read_rows(sources.plan(spec.source, 5).to_pylist(), spec)
         self.num_reused = rows["table"].to_pylist().count("reused")
         scorer = Scorer([bundle.folder for bundle in bundles], ["torch"] * len(bundles), threads=1)
-        grid = reuse.common_grid(bundle.map_HW for bundle in bundles)
-        return result_tables([scorer.score(rows)], grid)["predictions"]
+        schemas = {bundle.task: predictions_schema(bundle) for bundle in bundles}
+        return result_tables([scorer.score(rows)], schemas)
 
 
 @pytest.fixture(scope="module")
@@ -230,30 +236,43 @@ def night(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Night:
     return night
 
 
+PLANNED = 2 * CHILDREN + 5
+"""The films of the children, three more, a CT slice and a text."""
+OF_HAND, OF_KNEE = CHILDREN + 1, CHILDREN + 2
+
+
 @pytest.mark.ray
-def test_each_instance_ends_once_with_its_route(night: Night) -> None:
-    ended, scored = night.ended, 2 * CHILDREN + 2
+def test_each_instance_ends_once_for_every_task_with_its_route(night: Night) -> None:
+    ended = night.ended
     assert ended.code == 3
-    assert (ended.facts["planned"], ended.facts["scored"]) == (scored + 3, scored)
-    assert (ended.facts["filtered"], ended.facts["quarantined"]) == (2, 1)
+    assert ended.facts["planned"] == PLANNED
+    for task, scored in (("hand-age", OF_HAND), ("knee-age", OF_KNEE)):
+        counts = ended.facts["tasks"][task]
+        assert (counts["scored"], counts["quarantined"]) == (scored, 1)
+        assert sum(counts.values()) == PLANNED
+        for row in night.rows(night.out, task):
+            part = {"HAND": "hand-age", "KNEE": "knee-age"}.get(row["body_part_examined"])
+            assert row["task"] == task
+            assert row["route"] == (ONLY_FIT if part else EXTRA[row["path"]][1][task])
     assert osteoray("verify", night.out).code == 0
-    for row in night.rows(night.out):
-        part = {"HAND": "hand-age", "KNEE": "knee-age"}.get(row["body_part_examined"])
-        assert (row["task"], row["route"]) == ((part, ONLY_FIT) if part else EXTRA[row["path"]][1])
-    reasons = {row["path"]: row["reason"] for row in column(night.out, "filtered", ["path", "reason"])}
-    assert reasons == {"foot.dcm": "body_part", "ct.dcm": "sop_class"}
+    names = ["path", "task", "reason"]
+    found = {(row["path"], row["task"]): row["reason"] for row in column(night.out, "filtered", names)}
+    assert found.pop(("foot.dcm", None)) == "body_part"
+    assert found.pop(("ct.dcm", None)) == "sop_class"
+    assert found.pop(("patella.dcm", "hand-age")) == "body_part"
+    assert sorted(task for _, task in found) == ["hand-age"] * CHILDREN + ["knee-age"] * CHILDREN
+    assert set(found.values()) == {"body_part"}
+    assert [row["task"] for row in column(night.out, "quarantine", ["task"])] == [None]
 
 
 @pytest.mark.ray
 def test_a_row_is_what_its_bundle_gives_alone(night: Night) -> None:
-    by_task = {"hand-age": night.alone(night.hand), "knee-age": night.alone(night.knee)}
-    rows = night.rows(night.out)
-    assert {row["task"] for row in rows} == set(by_task)
-    for row in rows:
-        (same,) = [other for other in by_task[row["task"]] if other["path"] == row["path"]]
-        assert {**row, "route": ONLY_FIT, "instance_index": 0, "shard": 0} == {
-            **same, "instance_index": 0, "shard": 0,
-        }  # fmt: skip
+    for task, folder in (("hand-age", night.hand), ("knee-age", night.knee)):
+        alone = {row["path"]: row for row in night.alone(folder)}
+        rows = night.rows(night.out, task)
+        assert rows
+        for row in rows:
+            assert {**row, "route": ONLY_FIT} == alone[row["path"]]
 
 
 @pytest.mark.ray
@@ -267,16 +286,16 @@ def test_the_manifest_names_both_and_others_are_refused(night: Night) -> None:
 
 
 @pytest.mark.ray
-def test_rows_of_the_model_that_takes_the_bytes_are_reused(night: Night, tmp_path: Path) -> None:
+def test_rows_of_each_model_are_reused(night: Night, tmp_path: Path) -> None:
     hand, knee = open_bundle(night.hand), open_bundle(night.knee)
     fresh = night.scored([knee, hand])
     assert night.num_reused == 0
     index = tmp_path / "index"
-    # With the knee named first, the film that says nothing is the knee's: the hand's row of it is not taken.
-    assert reuse.write_index(index, [night.out], {knee.sha256: knee.map_HW, hand.sha256: hand.map_HW}) == 10
+    models = {knee.sha256: knee.task, hand.sha256: hand.task}
+    assert reuse.write_index(index, [night.out], models) == OF_HAND + OF_KNEE
     again = night.scored([knee, hand], index)
-    assert night.num_reused == 2 * CHILDREN + 1
-    assert again.equals(fresh)
+    assert night.num_reused == OF_HAND + OF_KNEE
+    assert {name: again[name].equals(table) for name, table in fresh.items()} == dict.fromkeys(fresh, True)
 
 
 @pytest.mark.ray
@@ -315,9 +334,10 @@ def test_a_withheld_score_is_reused_as_one(night: Night, tmp_path: Path) -> None
 @pytest.mark.ray
 def test_results_of_each_task_are_delivered_as_such(night: Night, tmp_path: Path) -> None:
     ended = osteoray("deliver", night.out, "--to", tmp_path / "results", "--map")
-    assert (ended.code, ended.facts["sent"]) == (0, 2 * (2 * CHILDREN + 2))
+    assert (ended.code, ended.facts["sent"]) == (0, 2 * (OF_HAND + OF_KNEE))
     sites = {"hand-age": "Hand", "knee-age": "Knee"}
-    rows = {row["sop_instance_uid"]: row for row in night.rows(night.out)}
+    rows = {(row["sop_instance_uid"], row["model_sha256"]): row for task in sites
+            for row in night.rows(night.out, task)}  # fmt: skip
     reports = [pydicom.dcmread(path) for path in (tmp_path / "results").rglob("*") if path.is_file()]
     seen = set()
     for report in reports:
@@ -325,11 +345,10 @@ def test_results_of_each_task_are_delivered_as_such(night: Night, tmp_path: Path
             continue
         (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
         uid = evidence.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-        row = rows[uid]
+        row = rows[uid, report.DeviceSerialNumber]
         text = str(report)
-        assert report.DeviceSerialNumber == row["model_sha256"]
         assert [f"'{name}" in text for name in sites.values()] == [row["task"] == task for task in sites]
-        seen.add(uid)
+        seen.add((uid, report.DeviceSerialNumber))
     assert seen == set(rows)
 
 
@@ -353,10 +372,11 @@ def test_a_dry_run_says_which_bundle_takes_how_many_and_why(night: Night) -> Non
     assert ended.code == 0
     hand, knee = ended.facts["models"]
     assert (hand["task"], hand["fits"], hand["routes"]) == (
-        "hand-age", CHILDREN + 1, {ONLY_FIT: CHILDREN, FIRST_NAMED: 1},
+        "hand-age", OF_HAND, {ONLY_FIT: CHILDREN, OPEN: 1},
     )  # fmt: skip
-    assert (knee["task"], knee["routes"]) == ("knee-age", {ONLY_FIT: CHILDREN, BODY_PART: 1})
-    assert knee["body_parts"] == {"KNEE": CHILDREN, "PATELLA": 1}
+    assert (knee["task"], knee["routes"]) == ("knee-age", {ONLY_FIT: CHILDREN, BODY_PART: 1, OPEN: 1})
+    assert knee["body_parts"] == {"KNEE": CHILDREN, "PATELLA": 1, "": 1}
+    assert ended.facts["fits"] == 2 * CHILDREN + 2
     assert ended.facts["filtered"] == {"body_part": 1, "sop_class": 1}
     assert ended.facts["eta_s"] is not None
     assert ended.facts["shards"] == 1 + ledger.read_plan(night.out)["shard"][-1].as_py()
@@ -369,10 +389,12 @@ def test_what_no_header_names_can_be_left_out(night: Night, tmp_path: Path) -> N
     assert dry.facts["filtered"] == {"body_part": 1, "sop_class": 1, "body_part_open": 1}
     assert dry.facts["models"][0]["routes"] == {ONLY_FIT: CHILDREN}
     ended = night.score(*both, "--route", "named", "--out", out, "--reuse", night.out)
-    assert [ended.facts[name] for name in ("scored", "reused", "filtered")] == [2 * CHILDREN + 1] * 2 + [3]
+    assert [counts["scored"] for counts in ended.facts["tasks"].values()] == [CHILDREN, CHILDREN + 1]
+    assert ended.facts["reused"] == 2 * CHILDREN + 1
     assert osteoray("verify", out).code == 0
-    reasons = {row["path"]: row["reason"] for row in column(out, "filtered", ["path", "reason"])}
-    assert reasons == {"foot.dcm": "body_part", "ct.dcm": "sop_class", "unsaid.dcm": "body_part_open"}
+    of_all = {row["path"]: row["reason"] for row in column(out, "filtered", ["path", "task", "reason"])
+              if row["task"] is None}  # fmt: skip
+    assert of_all == {"foot.dcm": "body_part", "ct.dcm": "sop_class", "unsaid.dcm": "body_part_open"}
     mixed = night.score(*both, "--out", out)
     assert (mixed.code, mixed.facts["error"]) == (1, "ORY-T01")
 
@@ -393,8 +415,9 @@ def test_two_bundles_of_one_task_are_refused(night: Night, tmp_path: Path) -> No
 
 
 @pytest.mark.ray
-def test_maps_of_both_bundles_lie_on_one_grid(night: Night) -> None:
-    for path in ledger.tables_of(night.out, "predictions"):
-        maps_Nhw = schema.tensor_values(ledger.read_table(path)["attention_map"])
-        assert maps_Nhw.shape[1:] == (3, 3)
-        assert np.ptp(maps_Nhw, axis=(1, 2)).all()
+def test_maps_of_each_bundle_lie_on_its_own_grid(night: Night) -> None:
+    for task, grid in (("hand-age", (2, 2)), ("knee-age", (3, 3))):
+        for path in ledger.tables_of(night.out, f"predictions-{task}"):
+            maps_Nhw = schema.tensor_values(ledger.read_table(path)["attention_map"])
+            assert maps_Nhw.shape[1:] == grid
+            assert np.ptp(maps_Nhw, axis=(1, 2)).all()

@@ -20,6 +20,7 @@ from engine.imaging.preprocess import View
 from engine.ingest.instance import InputRule
 from engine.ingest.shard import ReadSpec, read_shard
 from engine.store import ledger, schema
+from engine.store.files import sha256_of_bytes
 from engine.store.labels import Labels
 from engine.tasks.hand_age import HAND_AGE
 from tests.fixtures.prepared import prepare
@@ -66,7 +67,7 @@ def archive(tmp_path: Path) -> Path:
 
 def read(archive: Path, labels: Labels | None = None) -> dict[str, pa.Table]:
     spec = ReadSpec(
-        source=str(archive), folder=archive, rule=RULE, salt=b"s" * 32,
+        source=str(archive), folder=archive, rules=(RULE,), salt=b"s" * 32,
         label_names=("bone_age_months",), labels=labels,
     )  # fmt: skip
     return read_shard(sources.plan(str(archive), 100).to_pylist(), spec)
@@ -88,9 +89,10 @@ def test_rows_add_up_and_have_their_reasons(archive: Path) -> None:
 
 def test_a_sample_is_what_prepare_gives(archive: Path) -> None:
     table = read(archive)["samples"]
-    alone = prepare((archive / "good1").read_bytes(), RULE, b"s" * 32)
+    data = (archive / "good1").read_bytes()
+    alone = prepare(data, RULE, b"s" * 32)
     assert np.array_equal(schema.tensor_values(table["image"])[1], alone.image_HW)
-    assert table["content_sha256"][1].as_py() == alone.content_sha256
+    assert table["content_sha256"][1].as_py() == sha256_of_bytes(data)
     assert table["original_to_network"][1].as_py() == alone.geometry.matrix_33.reshape(-1).tolist()
     assert table["age_months"][1].as_py() == pytest.approx(122.0, abs=0.1)  # 3 Feb 2011 to 5 Apr 2021
 
@@ -118,7 +120,7 @@ def test_nothing_of_a_patient_is_in_any_table_or_log(
 def test_a_file_above_the_cap_is_never_read(archive: Path) -> None:
     size = (archive / "good0").stat().st_size
     spec = ReadSpec(
-        source=str(archive), folder=archive, rule=RULE, salt=b"s" * 32, limits=Limits(file_bytes=size - 1)
+        source=str(archive), folder=archive, rules=(RULE,), salt=b"s" * 32, limits=Limits(file_bytes=size - 1)
     )
     planned = sources.plan(str(archive), 100).to_pylist()
     tables = read_shard([row for row in planned if row["path"] in {"good0", "text"}], spec)
@@ -133,7 +135,7 @@ def test_a_file_above_the_cap_is_never_read(archive: Path) -> None:
 def test_a_file_that_went_away_is_quarantined(archive: Path) -> None:
     planned = sources.plan(str(archive), 100).to_pylist()
     (archive / "good1").unlink()
-    spec = ReadSpec(source=str(archive), folder=archive, rule=RULE, salt=b"s" * 32)
+    spec = ReadSpec(source=str(archive), folder=archive, rules=(RULE,), salt=b"s" * 32)
     tables = read_shard(planned, spec)
     assert tables["quarantine"].filter(pc.field("path") == "good1")["reason"].to_pylist() == ["source_read"]
     assert sum(table.num_rows for table in tables.values()) == len(planned)

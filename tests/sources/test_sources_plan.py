@@ -105,7 +105,7 @@ def test_a_pacs_gives_the_same_table_as_the_folder(tmp_path: Path, monkeypatch: 
 
     def table(source: str) -> list[dict[str, object]]:
         spec = ReadSpec(
-            source=source, folder=tmp_path / "out", rule=HAND_AGE.rule, salt=b"s" * 32, isolation=fresh
+            source=source, folder=tmp_path / "out", rules=(HAND_AGE.rule,), salt=b"s" * 32, isolation=fresh
         )
         samples = read_shard(sources.plan(source, 1000).to_pylist(), spec)["samples"]
         rows = samples.drop_columns(["instance_index", "path", "shard", "image"]).to_pylist()

@@ -102,7 +102,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.writerow((uid_from(str(path)), truth, split, mean, sd))
     labels = read_label_table(root / "labels.csv", KNEE.labels)
     spec = ReadSpec(
-        source=str(archive), folder=out, rule=RULE, salt=SALT, labels=labels,
+        source=str(archive), folder=out, rules=(RULE,), salt=SALT, labels=labels,
         label_names=KNEE.label_columns,
     )  # fmt: skip
     plan = sources.plan(spec.source, 16)
