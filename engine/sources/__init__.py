@@ -196,4 +196,4 @@ def _kind(source: str) -> Kind:
         raise UsageError(
             f"{source} is no folder, no .zip, .tar or .tar.gz, and no DICOMDIR: give one of those"
         )
-    raise UsageError(f"there is no {source}: give the folder that holds the DICOM files")
+    raise UsageError(f"there is no folder or file {source}: give the folder that holds the DICOM files")

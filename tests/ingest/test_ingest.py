@@ -35,3 +35,10 @@ def test_an_empty_archive_is_a_wrong_request(tmp_path: Path) -> None:
     ended = osteoray("ingest", tmp_path / "archive", "--task", "hand-age", "--out", tmp_path / "out")
     assert ended.code == 2
     assert "holds no files" in ended.facts["message"]
+
+
+@pytest.mark.parametrize("out", ["out", "/out-of-nowhere"])
+def test_a_source_that_is_not_there_is_named(tmp_path: Path, out: str) -> None:
+    ended = osteoray("ingest", "/nonexist", "--task", "hand-age", "--out", tmp_path / out)
+    assert ended.code == 2
+    assert "there is no folder or file /nonexist" in ended.facts["message"]

@@ -163,5 +163,5 @@ def read_from(source: str, root: Path, planned: list[dict[str, Any]]) -> dict[st
     """Read as a task does, decoding in this process."""
     spec = spec_of(root)
     return read_shard(planned, ReadSpec(
-        source=source, folder=spec.folder, rules=(spec.rule,), salt=spec.salt, isolation=None,
+        source=source, folder=spec.folder, rules=spec.rules, salt=spec.salt, isolation=None,
     ))  # fmt: skip

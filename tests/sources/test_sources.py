@@ -95,7 +95,7 @@ def test_names_that_are_no_utf8_go_through_a_plan(tmp_path: Path) -> None:
 
 
 def test_senseless_sources_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="no folder or file"):
         sources.plan(str(tmp_path / "absent"), 2)
     with pytest.raises(UsageError, match="holds no files"):
         sources.plan(str(tmp_path), 2)
