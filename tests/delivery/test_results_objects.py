@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import subprocess
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +21,7 @@ from engine.dicom.identity import identity
 from engine.errors import HeaderError
 from engine.evaluation.answer import Code, Measurement, Row
 from engine.tasks import TASKS
-from tests.fixtures.outside import require
+from tests.fixtures.outside import complaints
 from tests.fixtures.results_fixture import NAME, PATIENT, archive
 
 MODEL = Model(
@@ -39,13 +37,6 @@ SCORED = Scored(
 )  # fmt: skip
 IMAGE_HW = np.tile(np.arange(96, dtype=np.uint8), (96, 1))
 MAP_HW = np.full((4, 4), 255, np.uint8)
-
-# What dciodvfy says of objects that are as they should be, and why it is no error of ours.
-JUSTIFIED = (
-    "Unrecognized defined term <99OSTEORAY>",  # a private coding scheme is not among those it knows
-    "should be absent (not empty) if an unpaired body part",  # a source may not say which hand it shows
-    "VR checker does not support this Specific Character Set",  # of dsrdump: Unicode
-)
 
 
 def source(**changes: object) -> bytes:
@@ -64,19 +55,6 @@ def scored_by(task: str) -> Scored:
 
 def read(data: bytes) -> pydicom.Dataset:
     return pydicom.dcmread(BytesIO(data))
-
-
-def complaints(words: list[str], data: bytes, path: Path) -> list[str]:
-    """Lines of an outside judge that no entry of JUSTIFIED explains."""
-    path.write_bytes(data)
-    require(shutil.which(words[0]) is not None, words[0], "dicom3tools dcmtk")
-    done = subprocess.run([*words, str(path)], capture_output=True, text=True, check=False, timeout=60)
-    lines = (done.stderr + ("" if words[0] == "dsrdump" else done.stdout)).splitlines()
-    return [
-        line
-        for line in lines
-        if line.startswith(("Error", "Warning", "E:", "W:", "F:")) and not any(j in line for j in JUSTIFIED)
-    ]
 
 
 def test_highdicom_reads_back_what_was_measured() -> None:
