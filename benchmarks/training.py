@@ -46,7 +46,7 @@ from engine.training.checkpoint import new_state
 from engine.training.dataset import TrainingSet, open_training_set, pack_images
 from engine.training.loop import Log, Teacher, World, epochs, recorded_for, validation_errors
 from engine.training.on_ray import Workers, train_on_ray
-from engine.training.recipe import Recipe, model_of, recipe_from_facts
+from engine.training.recipe import Recipe, changed, model_of, objective_of, recipe_from_facts
 from engine.training.run_folder import load_net, read_metrics
 from jobs.cluster_session import start_ray
 from jobs.recipes import recipe_named
@@ -86,15 +86,16 @@ def turns(
 
 def teachers(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Seconds an epoch, alone and with each kind of teacher."""
-    recipe = replace(recipe_named("hand-student"), epochs=options.rounds + 1)
-    samples = opened(options.data, folder, options.steps * recipe.batch_size)
+    recipe = changed(recipe_named("hand-student"), epochs=options.rounds + 1)
+    samples = opened(options.data, folder, options.steps * recipe.optimiser.batch_size)
     device = device_of(options)
     live = Teacher(
-        net=frozen(load_net(options.run, LEARNING.network)).to(device), precision=recipe.teacher_precision
+        net=frozen(load_net(options.run, LEARNING.network)).to(device),
+        precision=recipe.compute.teacher_precision,
     )
     exact = Teacher(net=live.net, precision="f32")
     trainings = {
-        "alone": turns(replace(recipe, distill={}), samples, None, device),
+        "alone": turns(changed(recipe, distill={}), samples, None, device),
         "live": turns(recipe, samples, live, device),
         "live_f32": turns(recipe, samples, exact, device),
         "recorded": turns(
@@ -162,26 +163,29 @@ class Films(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]):
 def plain_epochs(recipe: Recipe, samples: TrainingSet, device: torch.device) -> Iterator[float]:
     """The loop of timm's train.py in one process; yields the seconds of each epoch."""
     torch.manual_seed(recipe.seed)
+    weights = objective_of(recipe, LEARNING.parameters)
     net = channels_last(AgeNet(model_of(recipe, TASK.covariates, 1))).to(device)
-    ema = ModelEmaV2(net, decay=recipe.ema_decay)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    ema = ModelEmaV2(net, decay=recipe.optimiser.ema_decay)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=recipe.optimiser.learning_rate, weight_decay=recipe.optimiser.weight_decay
+    )
     loaders = {"num_workers": 8, "pin_memory": True, "persistent_workers": True} if device != CPU else {}
     loader = DataLoader(
-        Films(samples), batch_size=recipe.batch_size, shuffle=True, drop_last=True, **loaders
+        Films(samples), batch_size=recipe.optimiser.batch_size, shuffle=True, drop_last=True, **loaders
     )  # fmt: skip
-    for epoch in range(recipe.epochs):
+    for epoch in range(recipe.schedule.epochs):
         started = time.perf_counter()
         draws = draw(len(samples.index_of("train")), recipe.augmentation, seed=recipe.seed, epoch=epoch)
         net.train()
         for *parts, place_B in loader:
             x_BVHW, known_BQ, months_B = (part.to(device, non_blocking=True) for part in parts)
             shown = augmented(x_BVHW, draws.at(place_B)).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.compute.precision == "bf16"):
                 logits_BK = net(shown, known_BQ).logits_BK
-            loss = joint_loss(logits_BK, months_B, weight=recipe.kl_weight, delta=recipe.delta_months)["task"]
+            loss = joint_loss(logits_BK, months_B, weight=weights["kl"], delta=weights["delta"])["task"]
             optimizer.zero_grad()
             loss.backward()
-            dispatch_clip_grad(net.parameters(), value=recipe.clip_norm)
+            dispatch_clip_grad(net.parameters(), value=recipe.optimiser.clip_norm)
             optimizer.step()
             ema.update(net)
         validation_errors(LEARNING, ema.module, samples, samples.index_of("val"))
@@ -225,11 +229,11 @@ def ladder(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         recipe = replace(
             recipe_named(name), distill={}, epochs=options.rounds + 1, batch_size=options.batch
         )  # fmt: skip
-        works[f"{name} plain bf16"] = _epoch(plain_epochs(replace(recipe, precision="bf16"), samples, device))
+        works[f"{name} plain bf16"] = _epoch(plain_epochs(changed(recipe, precision="bf16"), samples, device))
         for title, tried in (
-            ("f32", replace(recipe, precision="f32")),
-            ("bf16", replace(recipe, precision="bf16")),
-            ("bf16 compiled", replace(recipe, precision="bf16", compile=True)),
+            ("f32", changed(recipe, precision="f32")),
+            ("bf16", changed(recipe, precision="bf16")),
+            ("bf16 compiled", changed(recipe, precision="bf16", compile=True)),
         ):
             works[f"{name} {title}"] = _epoch(turns(tried, samples, None, device))
     wall, cpu = in_turns(works, options.rounds)
@@ -245,13 +249,13 @@ def ladder(options: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 def loops(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Images per second of our loop through Ray Train with one worker and with two, and of the plain one."""
-    recipe = replace(recipe_named("hand-student"), distill={}, epochs=3)
+    recipe = changed(recipe_named("hand-student"), distill={}, epochs=3)
     pack_images(options.data, folder, TASK.labels)
     samples = open_training_set(options.data, folder, TASK)
     # In a worker process of the same Ray, so that the kernel's scheduler sees both loops alike.
     cores, device = os.cpu_count() or 1, device_of(options)
     plain = ray.remote(num_cpus=cores, num_gpus=int(options.gpu), max_calls=1)(plain_seconds)
-    images = len(samples.index_of("train")) // recipe.batch_size * recipe.batch_size
+    images = len(samples.index_of("train")) // recipe.optimiser.batch_size * recipe.optimiser.batch_size
     start_ray()
     speeds: dict[str, list[float]] = defaultdict(list)
     for turn in range(options.rounds):

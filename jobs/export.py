@@ -51,11 +51,13 @@ def run_export(run: Path, out: Path, engine: str) -> Bundle:
     from engine.deploy.export import export as write_bundle
     from engine.deploy.parity import parity_samples
     from engine.tasks import task_named
-    from engine.training.dataset import choice_of, open_training_set, pack_images
+    from engine.training.dataset import open_training_set, pack_images
+    from engine.training.recipe import recipe_from_facts
     from engine.training.run_folder import read_run
 
     facts = read_run(run)
-    if facts["recipe"]["hide_image"]:
+    recipe = recipe_from_facts(facts["recipe"])
+    if recipe.inputs.hide_image:
         raise ExportError(f"{run} is a control that saw no image: it is not for use")
     require_one_pass(run, facts)
     folder = Path(facts["data"]["folder"])
@@ -64,7 +66,7 @@ def run_export(run: Path, out: Path, engine: str) -> Bundle:
     samples = parity_samples(folder, PARITY_SAMPLES, covariates, task.label_columns)
     with tempfile.TemporaryDirectory(prefix="osteoray-export-") as cache:
         pack_images(folder, Path(cache), task.labels)
-        data = open_training_set(folder, Path(cache), task, choice_of(facts["recipe"]))
+        data = open_training_set(folder, Path(cache), task, recipe.inputs, recipe.split)
         checks = checks_of(run, data)
     threads = os.cpu_count() or 1
     return write_bundle(run, out, engine=engine, samples=samples, threads=threads, checks=checks)

@@ -6,12 +6,11 @@ Variants call a base recipe and change fields; nothing else configures a trainin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import entry_points
 
 from engine.errors import UnknownNameError
 from engine.imaging.augment import Augmentation
-from engine.training.recipe import Recipe
+from engine.training.recipe import Architecture, Compute, Inputs, Optimiser, Recipe, Schedule, changed
 
 DISTILL = {"bin_kl": 10.0, "reg": 1.0, "kd": 1.0, "hint": 5.0, "gradcam": 2.0}
 """The task loss is in months, its gradient large; these bring the terms to the same order. Not tuned."""
@@ -24,7 +23,12 @@ AS_IT_IS = Augmentation(rotation_deg=0.0, scale=0.0, shift=0.0, gamma=0.0, contr
 def hand_teacher() -> Recipe:
     """A residual network from scratch; no weights to fetch."""
     return Recipe(
-        name="hand-teacher", task="hand-age", role="teacher", backbone="resnet18", epochs=14, precision="bf16"
+        name="hand-teacher",
+        task="hand-age",
+        role="teacher",
+        network=Architecture(backbone="resnet18"),
+        schedule=Schedule(epochs=14),
+        compute=Compute(precision="bf16"),
     )
 
 
@@ -34,10 +38,9 @@ def hand_teacher_pretrained() -> Recipe:
         name="hand-teacher-pretrained",
         task="hand-age",
         role="teacher",
-        backbone="tf_efficientnet_lite0",
-        epochs=6,
-        learning_rate=1e-3,
-        weight_decay=0.02,
+        network=Architecture(backbone="tf_efficientnet_lite0"),
+        schedule=Schedule(epochs=6),
+        optimiser=Optimiser(learning_rate=1e-3, weight_decay=0.02),
     )
 
 
@@ -47,10 +50,9 @@ def hand_student() -> Recipe:
         name="hand-student",
         task="hand-age",
         role="student",
-        backbone="mobilenetv3_small_100",
-        epochs=40,
-        learning_rate=2e-3,
-        weight_decay=0.02,
+        network=Architecture(backbone="mobilenetv3_small_100"),
+        schedule=Schedule(epochs=40),
+        optimiser=Optimiser(learning_rate=2e-3, weight_decay=0.02),
         augmentation=MILD,
         distill=dict(DISTILL),
     )
@@ -62,7 +64,7 @@ def hand_cut_student() -> Recipe:
     It starts from the teacher's weights: ``--set weights=TEACHER/model.safetensors``. The student without a
     teacher starts as the teacher did, from ImageNet: ``--set distill=none --set weights=PATH``.
     """
-    return replace(
+    return changed(
         hand_teacher_pretrained(),
         name="hand-cut-student",
         role="student",
@@ -77,12 +79,12 @@ def hand_region() -> Recipe:
 
     Augmentation moves and scales every view by up to 8 and 15 %: that is the jitter of boxes, too.
     """
-    return replace(hand_teacher(), name="hand-region", backbone="resnet18")
+    return changed(hand_teacher(), name="hand-region", backbone="resnet18")
 
 
 def hand_regression() -> Recipe:
     """The control of the distribution head: one output and the absolute error."""
-    return replace(hand_region(), name="hand-regression", head="regression", kl_weight=0.0)
+    return changed(hand_region(), name="hand-regression", head="regression", objective={"kl": 0.0})
 
 
 def hand_region_student() -> Recipe:
@@ -90,7 +92,7 @@ def hand_region_student() -> Recipe:
 
     Only terms on logits and embedding: the teacher's maps are of other pixels than the student's.
     """
-    return replace(
+    return changed(
         hand_student(),
         name="hand-region-student",
         distill={"bin_kl": 10.0, "reg": 1.0, "kd": 1.0, "rkd": 5.0},
@@ -110,19 +112,18 @@ def knee_teacher() -> Recipe:
         name="knee-teacher",
         task="knee-age",
         role="teacher",
-        backbone="resnet18",
-        epochs=30,
-        precision="bf16",
-        labels="pseudo",
-        delta_months=6.0,
-        covariate_dropout=0.3,
+        network=Architecture(backbone="resnet18"),
+        schedule=Schedule(epochs=30),
+        inputs=Inputs(labels="pseudo", covariate_dropout=0.3),
+        compute=Compute(precision="bf16"),
+        objective={"delta": 6.0},
         augmentation=KNEE,
     )
 
 
 def knee_image_sex() -> Recipe:
     """The control that is not told the chronological age."""
-    return replace(knee_teacher(), name="knee-image-sex", covariates="sex", covariate_dropout=0.0)
+    return changed(knee_teacher(), name="knee-image-sex", covariates=("sex",), covariate_dropout=0.0)
 
 
 def knee_told() -> Recipe:
@@ -132,7 +133,7 @@ def knee_told() -> Recipe:
     leans on the age. Give the run with ``--set weights=RUN/model.safetensors``; ``--set covariates=sex`` is
     the control.
     """
-    return replace(
+    return changed(
         knee_teacher(),
         name="knee-told",
         learns="covariates",
@@ -145,12 +146,12 @@ def knee_told() -> Recipe:
 
 def knee_no_image() -> Recipe:
     """The control that sees no image: what sex and chronological age know alone."""
-    return replace(knee_teacher(), name="knee-no-image", hide_image=True, covariate_dropout=0.0)
+    return changed(knee_teacher(), name="knee-no-image", hide_image=True, covariate_dropout=0.0)
 
 
 def knee_student() -> Recipe:
     """Distilled from the folds: `osteoray record-teacher` their runs, then `train --teacher` the cache."""
-    return replace(
+    return changed(
         knee_teacher(),
         name="knee-student",
         role="student",
@@ -165,14 +166,14 @@ def knee_student() -> Recipe:
 
 def demo_teacher() -> Recipe:
     """Small enough for the demo's few minutes."""
-    return replace(
+    return changed(
         hand_teacher(), name="demo-teacher", backbone="resnet10t", epochs=14, batch_size=16, augmentation=MILD
     )
 
 
 def demo_student() -> Recipe:
     """The demo's student."""
-    return replace(hand_student(), name="demo-student", epochs=20, batch_size=16)
+    return changed(hand_student(), name="demo-student", epochs=20, batch_size=16)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

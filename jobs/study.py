@@ -46,7 +46,7 @@ class Row:
 
 ROWS = (
     *(Row(name=view, views=view) for view in REGIONS),
-    Row(name="O, regression", views="O", changes=("head=regression", "kl_weight=0")),
+    Row(name="O, regression", views="O", changes=("head=regression", "objective.kl=0")),
     *(Row(name=views, views=views) for views in JOINS),
     Row(name="H+R1+R2, stacked", views=TEACHER, changes=("fusion=channel_stack",)),
     Row(name="student alone", views="O", recipe=_STUDENT_RECIPE, changes=("distill=none",)),

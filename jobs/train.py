@@ -22,12 +22,11 @@ from engine.store.files import code_version, read_json, sha256_of_file, write_js
 from engine.tasks import task_named
 from engine.training.dataset import (
     TrainingSet,
-    choice_of,
     open_training_set,
     pack_images,
     refuse_twins,
 )
-from engine.training.recipe import Recipe, model_of, recipe_from_facts, with_changes
+from engine.training.recipe import Recipe, changed, model_of, objective_of, recipe_from_facts, with_changes
 from engine.training.run_folder import (
     EVALUATION_NAME,
     RUN_NAME,
@@ -53,7 +52,8 @@ def train(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Change a field, e.g. epochs=3, distill=none, distill.kd=0.5, augmentation.flip=0."
+            "--set",
+            help="Change a field, e.g. schedule.epochs=3, objective.kl=5, distill=none, distill.kd=0.5.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
@@ -63,13 +63,13 @@ def train(
     A student learns from --teacher with the loss terms of its recipe; `--set distill=none` trains it alone.
     After a kill, the same command continues at the last checkpoint.
     """
-    chosen = with_changes(recipe_named(recipe), set_ or [])
+    chosen = complete(with_changes(recipe_named(recipe), set_ or []))
     cores = os.cpu_count() or 1
     if workers > cores and not is_joining():
         raise UsageError(f"{workers} workers need {workers} cores, this machine has {cores}: lower --workers")
     if chosen.distill and teacher is None:
         raise UsageError(f"recipe {recipe} distils: give --teacher RUN, or --set distill=none")
-    if chosen.learns == "covariates" and not chosen.weights:
+    if chosen.network.learns == "covariates" and not chosen.network.weights:
         raise UsageError(f"recipe {recipe} adds to a network: give --set weights=RUN/model.safetensors")
     with lease.hold(out):
         facts = run_training(
@@ -87,6 +87,12 @@ def train(
     finish("train", summary, as_json=json)
 
 
+def complete(recipe: Recipe) -> Recipe:
+    """The recipe with every parameter of its task's loss, all checked."""
+    task = task_named(recipe.task).restricted(recipe.inputs.covariates)
+    return changed(recipe, objective=objective_of(recipe, task.learning().parameters))
+
+
 def run_training(
     recipe: Recipe, data: Path, out: Path, *, teacher: Path | None, workers: int, gpu: bool
 ) -> dict[str, Any]:
@@ -94,10 +100,10 @@ def run_training(
     facts = _facts(recipe, data, out, teacher)
     if facts["status"] == "done":
         return facts
-    task = task_named(recipe.task).restricted(recipe.told)
+    task = task_named(recipe.task).restricted(recipe.inputs.covariates)
     pack_images(data, out / "cache", task.labels)
-    samples = open_training_set(data, out / "cache", task, choice_of(recipe.facts()))
-    if not recipe.hide_image:
+    samples = open_training_set(data, out / "cache", task, recipe.inputs, recipe.split)
+    if not recipe.inputs.hide_image:
         refuse_twins(samples)  # what cannot be trained on ends here
     if teacher and is_cache(teacher):
         from engine.training.loop import recorded_for
@@ -128,11 +134,11 @@ def _facts(recipe: Recipe, data: Path, out: Path, teacher: Path | None) -> dict[
         "recipe": recipe.facts(),
         "task": recipe.task,
         "role": recipe.role,
-        "backbone": recipe.backbone,
+        "backbone": recipe.network.backbone,
         "distill": recipe.distill or "none",
         "data": {"folder": str(data), **data_facts(data)},
         "teacher": _teacher_facts(teacher),
-        "weights_sha256": _weights_digest(recipe.weights),
+        "weights_sha256": _weights_digest(recipe.network.weights),
     }
     if path.exists():
         earlier = read_json(path)
@@ -204,8 +210,8 @@ def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> 
 
     torch.set_num_threads(os.cpu_count() or 1)
     recipe = recipe_from_facts(facts["recipe"])
-    task = task_named(facts["task"]).restricted(recipe.told)
-    samples = open_training_set(data, out / "cache", task, choice_of(facts["recipe"]))
+    task = task_named(facts["task"]).restricted(recipe.inputs.covariates)
+    samples = open_training_set(data, out / "cache", task, recipe.inputs, recipe.split)
     views = samples.images_NVHW.shape[1]
     model = model_of(recipe, task.covariates, views).facts()
     net = load_model(task.learning().network, model, out / WEIGHTS_NAME)
@@ -230,9 +236,9 @@ def _epoch_progress(out: Path, recipe: Recipe) -> Iterator[None]:
 
         def follow() -> None:
             while not stop.wait(0.5):
-                report(epochs_logged(out), recipe.epochs)
+                report(epochs_logged(out), recipe.schedule.epochs)
 
-        report(epochs_logged(out), recipe.epochs)
+        report(epochs_logged(out), recipe.schedule.epochs)
         watcher = threading.Thread(target=follow, daemon=True)
         watcher.start()
         try:
@@ -240,4 +246,4 @@ def _epoch_progress(out: Path, recipe: Recipe) -> Iterator[None]:
         finally:
             stop.set()
             watcher.join()
-            report(epochs_logged(out), recipe.epochs)
+            report(epochs_logged(out), recipe.schedule.epochs)

@@ -57,10 +57,8 @@ def _parity(parity: Mapping[str, Any]) -> str:
 
 
 def _data(facts: Mapping[str, Any]) -> list[str]:
-    data, recipe = facts["data"], facts["recipe"]
-    division = (
-        f"fold {recipe['fold']} of {recipe['folds']} held out for validation" if recipe.get("folds") else ""
-    )
+    data, split = facts["data"], facts["recipe"]["split"]
+    division = f"fold {split['fold']} of {split['folds']} held out for validation" if split["folds"] else ""
     return [
         "## Data",
         "",

@@ -54,11 +54,11 @@ def new_state(
     """The seeded state before the first step; adapters only where a term of the recipe asks for them."""
     torch.manual_seed(recipe.seed)
     net = network(model)
-    if recipe.weights:
-        load_start(net, Path(recipe.weights))
+    if recipe.network.weights:
+        load_start(net, Path(recipe.network.weights))
     adapts = any(TERMS[name].adapts for name in recipe.distill)
     trainee = Trainee(net, teacher_channels if adapts else ())
-    if recipe.learns == "covariates":
+    if recipe.network.learns == "covariates":
         trainee.requires_grad_(requires_grad=False)
         net.covariate_scale_shift.requires_grad_(requires_grad=True)
     channels_last(trainee).to(device)
@@ -122,7 +122,7 @@ def _optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in learning if parameter.ndim > 1]
     vectors = [parameter for parameter in learning if parameter.ndim <= 1]  # norms and biases: no decay
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": matrices, "weight_decay": recipe.optimiser.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.optimiser.learning_rate, fused=True)

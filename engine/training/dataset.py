@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from engine.store.files import MANIFEST_NAME, read_json
 from engine.store.labels import Label
 from engine.store.schema import tensor_values
 from engine.training.folds import folds_of
-from engine.training.learning import Labels, Learnable
+from engine.training.learning import Learnable
+from engine.training.recipe import Inputs, Split
 
 SPLITS = ("train", "val", "test")
 _VAL_PERCENT, _TEST_PERCENT = 10, 15
@@ -68,33 +69,16 @@ def pack_images(folder: Path, cache: Path, labels: Sequence[Label]) -> None:
             stream.write(tensor_values(table["image"]).tobytes())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """How a training uses its samples.
-
-    With ``folds``, all that is not held out for test is divided into them; ``fold`` is the validation split.
-    ``labels`` says what is learnt from. With ``hide_image`` every image is the same noise: the control
-    that shows what the covariates know alone.
-    """
-
-    folds: int = 0
-    fold: int = 0
-    labels: Labels = "truth"
-    hide_image: bool = False
+_ALL, _NO_FOLDS = Inputs(), Split()
 
 
-def choice_of(recipe: Mapping[str, Any]) -> Choice:
-    """The Choice in the facts of a recipe."""
-    return Choice(**{field.name: recipe[field.name] for field in fields(Choice)})
-
-
-_ALL = Choice()
-
-
-def open_training_set(folder: Path, cache: Path, task: Learnable, choice: Choice = _ALL) -> TrainingSet:
+def open_training_set(
+    folder: Path, cache: Path, task: Learnable, inputs: Inputs = _ALL, split: Split = _NO_FOLDS
+) -> TrainingSet:
     """The task's columns of all labelled samples, and the images packed by ``pack_images``.
 
-    A sample without a label that the choice learns from is in no split.
+    With folds, all that is not held out for test is divided into them. A sample without a label of ``inputs``
+    is in no split.
 
     Raises:
         TrainingError: no sample has a label, a label is no number, a split that training needs is empty, or a
@@ -113,18 +97,18 @@ def open_training_set(folder: Path, cache: Path, task: Learnable, choice: Choice
     patients = np.array(table["patient_key"].to_pylist())
     splits = splits_by_patient(patients, table["split"].to_pylist())
     learning = task.learning()
-    aims = learning.targets(truth, splits == "test", choice.labels)
-    if choice.folds:
+    aims = learning.targets(truth, splits == "test", inputs.labels)
+    if split.folds:
         chosen = (splits != "test") & aims.is_labelled_N
         strata = learning.stratum({name: values[chosen] for name, values in aims.columns.items()})
-        of = folds_of(patients[chosen], strata, sexes[chosen], folds=choice.folds)
-        splits[chosen] = np.where(of == choice.fold, "val", "train")
+        of = folds_of(patients[chosen], strata, sexes[chosen], folds=split.folds)
+        splits[chosen] = np.where(of == split.fold, "val", "train")
     splits[~aims.is_labelled_N] = ""
-    for split in SPLITS:
-        if not (splits == split).any():
-            raise TrainingError(f"the {split} split is empty: more patients are needed")
+    for name in SPLITS:
+        if not (splits == name).any():
+            raise TrainingError(f"the {name} split is empty: more patients are needed")
     return TrainingSet(
-        images_NVHW=_images(folder, cache, count, is_hidden=choice.hide_image),
+        images_NVHW=_images(folder, cache, count, is_hidden=inputs.hide_image),
         to_network_N33=to_network_N33,
         covariates_NQ=covariate_columns(table, task.covariates),
         covariates=tuple(task.covariates),

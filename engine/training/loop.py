@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +31,7 @@ from engine.training.checkpoint import State
 from engine.training.dataset import TrainingSet
 from engine.training.forward import outputs
 from engine.training.learning import Learning, Weights
-from engine.training.recipe import Recipe
+from engine.training.recipe import Recipe, objective_of
 
 Log = dict[str, float]
 
@@ -69,6 +69,8 @@ class _Training:
 
     recipe: Recipe
     learning: Learning
+    objective: Mapping[str, float]
+    """Parameters of the task's loss."""
     data: TrainingSet
     train_N: NDArray[np.int64]
     """Places of the training split in the data; all below is numbered within it."""
@@ -95,20 +97,20 @@ def epochs(
         TrainingError: the loss is not finite.
         MissingDependencyError: the recipe compiles, and there is no compiler.
     """
-    if recipe.compile:
+    if recipe.compute.compile:
         compiled(state.trainee.net)
     training = _Training(
-        recipe=recipe, learning=learning, data=data, train_N=data.index_of("train"), teacher=teacher,
-        world=world, model=world.wrap(state.trainee),
+        recipe=recipe, learning=learning, objective=objective_of(recipe, learning.parameters), data=data,
+        train_N=data.index_of("train"), teacher=teacher, world=world, model=world.wrap(state.trainee),
     )  # fmt: skip
-    for epoch in range(state.epoch, recipe.epochs):
-        if recipe.patience and state.epoch - state.best_epoch >= recipe.patience:
+    for epoch in range(state.epoch, recipe.schedule.epochs):
+        if recipe.schedule.patience and state.epoch - state.best_epoch >= recipe.schedule.patience:
             return
         started = time.perf_counter()
         log = _train_epoch(_withheld(training, state.epoch), state)
         state.epoch = epoch + 1
         log["val/error"] = error = _validation_error(learning, state.ema, data, world)
-        if recipe.patience and error < state.best_error:
+        if recipe.schedule.patience and error < state.best_error:
             state.best_error, state.best_epoch = error, state.epoch
             state.best = copy.deepcopy(state.ema)
         yield {"epoch": state.epoch, "step": state.step, **log, "seconds": time.perf_counter() - started}
@@ -127,11 +129,11 @@ def recorded_for(data: TrainingSet, cache: TeacherCache, terms: Iterable[str]) -
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     """Linear warm-up over the recipe's share of steps, then a cosine to zero."""
-    warm_steps = max(int(recipe.warmup * total_steps), 1)
+    warm_steps = max(int(recipe.schedule.warmup * total_steps), 1)
     if step < warm_steps:
-        return recipe.learning_rate * (step + 1) / warm_steps
+        return recipe.optimiser.learning_rate * (step + 1) / warm_steps
     progress = (step - warm_steps) / max(total_steps - warm_steps, 1)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return recipe.optimiser.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def _train_epoch(training: _Training, state: State) -> Log:
@@ -139,20 +141,22 @@ def _train_epoch(training: _Training, state: State) -> Log:
     torch.manual_seed(_SEED_STRIDE * (_SEED_STRIDE * recipe.seed + state.epoch) + world.rank)
     order = np.random.default_rng((recipe.seed, state.epoch)).permutation(count)
     draws = draw(count, recipe.augmentation, seed=recipe.seed, epoch=state.epoch)
-    per_worker = max(recipe.batch_size // world.size, 1)
+    per_worker = max(recipe.optimiser.batch_size // world.size, 1)
     steps = max(count // (per_worker * world.size), 1)
     mine = order[world.rank :: world.size]
     follow_ema = _Ema(state.ema, state.trainee.net)
     sums: dict[str, Tensor] = {}
-    training.model.train(recipe.learns == "all")  # a norm that does not learn keeps its statistics, too
+    training.model.train(
+        recipe.network.learns == "all"
+    )  # a norm that does not learn keeps its statistics, too
     is_finite = None
     for place in range(steps):
         chosen_B = mine[place * per_worker : (place + 1) * per_worker]
-        parts = _step(training, state, draws, chosen_B, total_steps=steps * recipe.epochs)
+        parts = _step(training, state, draws, chosen_B, total_steps=steps * recipe.schedule.epochs)
         # Asked of the step before: a GPU has its next work by then, and is not waited for.
         _require_finite(is_finite, state.step - 2)
         is_finite = parts.pop(_FINITE)
-        follow_ema(min(recipe.ema_decay, (1 + state.step) / (10 + state.step)))
+        follow_ema(min(recipe.optimiser.ema_decay, (1 + state.step) / (10 + state.step)))
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.double()
     _require_finite(is_finite, state.step - 1)
@@ -171,10 +175,10 @@ def _step(
     recipe, model = training.recipe, training.model
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(recipe, state.step, total_steps)
-    weights = _weights(recipe, state.step / total_steps)
+    weights = _weights(training, state.step / total_steps)
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
-    portions = np.array_split(chosen_B, min(recipe.accumulate, len(chosen_B)))
+    portions = np.array_split(chosen_B, min(recipe.optimiser.accumulate, len(chosen_B)))
     for number, portion_B in enumerate(portions, 1):
         share = len(portion_B) / len(chosen_B)
         with _synchronised(model, number == len(portions)):
@@ -182,7 +186,7 @@ def _step(
             torch.autograd.backward(share * parts["loss"])
         for name, part in parts.items():
             sums[name] = sums.get(name, 0.0) + share * part.detach()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.optimiser.clip_norm)
     is_finite = torch.isfinite(sums["loss"]) & torch.isfinite(norm)
     state.optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # where 1, weights stay
     state.optimizer.step()
@@ -200,7 +204,7 @@ def _objective(
     height, width = shown_BVHW.shape[2:]
     batch = replace(batch, x_BVHW=shown_BVHW, warp=drawn.warp((height, width)))
     teacher = _teacher_outputs(training, batch, chosen_B)
-    with _precision(training.recipe.precision, training.world.device):
+    with _precision(training.recipe.compute.precision, training.world.device):
         student = training.model(batch.x_BVHW, batch.covariates_BQ)
     return training.learning.objective(student, teacher, batch, weights)
 
@@ -211,11 +215,12 @@ def _synchronised(model: nn.Module, is_last: bool) -> AbstractContextManager[Any
     return nullcontext() if is_last or waits is None else waits()
 
 
-def _weights(recipe: Recipe, progress: float) -> Weights:
+def _weights(training: _Training, progress: float) -> Weights:
     """The weights after a share of all steps; a term without a ramp has its whole weight from the start."""
+    recipe = training.recipe
     risen = {name: min(progress / share, 1.0) for name, share in recipe.ramps.items() if share > 0}
     terms = {name: weight * risen.get(name, 1.0) for name, weight in recipe.distill.items()}
-    return Weights(task={"kl": recipe.kl_weight, "delta": recipe.delta_months}, terms=terms)
+    return Weights(task=training.objective, terms=terms)
 
 
 def _teacher_outputs(training: _Training, batch: Batch, chosen_B: NDArray[np.int64]) -> Outputs | None:
@@ -243,10 +248,10 @@ def _batch(data: TrainingSet, index_B: NDArray[np.int64], device: torch.device) 
 def _withheld(training: _Training, epoch: int) -> _Training:
     """The training with the covariates that this epoch hides, the same on every worker."""
     recipe, data = training.recipe, training.data
-    if not recipe.covariate_dropout:
+    if not recipe.inputs.covariate_dropout:
         return training
     rng = np.random.default_rng((recipe.seed, epoch, _WITHHELD))
-    is_hidden_N = rng.random(len(data.covariates_NQ)) < recipe.covariate_dropout
+    is_hidden_N = rng.random(len(data.covariates_NQ)) < recipe.inputs.covariate_dropout
     covariates_NQ = hidden(data.covariates_NQ, data.covariates, is_hidden_N)
     return replace(training, data=replace(data, covariates_NQ=covariates_NQ))
 

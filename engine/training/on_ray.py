@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from engine.errors import EngineError, TrainingError
 from engine.ingest.malloc import ACTIVATIONS, HUGE_PAGES, keep_freed_memory
 from engine.models.network import ModelFacts, frozen, save_weights
 from engine.training.checkpoint import load_state, new_state, save_state
-from engine.training.dataset import TrainingSet, choice_of, open_training_set
+from engine.training.dataset import TrainingSet, open_training_set
 from engine.training.learning import Learnable, Learning
 from engine.training.loop import Teacher, World, epochs, recorded_for
-from engine.training.recipe import Recipe, model_of, recipe_from_facts
+from engine.training.recipe import Recipe, changed, model_of, recipe_from_facts
 from engine.training.run_folder import WEIGHTS_NAME, append_metrics, forget_after, load_net
 
 _ATTEMPTS = 3
@@ -54,11 +54,11 @@ def train_on_ray(
         EngineError: a worker refused the recipe or the data.
         TrainingError: workers died three times.
     """
+    weights = recipe.network.weights  # a worker has another working directory
     config = {
-        "recipe": recipe.facts(),
-        "weights": str(Path(recipe.weights).resolve()) if recipe.weights else "",
+        "recipe": changed(recipe, weights=str(Path(weights).resolve()) if weights else "").facts(),
         "task": task,
-        "data": str(data.resolve()),  # a worker has another working directory
+        "data": str(data.resolve()),
         "run": str(run.resolve()),
         "teacher": str(teacher.resolve()) if teacher else None,
         "threads": workers.threads,
@@ -99,14 +99,14 @@ def _train_worker(config: dict[str, Any]) -> None:
     keep_freed_memory(ACTIVATIONS)
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
-    recipe = replace(recipe_from_facts(config["recipe"]), weights=config["weights"])
+    recipe = recipe_from_facts(config["recipe"])
     task: Learnable = config["task"]
     learning, run, data = task.learning(), Path(config["run"]), Path(config["data"])
     device = get_device()
     world = World(
         rank=context.get_world_rank(), size=context.get_world_size(), device=device, wrap=prepare_model
     )
-    samples = open_training_set(data, run / "cache", task, choice_of(config["recipe"]))
+    samples = open_training_set(data, run / "cache", task, recipe.inputs, recipe.split)
     views = samples.images_NVHW.shape[1]
     model = model_of(recipe, task.covariates, views)
     teacher = _teacher(config["teacher"], recipe, learning, model, samples, device)
@@ -142,7 +142,7 @@ def _teacher(
         return recorded_for(samples, open_cache(Path(folder)), recipe.distill)
     net = frozen(load_net(Path(folder), learning.network)).to(device)
     require_same_inputs(net.facts, student, Path(folder))
-    return Teacher(net=net, precision=recipe.teacher_precision)
+    return Teacher(net=net, precision=recipe.compute.teacher_precision)
 
 
 def require_same_inputs(teacher: ModelFacts, student: ModelFacts, folder: Path) -> None:

@@ -23,7 +23,7 @@ def bundle_facts(**changes: Any) -> dict[str, Any]:
         "engine": "openvino",
         "model": {"covariates": ["sex"]},
         "distill": {"kd": 1.0, "reg": 0.5},
-        "recipe": {"folds": 0, "fold": 0},
+        "recipe": {"split": {"folds": 0, "fold": 0}},
         "data": {"counts": {"samples": 11111}, "sha256": "ab" * 32},
         "parity": {
             "instances": 256,
@@ -76,7 +76,7 @@ def test_every_table_is_whole_and_no_figure_is_nan() -> None:
 
 
 def test_folds_teacher_and_small_groups_are_said() -> None:
-    facts = bundle_facts(recipe={"folds": 5, "fold": 2}, distill="none")
+    facts = bundle_facts(recipe={"split": {"folds": 5, "fold": 2}}, distill="none")
     facts["evaluation"]["fidelity"] = {"mae_months": 3.0, "p95_months": 8.0}
     text = card(facts)
     assert "fold 2 of 5 held out for validation" in text

@@ -32,7 +32,7 @@ from engine.tasks import task_named
 from engine.training.checkpoint import State, load_state, new_state, save_state
 from engine.training.dataset import TrainingSet
 from engine.training.loop import Log, Teacher, World, epochs, recorded_for
-from engine.training.recipe import Recipe
+from engine.training.recipe import Recipe, changed
 from engine.training.record_teacher import recorded_outputs, require_outputs
 from engine.training.test_time_augmentation import views_of
 from tests.fixtures.training_fixture import BACKBONE, SIZE, disc_set, tiny_recipe
@@ -304,7 +304,7 @@ def test_the_same_seed_and_cache_give_the_same_weights(cache: TeacherCache, disc
 def test_a_resumed_student_of_a_cache_ends_bit_for_bit_as_one_that_was_not_stopped(
     cache: TeacherCache, discs: TrainingSet, tmp_path: Path
 ) -> None:
-    recipe = replace(student(Augmentation()), epochs=2, accumulate=2)
+    recipe = changed(student(Augmentation()), epochs=2, accumulate=2)
     teacher = recorded_for(discs, cache, TERMS)
 
     def begun() -> tuple[State, Iterator[Log]]:

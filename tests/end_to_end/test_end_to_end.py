@@ -257,7 +257,7 @@ def test_planted_damage_is_found(story: Story, tmp_path: Path) -> None:
 
 def test_quick_recipe_changes_are_in_the_run(story: Story) -> None:
     assert "epochs=2" in QUICK
-    assert read_json(story.teacher / "run.json")["recipe"]["epochs"] == 2
+    assert read_json(story.teacher / "run.json")["recipe"]["schedule"]["epochs"] == 2
 
 
 def command(words: list[object]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +132,7 @@ def test_what_does_not_belong_together_is_not_joined(views: tuple[Path, Path, Pa
 
 
 def test_regression_learns_too(views: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    recipe = replace(tiny_recipe(epochs=1, batch_size=8), head="regression", kl_weight=0.0)
+    recipe = tiny_recipe(epochs=1, batch_size=8, head="regression", objective={"kl": 0.0})
     pack_images(views[0], tmp_path, LABELS)
     data = open_training_set(views[0], tmp_path, HAND_AGE)
     model = model_of(recipe, HAND_AGE.covariates, 1)

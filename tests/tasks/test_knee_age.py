@@ -24,8 +24,8 @@ from engine.tasks import TASKS, task_named
 from engine.tasks.ages.pseudo_labelling import pseudo_labels
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
-from engine.training.dataset import Choice, TrainingSet, open_training_set, pack_images
-from engine.training.recipe import model_of
+from engine.training.dataset import TrainingSet, open_training_set, pack_images
+from engine.training.recipe import Inputs, Split, model_of
 from engine.training.run_folder import RUN_NAME, WEIGHTS_NAME
 from tests.fixtures.prepared import prepare
 from tests.fixtures.story import osteoray
@@ -117,14 +117,17 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def opened(folder: Path, cache: Path, choice: Choice) -> TrainingSet:
+NO_FOLDS = Split()
+
+
+def opened(folder: Path, cache: Path, inputs: Inputs, split: Split = NO_FOLDS) -> TrainingSet:
     pack_images(folder, cache, KNEE.labels)
-    return open_training_set(folder, cache, KNEE, choice)
+    return open_training_set(folder, cache, KNEE, inputs, split)
 
 
 def test_labels_of_each_kind_reach_the_training_set(ingested: Path, tmp_path: Path) -> None:
     truth, pseudo, both = (
-        opened(ingested, tmp_path / kind, Choice(labels=kind))  # type: ignore[arg-type]
+        opened(ingested, tmp_path / kind, Inputs(labels=kind))  # type: ignore[arg-type]
         for kind in ("truth", "pseudo", "both")
     )
     used = [int((kind.splits_N != "").sum()) for kind in (truth, pseudo, both)]
@@ -145,14 +148,14 @@ def test_labels_of_each_kind_reach_the_training_set(ingested: Path, tmp_path: Pa
 
 
 def test_a_split_by_folds_passes_over_what_has_no_label(ingested: Path, tmp_path: Path) -> None:
-    data = opened(ingested, tmp_path, Choice(labels="truth", folds=3, fold=1))
+    data = opened(ingested, tmp_path, Inputs(labels="truth"), Split(folds=3, fold=1))
     assert set(data.splits_N) == {"", "train", "val", "test"}
     assert np.isfinite(data.targets["bin"][data.index_of("train")]).all()
     assert np.isfinite(data.targets["bin"][data.index_of("val")]).all()
 
 
 def test_age_is_told_and_kept_and_hidden_images_are_one_noise(ingested: Path, tmp_path: Path) -> None:
-    data = opened(ingested, tmp_path, Choice(labels="both", hide_image=True))
+    data = opened(ingested, tmp_path, Inputs(labels="both", hide_image=True))
     assert (data.images_NVHW == data.images_NVHW[0]).all()
     assert data.images_NVHW[0].std() > 50
     known = np.isfinite(data.age_months_N)

@@ -11,9 +11,9 @@ import pytest
 
 from engine.errors import UsageError
 from engine.tasks.hand_age import HAND_AGE
-from engine.training.dataset import Choice, open_training_set, pack_images
+from engine.training.dataset import open_training_set, pack_images
 from engine.training.folds import SLACK, folds_of, hash_of_patient
-from engine.training.recipe import with_changes
+from engine.training.recipe import Split, with_changes
 from tests.fixtures.training_fixture import LABELS, Made, tiny_recipe, write_ingest
 
 
@@ -94,7 +94,7 @@ def test_without_a_sex_or_with_one_fold() -> None:
 
 def test_a_recipe_names_its_fold_and_refuses_senseless_ones() -> None:
     chosen = with_changes(tiny_recipe(), ["folds=5", "fold=4"])
-    assert (chosen.folds, chosen.fold) == (5, 4)
+    assert (chosen.split.folds, chosen.split.fold) == (5, 4)
     for change in (["fold=1"], ["folds=1"], ["folds=5", "fold=5"], ["folds=-2"]):
         with pytest.raises(UsageError, match="fold"):
             with_changes(tiny_recipe(), change)
@@ -109,7 +109,7 @@ def test_each_sample_outside_test_is_held_out_by_one_fold(tmp_path: Path) -> Non
     folder = write_ingest(tmp_path / "made", made)
     pack_images(folder, tmp_path / "cache", LABELS)
     sets = [
-        open_training_set(folder, tmp_path / "cache", HAND_AGE, Choice(folds=3, fold=fold))
+        open_training_set(folder, tmp_path / "cache", HAND_AGE, split=Split(folds=3, fold=fold))
         for fold in range(3)
     ]
     held = [data.uids_N[data.index_of("val")].tolist() for data in sets]

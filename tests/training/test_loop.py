@@ -24,7 +24,7 @@ from engine.training.dataset import TrainingSet
 from engine.training.forward import outputs
 from engine.training.learning import Weights
 from engine.training.loop import Log, Teacher, World, epochs, learning_rate, validation_errors
-from engine.training.recipe import Recipe
+from engine.training.recipe import Recipe, changed
 from engine.training.run_folder import append_metrics, epochs_logged, forget_after, read_metrics, read_run
 from tests.fixtures.training_fixture import BACKBONE, LABEL, disc_set, predicted, tiny_recipe
 
@@ -47,7 +47,7 @@ def teacher_net() -> Teacher:
 
 
 def started(recipe: Recipe, teacher: Teacher | None = None) -> State:
-    model = ModelFacts(backbone=recipe.backbone)
+    model = ModelFacts(backbone=recipe.network.backbone)
     return new_state(recipe, LEARNING.network, model, teacher.net.channels if teacher else (), CPU)
 
 
@@ -194,7 +194,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     recipe = tiny_recipe(epochs=1)
     save_state(started(recipe), tmp_path)
     with pytest.raises(TrainingError, match="does not fit this recipe"):
-        load_state(started(replace(recipe, backbone="resnet10t")), tmp_path)
+        load_state(started(changed(recipe, backbone="resnet10t")), tmp_path)
     with pytest.raises(TrainingError, match="does not fit this recipe"):
         load_state(started(recipe), tmp_path / "absent")
 
@@ -250,7 +250,7 @@ def test_the_schedule_by_hand() -> None:
     assert rates[6] == pytest.approx(0.05)  # half-way
     assert rates[4] == pytest.approx(0.05 * (1 + math.cos(math.pi / 4)))
     assert rates[10] == pytest.approx(0)
-    assert learning_rate(replace(recipe, warmup=0.0), 0, 10) == pytest.approx(0.1)
+    assert learning_rate(changed(recipe, warmup=0.0), 0, 10) == pytest.approx(0.1)
 
 
 def test_weights_decay_but_norms_and_biases_do_not() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,9 +139,9 @@ def test_to_compile_without_a_compiler_says_what_to_install(monkeypatch: pytest.
 
 
 def test_the_fields_are_checked_like_all_others() -> None:
-    changed = with_changes(tiny_recipe(), ["compile=true", "accumulate=4", "patience=3"])
-    assert (changed.compile, changed.accumulate, changed.patience) == (True, 4, 3)
-    assert not with_changes(changed, ["compile=False"]).compile
+    new = with_changes(tiny_recipe(), ["compile=true", "accumulate=4", "patience=3"])
+    assert (new.compute.compile, new.optimiser.accumulate, new.schedule.patience) == (True, 4, 3)
+    assert not with_changes(new, ["compile=False"]).compute.compile
     for change, message in (
         ("compile=perhaps", "compile takes a value of type bool"),
         ("accumulate=0", "accumulate must be"),
@@ -150,4 +149,4 @@ def test_the_fields_are_checked_like_all_others() -> None:
         ("patience=-1", "patience must be"),
     ):
         with pytest.raises(UsageError, match=message):
-            with_changes(replace(tiny_recipe(), batch_size=16), [change])
+            with_changes(tiny_recipe(batch_size=16), [change])

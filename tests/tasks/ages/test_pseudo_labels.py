@@ -122,7 +122,7 @@ def test_a_training_follows_its_pseudo_labels_and_not_the_truth() -> None:
     data = replace(data, targets=aims.columns)
     recipe = tiny_recipe(task="knee-age", labels="pseudo", epochs=1)
     learning, device = KNEE_AGE.learning(), torch.device("cpu")
-    state = new_state(recipe, learning.network, ModelFacts(backbone=recipe.backbone), (), device)
+    state = new_state(recipe, learning.network, ModelFacts(backbone=recipe.network.backbone), (), device)
     (log,) = epochs(recipe, learning, data, state, world=World(), teacher=None)
     assert log["train/expert_mae"] == 0
     assert log["train/mae"] > 0
