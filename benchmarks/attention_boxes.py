@@ -30,7 +30,7 @@ from matplotlib.patches import Rectangle
 
 from engine.dicom.write import uid_from
 from engine.imaging.boxes import Box, covered, iou, whole_image
-from engine.models.network import AgeNet
+from engine.models.network import Network
 from engine.tasks.ages.attention_boxes import RULES, BoxRule, box_from_map, coarse, masked, on_grid
 from engine.tasks.ages.find_regions import Looked, look
 from engine.training.run_folder import load_net
@@ -86,7 +86,7 @@ def read_cases(run: Path, data: Path, truth: Path) -> list[Case]:
     shares = true_shares(truth)
     number_of = {uid_from("rsna", str(number), "instance"): number for number in shares}
     cases = []
-    for looked in look(load_net(run, AgeNet), data, only=list(number_of)):
+    for looked in look(load_net(run, Network), data, only=list(number_of)):
         number = number_of[looked.sop_instance_uid]
         hulls = [hull(shares[number][label], looked.view.original_HW) for label in ("Wrist", "MCP")]
         cases.append(Case(number=number, looked=looked, carpals=hulls[0], metacarpals=hulls[1]))

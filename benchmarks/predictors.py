@@ -19,7 +19,7 @@ from engine.deploy.bundle import open_bundle
 from engine.deploy.engines import PREDICTORS, open_predictor
 from engine.deploy.export import images_per_second as compiled_speed
 from engine.deploy.parity import parity_samples
-from engine.models.network import AgeNet
+from engine.models.network import Network
 from engine.training.evaluate import images_per_second as eager_speed
 from engine.training.run_folder import load_net
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    bundle, teacher = open_bundle(options.bundle), load_net(options.teacher, AgeNet)
+    bundle, teacher = open_bundle(options.bundle), load_net(options.teacher, Network)
     samples = parity_samples(options.data, 256, bundle.covariates)
     torch.set_num_threads(options.threads)
     engines = [name for name, backend in PREDICTORS.items() if backend.available()]

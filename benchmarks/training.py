@@ -39,7 +39,7 @@ from engine.distillation.cached_teacher import RecordedTeacher
 from engine.distillation.teacher_cache import open_cache
 from engine.imaging.augment import augmented, draw
 from engine.ingest.covariates import widths
-from engine.models.network import AgeNet, channels_last, frozen
+from engine.models.network import Network, channels_last, frozen
 from engine.models.ordered_bins import joint_loss
 from engine.tasks import task_named
 from engine.training.checkpoint import new_state
@@ -164,7 +164,7 @@ def plain_epochs(recipe: Recipe, samples: TrainingSet, device: torch.device) -> 
     """The loop of timm's train.py in one process; yields the seconds of each epoch."""
     torch.manual_seed(recipe.seed)
     weights = objective_of(recipe, LEARNING.parameters)
-    net = channels_last(AgeNet(model_of(recipe, TASK.covariates, 1))).to(device)
+    net = channels_last(Network(model_of(recipe, TASK.covariates, 1))).to(device)
     ema = ModelEmaV2(net, decay=recipe.optimiser.ema_decay)
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=recipe.optimiser.learning_rate, weight_decay=recipe.optimiser.weight_decay

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from engine.distillation.terms import TERMS
 from engine.models.batch import Batch
-from engine.models.network import AgeNet, Outputs
+from engine.models.network import Network, Outputs
 
 
 class Trainee(nn.Module):
     """The network in training plus the adapters phi of the hint term, which are never deployed."""
 
-    def __init__(self, net: AgeNet, teacher_channels: tuple[int, ...] = ()) -> None:
+    def __init__(self, net: Network, teacher_channels: tuple[int, ...] = ()) -> None:
         """Adapters are made only where ``teacher_channels`` are given."""
         super().__init__()
         self.net = net

@@ -37,7 +37,7 @@ def evidence(dense_BKhw: Tensor, slopes_BK: Tensor) -> Tensor:
 
 
 def attention(logits_BK: Tensor, dense_BKhw: Tensor) -> Tensor:
-    """Where the predicted age is read off, [B, h, w] >= 0: evidence for sum of p_k z_k with p held fixed.
+    """Where the prediction is read off, [B, h, w] >= 0: evidence for sum of p_k z_k with p held fixed.
 
     The target is less the mean logit, since softmax ignores what all bins share.
     """

@@ -1,4 +1,4 @@
-"""A timm trunk with a dense age head, and what every model returns.
+"""A timm trunk with a dense head, and what every model returns.
 
 Legend: B batch, V views, Q covariate columns, C channels, K bins, H, W input, h, w trunk grid.
 The only door to timm.
@@ -43,8 +43,8 @@ class ModelFacts:
     """
 
     backbone: str
-    covariates: tuple[str, ...] = ("sex",)
-    covariate_columns: tuple[int, ...] = (1,)
+    covariates: tuple[str, ...] = ()
+    covariate_columns: tuple[int, ...] = ()
     num_views: int = 1
     fusion: Fusion = "late"
     head: Head = "distribution"
@@ -142,7 +142,7 @@ class Gate(nn.Module):
         return weights_BV
 
 
-class AgeNet(nn.Module):
+class Network(nn.Module):
     """Trunk, norm, covariates by feature-wise modulation, then a 1x1 convolution *before* pooling.
 
     The order makes Grad-CAM a closed form of first-order gradients (methods: dense head). With late fusion
@@ -230,7 +230,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     safetensors.torch.save_file(tensors, path)
 
 
-def load_model(network: Callable[[ModelFacts], AgeNet], facts: Mapping[str, Any], path: Path) -> AgeNet:
+def load_model(network: Callable[[ModelFacts], Network], facts: Mapping[str, Any], path: Path) -> Network:
     """Rebuild a model in eval mode: ``network`` of its facts, with safetensors weights.
 
     Raises:
@@ -240,7 +240,7 @@ def load_model(network: Callable[[ModelFacts], AgeNet], facts: Mapping[str, Any]
         listed = {name: tuple(facts[name]) for name in ("covariates", "covariate_columns")}
         known = ModelFacts(**{**facts, **listed})
     except (KeyError, TypeError) as error:
-        raise BundleError(f"these are no facts of a model of this release: {error}") from error
+        raise BundleError(f"these are no facts of a model of this release ({error}): train again") from error
     model = network(known)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
@@ -249,7 +249,7 @@ def load_model(network: Callable[[ModelFacts], AgeNet], facts: Mapping[str, Any]
     return model.eval()
 
 
-def load_start(model: AgeNet, path: Path) -> None:
+def load_start(model: Network, path: Path) -> None:
     """Start from a safetensors file: a run's own weights whole, or the trunk alone.
 
     If the run took the first covariates of this network only, their weights are copied and the remaining
@@ -300,7 +300,7 @@ def _as_views(given: Tensor, like: Tensor, views: tuple[int, ...]) -> Tensor:
     return given.sum(1, keepdim=True).expand(-1, like.shape[1], -1, -1) / like.shape[1]
 
 
-def frozen(model: AgeNet) -> AgeNet:
+def frozen(model: Network) -> Network:
     """The model as a teacher: eval mode, no gradients."""
     return model.eval().requires_grad_(requires_grad=False)
 
@@ -310,7 +310,7 @@ def channels_last(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def compiled(model: AgeNet, backend: str = "inductor") -> None:
+def compiled(model: Network, backend: str = "inductor") -> None:
     """Let the trunk run through `torch.compile` from now on; names of weights stay as they are.
 
     Raises:

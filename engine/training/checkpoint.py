@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.distillation.terms import TERMS
 from engine.distillation.weighted_terms import Trainee
 from engine.errors import TrainingError
-from engine.models.network import AgeNet, ModelFacts, channels_last, load_start, save_weights
+from engine.models.network import ModelFacts, Network, channels_last, load_start, save_weights
 from engine.store.files import read_json, write_json
 from engine.training.recipe import Recipe
 
@@ -30,23 +30,23 @@ class State:
     """
 
     trainee: Trainee
-    ema: AgeNet
+    ema: Network
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     step: int = 0
-    best: AgeNet | None = None
+    best: Network | None = None
     best_error: float = math.inf
     best_epoch: int = 0
 
     @property
-    def chosen(self) -> AgeNet:
+    def chosen(self) -> Network:
         """The network that a run leaves."""
         return self.best or self.ema
 
 
 def new_state(
     recipe: Recipe,
-    network: Callable[[ModelFacts], AgeNet],
+    network: Callable[[ModelFacts], Network],
     model: ModelFacts,
     teacher_channels: tuple[int, ...],
     device: torch.device,

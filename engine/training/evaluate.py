@@ -22,7 +22,7 @@ from engine.errors import TableError
 from engine.evaluation.comparison import aligned
 from engine.evaluation.held_out import HeldOut, held_out_table, write_held_out
 from engine.evaluation.metrics import known
-from engine.models.network import AgeNet, example_inputs
+from engine.models.network import Network, example_inputs
 from engine.models.ordered_bins import moments
 from engine.store.files import replacing
 from engine.store.schema import tensor_column
@@ -42,7 +42,7 @@ DEPARTS_MONTHS = 12
 
 
 def evaluate(
-    net: AgeNet, data: TrainingSet, folder: Path, *, teacher: HeldOut | None = None
+    net: Network, data: TrainingSet, folder: Path, *, teacher: HeldOut | None = None
 ) -> dict[str, dict[str, Any]]:
     """Calibrate on the validation split, judge on the test split; facts ``evaluation`` and ``calibration``.
 
@@ -84,7 +84,7 @@ def evaluate(
 
 
 def predicted(
-    net: AgeNet, data: TrainingSet, index_N: NDArray[np.int64], *, temperature: float
+    net: Network, data: TrainingSet, index_N: NDArray[np.int64], *, temperature: float
 ) -> tuple[HeldOut, NDArray[np.float32]]:
     """Predictions for some samples, sd at a temperature, and the logits [N, K] behind them."""
     logits_NK = outputs(net, data.images_NVHW[index_N], data.covariates_NQ[index_N], kept)["logits"]
@@ -129,7 +129,7 @@ def recorded_moments(
 
 
 def write_cases(
-    net: AgeNet, data: TrainingSet, tested: HeldOut, index_N: NDArray[np.int64], path: Path
+    net: Network, data: TrainingSet, tested: HeldOut, index_N: NDArray[np.int64], path: Path
 ) -> None:
     """Write some test cases for the report: predictions, the image as the network saw it, and its attention.
 
@@ -151,14 +151,14 @@ def write_cases(
         pq.write_table(table, temporary, compression="zstd")
 
 
-def gigaflops(net: AgeNet, size_HW: tuple[int, int]) -> float:
+def gigaflops(net: Network, size_HW: tuple[int, int]) -> float:
     """Floating-point operations of one image / 1e9; a multiply-accumulate counts as two."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         net.eval()(*example_inputs(net.facts, 1, size_HW))
     return float(counter.get_total_flops()) / 1e9
 
 
-def images_per_second(net: AgeNet, size_HW: tuple[int, int], *, seconds: float = 3.0) -> float:
+def images_per_second(net: Network, size_HW: tuple[int, int], *, seconds: float = 3.0) -> float:
     """Eager float32 images per second of a network in this process, batches of 32."""
     inputs = example_inputs(net.facts, _SPEED_BATCH, size_HW)
     with torch.inference_mode():

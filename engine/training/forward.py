@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.models.network import AgeNet, Outputs
+from engine.models.network import Network, Outputs
 
 BATCH = 128
 
@@ -22,7 +22,7 @@ Keep = Callable[[Outputs], Mapping[str, Tensor]]
 
 
 def outputs(
-    net: AgeNet,
+    net: Network,
     images_NVHW: NDArray[np.uint8],
     covariates_NQ: NDArray[np.float32],
     keep: Keep,

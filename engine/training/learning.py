@@ -17,7 +17,7 @@ from engine.evaluation.answer import Facts, Raw
 from engine.evaluation.held_out import HeldOut
 from engine.ingest.covariates import Covariate
 from engine.models.batch import Batch
-from engine.models.network import AgeNet, ModelFacts, Outputs
+from engine.models.network import ModelFacts, Network, Outputs
 from engine.store.labels import Label
 
 Truth = Mapping[str, NDArray[np.float32]]
@@ -66,11 +66,11 @@ def _one_stratum(targets: Truth) -> NDArray[np.int64]:
 class Learning:
     """How one kind of answer is learnt. Plain functions; no class to inherit from."""
 
-    network: Callable[[ModelFacts], AgeNet]
+    network: Callable[[ModelFacts], Network]
     """A network with random weights, of these facts or of some that it changes (``net.facts``)."""
     objective: Callable[[Outputs, Outputs | None, Batch, Weights], dict[str, Tensor]]
     """Student, teacher, batch -> ``loss``, ``task`` and named parts, the distillation terms included."""
-    deployed: Callable[[AgeNet, Facts], nn.Module]
+    deployed: Callable[[Network, Facts], nn.Module]
     """Network and calibration -> the graph that is exported: (image, covariates) -> Answer.outputs,
     attention, embedding."""
     kept: Callable[[Outputs], dict[str, Tensor]]

@@ -26,7 +26,7 @@ from engine.errors import TrainingError
 from engine.imaging.augment import Draws, augmented, draw
 from engine.ingest.covariates import hidden
 from engine.models.batch import Batch
-from engine.models.network import AgeNet, Outputs, compiled
+from engine.models.network import Network, Outputs, compiled
 from engine.training.checkpoint import State
 from engine.training.dataset import TrainingSet
 from engine.training.forward import outputs
@@ -54,7 +54,7 @@ class World:
 class Teacher:
     """A frozen network that sees what the student sees, and the precision it runs in."""
 
-    net: AgeNet
+    net: Network
     precision: str
 
     @property
@@ -272,7 +272,7 @@ class _Ema:
                 mean.copy_(value)
 
 
-def _validation_error(learning: Learning, ema: AgeNet, data: TrainingSet, world: World) -> float:
+def _validation_error(learning: Learning, ema: Network, data: TrainingSet, world: World) -> float:
     index = data.index_of("val")[world.rank :: world.size]
     if world.size > 1:  # running statistics differ by rank; what is saved is rank 0's
         for buffer in ema.buffers():
@@ -286,7 +286,7 @@ def _validation_error(learning: Learning, ema: AgeNet, data: TrainingSet, world:
 
 
 def validation_errors(
-    learning: Learning, net: AgeNet, data: TrainingSet, index_N: NDArray[np.int64]
+    learning: Learning, net: Network, data: TrainingSet, index_N: NDArray[np.int64]
 ) -> NDArray[Any]:
     """The errors [N] of some samples against their targets."""
     if not len(index_N):

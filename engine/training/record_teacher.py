@@ -23,7 +23,7 @@ from engine.errors import TrainingError, UnknownNameError, UsageError
 from engine.ingest import covariates
 from engine.ingest.samples_folder import covariate_columns, read_samples
 from engine.models.grad_cam import attention
-from engine.models.network import AgeNet, ModelFacts, Outputs, frozen
+from engine.models.network import ModelFacts, Network, Outputs, frozen
 from engine.store import ledger
 from engine.store.schema import tensor_values
 from engine.training.forward import outputs
@@ -58,7 +58,7 @@ class RecordSpec:
         return int(self.facts["passes"])
 
 
-def require_outputs(names: Sequence[str], nets: Sequence[AgeNet]) -> None:
+def require_outputs(names: Sequence[str], nets: Sequence[Network]) -> None:
     """Refuse what these teachers cannot give.
 
     Raises:
@@ -92,8 +92,8 @@ def sample_shards(data: Path) -> list[tuple[Path, int]]:
 
 
 def open_teachers(
-    runs: Sequence[Path], network: Callable[[ModelFacts], AgeNet], device: torch.device
-) -> list[AgeNet]:
+    runs: Sequence[Path], network: Callable[[ModelFacts], Network], device: torch.device
+) -> list[Network]:
     """The runs' networks, frozen.
 
     Raises:
@@ -102,7 +102,7 @@ def open_teachers(
     return [frozen(load_net(run, network)).to(device) for run in runs]
 
 
-def record_shard(shard: int, path: Path, nets: Sequence[AgeNet], spec: RecordSpec) -> int:
+def record_shard(shard: int, path: Path, nets: Sequence[Network], spec: RecordSpec) -> int:
     """Write shard ``shard`` of the cache from the sample table at ``path``; returns its rows."""
     given = [covariates.chosen(spec.task.covariates, net.facts.covariates) for net in nets]
     columns = ["sop_instance_uid", "content_sha256", "original_to_network", "image"]
@@ -121,7 +121,7 @@ def record_shard(shard: int, path: Path, nets: Sequence[AgeNet], spec: RecordSpe
 
 
 def recorded_outputs(
-    nets: Sequence[AgeNet],
+    nets: Sequence[Network],
     images_NVHW: NDArray[np.uint8],
     covariates_NQ: Sequence[NDArray[np.float32]],
     names: Sequence[str],

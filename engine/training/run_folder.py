@@ -22,7 +22,7 @@ from engine.errors import TrainingError
 from engine.store.files import read_json, replacing
 
 if TYPE_CHECKING:
-    from engine.models.network import AgeNet, ModelFacts
+    from engine.models.network import ModelFacts, Network
 
 RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
@@ -46,7 +46,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def load_net(folder: Path, network: Callable[[ModelFacts], AgeNet]) -> AgeNet:
+def load_net(folder: Path, network: Callable[[ModelFacts], Network]) -> Network:
     """The trained network of a finished run, in eval mode; ``network`` makes it, see ``Learning``."""
     from engine.models.network import load_model  # brings torch, which those who read facts alone do without
 

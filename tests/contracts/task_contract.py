@@ -34,7 +34,7 @@ from engine.ingest.covariates import columns as covariate_columns
 from engine.ingest.covariates import names_of, widths
 from engine.ingest.instance import rule_from_facts
 from engine.models.batch import Batch
-from engine.models.network import AgeNet, ModelFacts, Outputs, frozen
+from engine.models.network import ModelFacts, Network, Outputs, frozen
 from engine.tasks.task import Task
 from engine.training.learning import Truth, Weights
 from tests.fixtures.outside import complaints
@@ -77,7 +77,7 @@ def images() -> NDArray[np.uint8]:
     return noise.astype(np.uint8)
 
 
-def net_of(task: Task, *, num_views: int = 1, seed: int = 0) -> AgeNet:
+def net_of(task: Task, *, num_views: int = 1, seed: int = 0) -> Network:
     """A network of the task, all of its weights random; several views are its input channels."""
     torch.manual_seed(seed)
     given = task.covariates
@@ -115,7 +115,7 @@ def weights_of(task: Task, **terms: float) -> Weights:
     return Weights(task={name: one.default for name, one in parameters.items()}, terms=terms)
 
 
-def held_out_of(task: Task, net: AgeNet) -> tuple[HeldOut, Facts, Raw]:
+def held_out_of(task: Task, net: Network) -> tuple[HeldOut, Facts, Raw]:
     """What an evaluation makes of a network: held-out predictions, the calibration, the graph's outputs."""
     learning, batch = task.learning(), batch_of(task)
     with torch.inference_mode():

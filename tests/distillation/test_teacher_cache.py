@@ -27,7 +27,7 @@ from engine.distillation.teacher_cache import (
 from engine.distillation.terms import TERMS
 from engine.errors import TableError, TeacherCacheError, UnknownNameError, UsageError
 from engine.imaging.augment import Augmentation, draw
-from engine.models.network import AgeNet, ModelFacts, frozen
+from engine.models.network import Network, frozen
 from engine.tasks import task_named
 from engine.training.checkpoint import State, load_state, new_state, save_state
 from engine.training.dataset import TrainingSet
@@ -35,7 +35,7 @@ from engine.training.loop import Log, Teacher, World, epochs, recorded_for
 from engine.training.recipe import Recipe, changed
 from engine.training.record_teacher import recorded_outputs, require_outputs
 from engine.training.test_time_augmentation import views_of
-from tests.fixtures.training_fixture import BACKBONE, SIZE, disc_set, tiny_recipe
+from tests.fixtures.training_fixture import BACKBONE, SIZE, disc_set, net_facts, tiny_recipe
 
 torch.set_num_threads(1)
 
@@ -49,12 +49,12 @@ def discs() -> TrainingSet:
     return disc_set(80)
 
 
-def net(seed: int = 9) -> AgeNet:
+def net(seed: int = 9) -> Network:
     torch.manual_seed(seed)
-    return frozen(AgeNet(ModelFacts(backbone=BACKBONE)))
+    return frozen(Network(net_facts(backbone=BACKBONE)))
 
 
-def facts(names: list[str], net: AgeNet, *, size_HW: tuple[int, int] = (SIZE, SIZE)) -> dict[str, Any]:
+def facts(names: list[str], net: Network, *, size_HW: tuple[int, int] = (SIZE, SIZE)) -> dict[str, Any]:
     return {
         "kind": "record-teacher",
         "config_sha256": "c0ffee",
@@ -66,7 +66,7 @@ def facts(names: list[str], net: AgeNet, *, size_HW: tuple[int, int] = (SIZE, SI
     }
 
 
-def record(folder: Path, data: TrainingSet, names: list[str], teacher: AgeNet) -> dict[str, Any]:
+def record(folder: Path, data: TrainingSet, names: list[str], teacher: Network) -> dict[str, Any]:
     """A cache of all samples, in shards of 16."""
     manifest = facts(names, teacher)
     teacher_cache.begin(folder, manifest)
@@ -213,7 +213,7 @@ def test_a_pass_of_an_image_does_not_depend_on_its_neighbours(discs: TrainingSet
 def test_what_teachers_cannot_give_is_refused(
     names: list[str], count: int, views: int, error: type[Exception]
 ) -> None:
-    nets = [AgeNet(ModelFacts(backbone=BACKBONE, num_views=views)) for _ in range(count)]
+    nets = [Network(net_facts(backbone=BACKBONE, num_views=views)) for _ in range(count)]
     with pytest.raises(error):
         require_outputs(names, nets)
 
@@ -225,13 +225,13 @@ def test_every_term_says_what_it_needs() -> None:
 
 
 def started(recipe: Recipe, channels: tuple[int, ...]) -> State:
-    model = ModelFacts(backbone=BACKBONE)
+    model = net_facts(backbone=BACKBONE)
     return new_state(recipe, LEARNING.network, model, channels, torch.device("cpu"))
 
 
 def trained(recipe: Recipe, data: TrainingSet, teacher: Teacher | RecordedTeacher) -> list[Log]:
     state = new_state(
-        recipe, LEARNING.network, ModelFacts(backbone=BACKBONE), teacher.channels, torch.device("cpu")
+        recipe, LEARNING.network, net_facts(backbone=BACKBONE), teacher.channels, torch.device("cpu")
     )
     return list(epochs(recipe, LEARNING, data, state, world=World(), teacher=teacher))
 
@@ -309,7 +309,7 @@ def test_a_resumed_student_of_a_cache_ends_bit_for_bit_as_one_that_was_not_stopp
 
     def begun() -> tuple[State, Iterator[Log]]:
         state = new_state(
-            recipe, LEARNING.network, ModelFacts(backbone=BACKBONE), teacher.channels, torch.device("cpu")
+            recipe, LEARNING.network, net_facts(backbone=BACKBONE), teacher.channels, torch.device("cpu")
         )
         return state, epochs(recipe, LEARNING, discs, state, world=World(), teacher=teacher)
 

@@ -13,9 +13,9 @@ from engine.distillation.terms import TERMS
 from engine.distillation.weighted_terms import Trainee, distillation
 from engine.errors import UnknownNameError
 from engine.models.batch import Batch
-from engine.models.network import AgeNet, ModelFacts, Outputs
+from engine.models.network import Network, Outputs
 from engine.models.ordered_bins import expectation
-from tests.fixtures.training_fixture import BACKBONE, tiny_recipe
+from tests.fixtures.training_fixture import BACKBONE, net_facts, tiny_recipe
 
 torch.set_num_threads(1)
 
@@ -266,7 +266,7 @@ def test_an_unknown_term_in_a_recipe_names_the_nearest() -> None:
 
 
 def test_adapters_bring_the_student_to_the_teachers_channels() -> None:
-    net = AgeNet(ModelFacts(backbone=BACKBONE))
+    net = Network(net_facts(backbone=BACKBONE))
     x_BVHW, sex_BQ = torch.rand(2, 1, 64, 64), torch.zeros(2, 1)
     adapted = Trainee(net, (7, 9))(x_BVHW, sex_BQ).adapted
     assert [tuple(f.shape[:2]) for f in adapted] == [(2, 7), (2, 9)]

@@ -7,25 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.class_activation_map import class_map
-from engine.models.network import AgeNet, Gate, ModelFacts, example_inputs, load_model, save_weights
+from engine.models.network import Gate, Network, example_inputs, load_model, save_weights
 from engine.models.ordered_bins import NUM_BINS, moments
-from tests.fixtures.training_fixture import BACKBONE
+from tests.fixtures.training_fixture import BACKBONE, net_facts
 
 torch.set_num_threads(1)
 
 SIZE, VIEWS = 64, 3
 
 
-def made(**changes: object) -> AgeNet:
+def made(**changes: object) -> Network:
     torch.manual_seed(5)
-    net = AgeNet(ModelFacts(backbone=BACKBONE, **changes)).eval()
+    net = Network(net_facts(backbone=BACKBONE, **changes)).eval()
     with torch.no_grad():
         for module in (net.covariate_scale_shift, *([net.gate.weigh] if net.gate else [])):
             nn.init.normal_(module.weight, std=0.5 if module is net.covariate_scale_shift else 50.0)
     return net
 
 
-def inputs(net: AgeNet) -> tuple[Tensor, Tensor]:
+def inputs(net: Network) -> tuple[Tensor, Tensor]:
     torch.manual_seed(6)
     return example_inputs(net.facts, 2, (SIZE, SIZE))
 
@@ -40,14 +40,14 @@ def test_the_dense_head_holds_for_every_net(fusion: str, head: str, num_views: i
     assert outputs.logits_BK.shape == (2, NUM_BINS)
     assert torch.allclose(bias_K[0], bias_K[1], atol=1e-3)  # the same for any image: logits are mean and bias
     save_weights(net, tmp_path / "net.safetensors")
-    again = load_model(AgeNet, net.facts.facts(), tmp_path / "net.safetensors")
+    again = load_model(Network, net.facts.facts(), tmp_path / "net.safetensors")
     assert torch.equal(again(*inputs(net)).logits_BK, outputs.logits_BK)
 
 
 def test_late_fusion_is_the_gated_sum_of_each_view_alone() -> None:
     net = made(num_views=VIEWS)
     x_BVHW, covariates_BQ = inputs(net)
-    alone = AgeNet(ModelFacts(backbone=BACKBONE)).eval()
+    alone = Network(net_facts(backbone=BACKBONE)).eval()
     alone.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith("gate.")})
     each = [alone(x_BVHW[:, view : view + 1], covariates_BQ) for view in range(VIEWS)]
     scale_BC, shift_BC = alone.covariate_scale_shift(covariates_BQ).chunk(2, dim=1)

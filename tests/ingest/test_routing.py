@@ -31,7 +31,7 @@ from engine.ingest import reuse, wire
 from engine.ingest.instance import InputRule
 from engine.ingest.routing import BODY_PART, FIRST_NAMED, ONLY_FIT, OPEN, Open, furthest, route
 from engine.ingest.shard import ReadSpec, read_rows
-from engine.models.network import AgeNet, save_weights
+from engine.models.network import Network, save_weights
 from engine.store import ledger, schema
 from engine.store.files import MANIFEST_NAME, read_json, sha256_of_file, write_json
 from engine.tasks import TASKS, task_named
@@ -149,7 +149,7 @@ def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
     task = task_named(task_name)
     task = replace(task, rule=replace(task.rule, view=replace(task.rule.view, size_HW=(size, size))))
     model = model_of(tiny_recipe(), task.covariates, 1)
-    net = AgeNet(model)
+    net = Network(model)
     with torch.no_grad():
         net.classify.weight.normal_(std=0.5)
     folder.mkdir(parents=True)

@@ -13,8 +13,7 @@ from torch import Tensor
 from engine.errors import BundleError, UnknownNameError, UsageError
 from engine.models.grad_cam import attention, attention_target, by_autograd, closed_form
 from engine.models.network import (
-    AgeNet,
-    ModelFacts,
+    Network,
     Outputs,
     channels_last,
     frozen,
@@ -25,7 +24,7 @@ from engine.models.network import (
 )
 from engine.models.ordered_bins import NUM_BINS, moments
 from engine.tasks.ages.learning import Deployed
-from tests.fixtures.training_fixture import BACKBONE
+from tests.fixtures.training_fixture import BACKBONE, net_facts
 from tests.models.test_grad_cam import expectation_slopes
 
 torch.set_num_threads(1)
@@ -34,10 +33,10 @@ BACKBONES = ("resnet10t", "mobilenetv3_small_100")
 SIZE = 64
 
 
-def made(backbone: str) -> AgeNet:
+def made(backbone: str) -> Network:
     """A network in eval mode whose modulation and bias are not zero."""
     torch.manual_seed(3)
-    net = AgeNet(ModelFacts(backbone=backbone)).eval()
+    net = Network(net_facts(backbone=backbone)).eval()
     with torch.no_grad():
         for parameter in (net.covariate_scale_shift.weight, *net.classify.parameters()):
             parameter.normal_(std=0.3)
@@ -64,7 +63,7 @@ def test_outputs_have_the_promised_shapes(backbone: str) -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_network_cut_after_its_third_stage_starts_from_the_whole_one(backbone: str, tmp_path: Path) -> None:
-    whole, cut = made(backbone), AgeNet(ModelFacts(backbone=backbone, stages=3)).eval()
+    whole, cut = made(backbone), Network(net_facts(backbone=backbone, stages=3)).eval()
     save_weights(whole, tmp_path / "whole.safetensors")
     load_start(cut, tmp_path / "whole.safetensors")
     with torch.no_grad():
@@ -83,7 +82,7 @@ def test_a_network_cut_after_its_third_stage_starts_from_the_whole_one(backbone:
 @pytest.mark.parametrize("stages", [1, 6])
 def test_a_network_cut_where_there_is_nothing_to_keep_is_refused(stages: int) -> None:
     with pytest.raises(UsageError, match="stages is 0 or 2 to 5 with resnet10t"):
-        AgeNet(ModelFacts(backbone="resnet10t", stages=stages))
+        Network(net_facts(backbone="resnet10t", stages=stages))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -110,7 +109,7 @@ def test_the_closed_form_is_grad_cam_at_the_modulated_features_whatever_the_bias
     torch.testing.assert_close(closed / closed.norm(), of_months / of_months.norm(), rtol=0, atol=1e-5)
 
 
-def seen_by_the_head(net: AgeNet, patch: pytest.MonkeyPatch) -> tuple[Outputs, Tensor]:
+def seen_by_the_head(net: Network, patch: pytest.MonkeyPatch) -> tuple[Outputs, Tensor]:
     """What the network answers, and the maps [B, C, h, w] that its dense head was given."""
     kept: list[Tensor] = []
 
@@ -125,7 +124,7 @@ def seen_by_the_head(net: AgeNet, patch: pytest.MonkeyPatch) -> tuple[Outputs, T
 
 def test_sex_changes_the_output_once_its_modulation_is_not_zero() -> None:
     x_BVHW, sex_BQ = inputs()
-    fresh, taught = AgeNet(ModelFacts(backbone=BACKBONE)).eval(), made(BACKBONE)
+    fresh, taught = Network(net_facts(backbone=BACKBONE)).eval(), made(BACKBONE)
     with torch.no_grad():
         assert torch.equal(fresh(x_BVHW, sex_BQ).logits_BK, fresh(x_BVHW, -sex_BQ).logits_BK)
         male, female, unknown = (
@@ -148,7 +147,7 @@ def test_deployed_gives_months_sd_and_a_map_up_to_one() -> None:
 
 
 def test_the_two_sizes_that_are_promised() -> None:
-    counts = [num_parameters(AgeNet(ModelFacts(backbone=backbone))) for backbone in BACKBONES]
+    counts = [num_parameters(Network(net_facts(backbone=backbone))) for backbone in BACKBONES]
     assert counts == [5_048_248, 1_068_656]
 
 
@@ -157,7 +156,7 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
     channels_last(net)
     net.load_state_dict(net.state_dict() | {"norm.running_mean": torch.full((net.channels[-1],), 0.5)})
     save_weights(net, tmp_path / "model.safetensors")
-    again = load_model(AgeNet, net.facts.facts(), tmp_path / "model.safetensors")
+    again = load_model(Network, net.facts.facts(), tmp_path / "model.safetensors")
     assert not again.training
     assert again.facts == net.facts
     for (name, before), after in zip(net.state_dict().items(), again.state_dict().values(), strict=True):
@@ -166,24 +165,24 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_weights(AgeNet(ModelFacts(backbone=BACKBONE, num_bins=24)), path)
+    save_weights(Network(net_facts(backbone=BACKBONE, num_bins=24)), path)
     with pytest.raises(BundleError, match=f"does not hold the weights of {BACKBONE}"):
-        load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), path)
+        load_model(Network, net_facts(backbone=BACKBONE).facts(), path)
 
 
 def test_absent_and_damaged_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
-        load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), tmp_path / "absent.safetensors")
+        load_model(Network, net_facts(backbone=BACKBONE).facts(), tmp_path / "absent.safetensors")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"no weights at all")
     with pytest.raises(BundleError):
-        load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), damaged)
+        load_model(Network, net_facts(backbone=BACKBONE).facts(), damaged)
 
 
 def test_facts_of_a_later_release_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="facts"):
         load_model(
-            AgeNet, {**ModelFacts(backbone=BACKBONE).facts(), "novelty": 1}, tmp_path / "model.safetensors"
+            Network, {**net_facts(backbone=BACKBONE).facts(), "novelty": 1}, tmp_path / "model.safetensors"
         )
 
 
@@ -192,7 +191,7 @@ def test_a_trunk_starts_from_an_rgb_checkpoint_as_if_grey_were_its_rgb_copy(tmp_
     rgb = timm.create_model(BACKBONE, pretrained=False, features_only=True, out_indices=(-2, -1)).eval()
     head = {"fc.weight": torch.zeros(10, 96)}  # a classifier in the file is passed over
     safetensors.torch.save_file(rgb.state_dict() | head, tmp_path / "rgb.safetensors")
-    net = AgeNet(ModelFacts(backbone=BACKBONE)).eval()
+    net = Network(net_facts(backbone=BACKBONE)).eval()
     load_start(net, tmp_path / "rgb.safetensors")
     x_BVHW, _ = inputs()
     with torch.no_grad():
@@ -201,19 +200,19 @@ def test_a_trunk_starts_from_an_rgb_checkpoint_as_if_grey_were_its_rgb_copy(tmp_
 
 
 def test_a_trunk_of_another_network_is_refused(tmp_path: Path) -> None:
-    save_weights(AgeNet(ModelFacts(backbone="resnet10t")).trunk, tmp_path / "other.safetensors")
+    save_weights(Network(net_facts(backbone="resnet10t")).trunk, tmp_path / "other.safetensors")
     for name in ("other.safetensors", "absent.safetensors"):
         with pytest.raises(BundleError, match=f"does not hold a trunk of {BACKBONE}"):
-            load_start(AgeNet(ModelFacts(backbone=BACKBONE)), tmp_path / name)
+            load_start(Network(net_facts(backbone=BACKBONE)), tmp_path / name)
 
 
 def test_an_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'resnet10t'"):
-        AgeNet(ModelFacts(backbone="resnet10"))
+        Network(net_facts(backbone="resnet10"))
 
 
 def test_a_teacher_has_neither_gradients_nor_batch_statistics() -> None:
-    teacher = frozen(AgeNet(ModelFacts(backbone=BACKBONE)))
+    teacher = frozen(Network(net_facts(backbone=BACKBONE)))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     outputs = teacher(*inputs())
     assert not outputs.logits_BK.requires_grad

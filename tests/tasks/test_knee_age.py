@@ -16,7 +16,7 @@ from engine.errors import BodyPartError, TrainingError
 from engine.ingest.covariates import columns, names_of
 from engine.ingest.instance import Instance
 from engine.ingest.shard import ReadSpec, read_shard
-from engine.models.network import AgeNet, Head, ModelFacts, load_start, save_weights
+from engine.models.network import Head, Network, load_start, save_weights
 from engine.store import ledger
 from engine.store.files import sha256_of_facts, write_json
 from engine.store.labels import read_label_table
@@ -29,7 +29,7 @@ from engine.training.recipe import Inputs, Split, model_of
 from engine.training.run_folder import RUN_NAME, WEIGHTS_NAME
 from tests.fixtures.prepared import prepare
 from tests.fixtures.story import osteoray
-from tests.fixtures.training_fixture import BACKBONE, SIZE, disc, small_view, tiny_recipe
+from tests.fixtures.training_fixture import BACKBONE, SIZE, disc, net_facts, small_view, tiny_recipe
 
 torch.set_num_threads(1)
 SALT = b"a salt for tests"
@@ -169,10 +169,10 @@ def test_a_knee_model_starts_from_all_of_a_hand_model_and_an_age_without_effect(
     head: Head, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    hand = AgeNet(ModelFacts(backbone=BACKBONE, head=head))
+    hand = Network(net_facts(backbone=BACKBONE, head=head))
     torch.nn.init.ones_(hand.covariate_scale_shift.weight)
     save_weights(hand, tmp_path / "hand.safetensors")
-    knee = AgeNet(model_of(tiny_recipe(), KNEE.covariates, 1))
+    knee = Network(model_of(tiny_recipe(), KNEE.covariates, 1))
     own_head = knee.classify.weight.clone()
     load_start(knee, tmp_path / "hand.safetensors")
     for own, given in zip(knee.trunk.state_dict().values(), hand.trunk.state_dict().values(), strict=True):
@@ -186,7 +186,7 @@ def test_a_knee_model_starts_from_all_of_a_hand_model_and_an_age_without_effect(
 
 def run(folder: Path, seed: int, view: dict[str, object]) -> Path:
     torch.manual_seed(seed)
-    net = AgeNet(ModelFacts(backbone=BACKBONE))
+    net = Network(net_facts(backbone=BACKBONE))
     with torch.no_grad():
         net.classify.weight.normal_(std=0.5)
     folder.mkdir()

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.evaluation.held_out import read_held_out
-from engine.models.network import AgeNet, ModelFacts
+from engine.models.network import Network
 from engine.store.schema import tensor_values
 from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, errors
 from engine.tasks.ages.calibration import LEVEL, calibration_from_facts
@@ -22,7 +22,7 @@ from engine.tasks.ages.learning import Deployed
 from engine.training.dataset import TrainingSet
 from engine.training.evaluate import NUM_SPREAD, NUM_WORST, evaluate, gigaflops
 from engine.training.run_folder import CASES_NAME, EVALUATION_NAME, VALIDATION_NAME
-from tests.fixtures.training_fixture import BACKBONE, SIZE, disc_set
+from tests.fixtures.training_fixture import BACKBONE, SIZE, disc_set, net_facts
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def discs() -> TrainingSet:
 
 
 @pytest.fixture(scope="module")
-def net() -> AgeNet:
+def net() -> Network:
     torch.manual_seed(0)
-    return AgeNet(ModelFacts(backbone=BACKBONE)).eval()
+    return Network(net_facts(backbone=BACKBONE)).eval()
 
 
 @pytest.fixture(scope="module")
-def judged(discs: TrainingSet, net: AgeNet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def judged(discs: TrainingSet, net: Network, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("run")
     return folder, evaluate(net, discs, folder)
 
@@ -61,7 +61,7 @@ def test_each_table_holds_its_split(discs: TrainingSet, judged: tuple[Path, Any]
 
 
 def test_calibration_knows_nothing_of_the_test_split(
-    discs: TrainingSet, net: AgeNet, judged: tuple[Path, Any], tmp_path: Path
+    discs: TrainingSet, net: Network, judged: tuple[Path, Any], tmp_path: Path
 ) -> None:
     months_N: NDArray[np.float32] = discs.truth[TRUTH].copy()
     months_N[discs.splits_N == "test"] = 7
@@ -84,7 +84,7 @@ def test_coverage_is_that_of_the_intervals_that_a_score_would_carry(judged: tupl
 
 
 def test_the_exported_graph_gives_the_months_and_the_tempered_sd_of_the_table(
-    discs: TrainingSet, net: AgeNet, judged: tuple[Path, Any]
+    discs: TrainingSet, net: Network, judged: tuple[Path, Any]
 ) -> None:
     folder, facts = judged
     tested = read_held_out(folder / EVALUATION_NAME)
@@ -118,16 +118,16 @@ def test_cases_are_spread_over_the_ages_and_then_the_worst(
 
 
 def test_a_network_is_wholly_faithful_to_itself_and_less_to_another(
-    discs: TrainingSet, net: AgeNet, judged: tuple[Path, Any], tmp_path: Path
+    discs: TrainingSet, net: Network, judged: tuple[Path, Any], tmp_path: Path
 ) -> None:
     own = read_held_out(judged[0] / EVALUATION_NAME)
     found = evaluate(net, discs, tmp_path, teacher=own)["evaluation"]["fidelity"]
     assert found == {"instances": 40, "mae_months": 0, "p95_months": 0}
     torch.manual_seed(1)
-    other = evaluate(AgeNet(ModelFacts(backbone=BACKBONE)), discs, tmp_path, teacher=own)
+    other = evaluate(Network(net_facts(backbone=BACKBONE)), discs, tmp_path, teacher=own)
     fidelity = other["evaluation"]["fidelity"]
     assert 0 < fidelity["mae_months"] <= fidelity["p95_months"]
 
 
-def test_flops_do_not_depend_on_what_the_network_was_told(net: AgeNet) -> None:
+def test_flops_do_not_depend_on_what_the_network_was_told(net: Network) -> None:
     assert gigaflops(net, (SIZE, SIZE)) > gigaflops(net, (SIZE // 2, SIZE // 2)) > 0

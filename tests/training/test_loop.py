@@ -17,7 +17,7 @@ from engine.distillation.terms import TERMS
 from engine.errors import TrainingError
 from engine.imaging.augment import Augmentation
 from engine.models.batch import Batch
-from engine.models.network import AgeNet, ModelFacts, Outputs, frozen, load_model, save_weights
+from engine.models.network import Network, Outputs, frozen, load_model, save_weights
 from engine.tasks import task_named
 from engine.training.checkpoint import State, load_state, new_state, save_state
 from engine.training.dataset import TrainingSet
@@ -26,7 +26,7 @@ from engine.training.learning import Weights
 from engine.training.loop import Log, Teacher, World, epochs, learning_rate, validation_errors
 from engine.training.recipe import Recipe, changed
 from engine.training.run_folder import append_metrics, epochs_logged, forget_after, read_metrics, read_run
-from tests.fixtures.training_fixture import BACKBONE, LABEL, disc_set, predicted, tiny_recipe
+from tests.fixtures.training_fixture import BACKBONE, LABEL, disc_set, net_facts, predicted, tiny_recipe
 
 torch.set_num_threads(1)
 
@@ -43,11 +43,11 @@ def discs() -> TrainingSet:
 
 def teacher_net() -> Teacher:
     torch.manual_seed(9)
-    return Teacher(net=frozen(AgeNet(ModelFacts(backbone=BACKBONE))), precision="f32")
+    return Teacher(net=frozen(Network(net_facts(backbone=BACKBONE))), precision="f32")
 
 
 def started(recipe: Recipe, teacher: Teacher | None = None) -> State:
-    model = ModelFacts(backbone=recipe.network.backbone)
+    model = net_facts(backbone=recipe.network.backbone)
     return new_state(recipe, LEARNING.network, model, teacher.net.channels if teacher else (), CPU)
 
 
@@ -105,7 +105,7 @@ def test_a_student_follows_a_teacher_that_does_not_move(discs: TrainingSet, tmp_
     assert any(name.startswith("adapters.") for name in kept)
     assert not any("adapter" in name for name in safetensors.torch.load_file(tmp_path / "model.safetensors"))
     assert_same(
-        load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), tmp_path / "model.safetensors"), state.ema
+        load_model(Network, net_facts(backbone=BACKBONE).facts(), tmp_path / "model.safetensors"), state.ema
     )
 
 
@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(discs: Traini
 def test_a_network_that_is_only_told_more_keeps_all_else_as_it_was(
     discs: TrainingSet, tmp_path: Path
 ) -> None:
-    before = AgeNet(ModelFacts(backbone=BACKBONE))
+    before = Network(net_facts(backbone=BACKBONE))
     save_weights(before, tmp_path / "before.safetensors")
     recipe = tiny_recipe(learns="covariates", weights=str(tmp_path / "before.safetensors"))
     state = started(recipe)

@@ -14,7 +14,7 @@ import torch
 from engine.distillation.teacher_cache import open_cache
 from engine.evaluation.held_out import write_held_out
 from engine.ingest.samples_folder import data_facts
-from engine.models.network import AgeNet, ModelFacts, save_weights
+from engine.models.network import Network, save_weights
 from engine.store.files import read_json, write_json
 from engine.tasks import task_named
 from engine.tasks.ages.accuracy import PREDICTED, errors
@@ -22,7 +22,7 @@ from engine.training.dataset import open_training_set, pack_images
 from engine.training.evaluate import recorded_months
 from engine.training.run_folder import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME
 from jobs.__main__ import main
-from tests.fixtures.training_fixture import BACKBONE, LABELS, Made, tiny_recipe, write_ingest
+from tests.fixtures.training_fixture import BACKBONE, LABELS, Made, net_facts, tiny_recipe, write_ingest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -49,9 +49,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(folder: Path, data: Path, seed: int) -> Path:
     """A run as `osteoray train` leaves it; its network has learnt nothing."""
     folder.mkdir(parents=True)
-    facts = ModelFacts(backbone=BACKBONE)
+    facts = net_facts(backbone=BACKBONE)
     torch.manual_seed(seed)
-    save_weights(AgeNet(facts), folder / WEIGHTS_NAME)
+    save_weights(Network(facts), folder / WEIGHTS_NAME)
     line = {"folder": str(data), **data_facts(data)}
     write_json(
         folder / RUN_NAME,

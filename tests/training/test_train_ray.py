@@ -23,7 +23,7 @@ from ray.train import WorkerGroupError
 from engine.distillation.terms import TERMS
 from engine.errors import TrainingError
 from engine.imaging.augment import Augmentation
-from engine.models.network import AgeNet, ModelFacts, load_model, save_weights
+from engine.models.network import ModelFacts, Network, load_model, save_weights
 from engine.store.files import write_json
 from engine.tasks.hand_age import HAND_AGE
 from engine.training.dataset import open_training_set, pack_images
@@ -31,7 +31,14 @@ from engine.training.evaluate import evaluate, gigaflops
 from engine.training.on_ray import Workers, require_same_inputs, train_on_ray
 from engine.training.recipe import Recipe
 from engine.training.run_folder import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME, read_metrics
-from tests.fixtures.training_fixture import BACKBONE, LABELS, Made, tiny_recipe, write_ingest
+from tests.fixtures.training_fixture import (
+    BACKBONE,
+    LABELS,
+    Made,
+    net_facts,
+    tiny_recipe,
+    write_ingest,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -78,9 +85,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, as `osteoray train` leaves it; its network has learnt nothing."""
     folder = tmp_path_factory.mktemp("teacher")
-    facts = ModelFacts(backbone=BACKBONE)
+    facts = net_facts(backbone=BACKBONE)
     torch.manual_seed(1)
-    save_weights(AgeNet(facts), folder / WEIGHTS_NAME)
+    save_weights(Network(facts), folder / WEIGHTS_NAME)
     write_json(folder / RUN_NAME, {"status": "done", "model": facts.facts(), "recipe": tiny_recipe().facts()})
     return folder
 
@@ -148,7 +155,7 @@ def test_two_checkpoints_are_kept_and_nothing_in_them_is_pickled(resumed: Resume
 
 
 def test_the_averaged_network_is_left_and_can_be_judged(resumed: Resumed, data: Path, tmp_path: Path) -> None:
-    net = load_model(AgeNet, ModelFacts(backbone=BACKBONE).facts(), resumed.run / WEIGHTS_NAME)
+    net = load_model(Network, net_facts(backbone=BACKBONE).facts(), resumed.run / WEIGHTS_NAME)
     samples = open_training_set(data, resumed.run / "cache", HAND_AGE)
     facts = evaluate(net, samples, tmp_path)["evaluation"]
     assert facts["instances"] == 20
@@ -184,7 +191,7 @@ def test_flops_are_those_of_the_convolutions() -> None:
     class OneConvolution(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.facts = ModelFacts(backbone=BACKBONE)
+            self.facts = net_facts(backbone=BACKBONE)
             self.convolve = torch.nn.Conv2d(1, 8, 3, padding=1)
 
         def forward(self, x_BVHW: torch.Tensor, covariates_BQ: torch.Tensor) -> torch.Tensor:
@@ -226,11 +233,11 @@ def _fit_with(failures: list[Exception], monkeypatch: pytest.MonkeyPatch, run: P
             ),
             "chronological_age",
         ),
-        (ModelFacts(backbone="test_resnet", covariates=("sex",), num_views=3), "3"),
+        (net_facts(backbone="test_resnet", covariates=("sex",), num_views=3), "3"),
     ],
 )
 def test_a_live_teacher_takes_what_the_student_takes(teacher: ModelFacts, word: str) -> None:
-    student = ModelFacts(backbone="test_resnet", covariates=("sex",))
+    student = net_facts(backbone="test_resnet", covariates=("sex",))
     require_same_inputs(student, student, Path("teacher"))
     with pytest.raises(TrainingError, match=word):
         require_same_inputs(teacher, student, Path("teacher"))

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from engine.errors import MissingDependencyError, UsageError
 from engine.imaging.augment import Augmentation
-from engine.models.network import AgeNet, ModelFacts, compiled
+from engine.models.network import Network, compiled
 from engine.tasks import task_named
 from engine.training.checkpoint import State, load_state, new_state, save_state
 from engine.training.dataset import TrainingSet
 from engine.training.loop import Log, World, epochs
 from engine.training.recipe import Recipe, with_changes
-from tests.fixtures.training_fixture import BACKBONE, disc_set, tiny_recipe
+from tests.fixtures.training_fixture import BACKBONE, disc_set, net_facts, tiny_recipe
 
 torch.set_num_threads(1)
 
@@ -34,7 +34,7 @@ def discs() -> TrainingSet:
 
 
 def started(recipe: Recipe) -> State:
-    return new_state(recipe, LEARNING.network, ModelFacts(backbone=BACKBONE), (), torch.device("cpu"))
+    return new_state(recipe, LEARNING.network, net_facts(backbone=BACKBONE), (), torch.device("cpu"))
 
 
 def running(recipe: Recipe, data: TrainingSet, state: State, world: World | None = None) -> Iterator[Log]:
@@ -123,7 +123,7 @@ def test_a_resumed_run_remembers_its_best_epoch(
 
 def test_a_compiled_trunk_keeps_the_names_and_the_answers() -> None:
     torch.manual_seed(1)
-    net = AgeNet(ModelFacts(backbone=BACKBONE)).eval()
+    net = Network(net_facts(backbone=BACKBONE)).eval()
     names, inputs = list(net.state_dict()), (torch.rand(2, 1, 48, 48), torch.ones(2, 1))
     with torch.no_grad():
         plain = net(*inputs).logits_BK
@@ -135,7 +135,7 @@ def test_a_compiled_trunk_keeps_the_names_and_the_answers() -> None:
 def test_to_compile_without_a_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingDependencyError, match="install g\\+\\+, or set compile=false"):
-        compiled(AgeNet(ModelFacts(backbone=BACKBONE)))
+        compiled(Network(net_facts(backbone=BACKBONE)))
 
 
 def test_the_fields_are_checked_like_all_others() -> None:

@@ -18,7 +18,7 @@ from engine.distillation.weighted_terms import with_terms
 from engine.evaluation.answer import Facts, Raw
 from engine.evaluation.held_out import HeldOut
 from engine.models.batch import Batch
-from engine.models.network import AgeNet, ModelFacts, Outputs
+from engine.models.network import ModelFacts, Network, Outputs
 from engine.training.learning import Labels, Learning, Parameter, Targets, Truth, Weights
 from tests.unplanned_task.answer import GRADES, entropy, expected
 from tests.unplanned_task.task import JOINT
@@ -30,7 +30,7 @@ TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 class Deployed(nn.Module):
     """The graph that is exported: image and covariates to probabilities, evidence and embedding."""
 
-    def __init__(self, net: AgeNet, temperature: float) -> None:
+    def __init__(self, net: Network, temperature: float) -> None:
         super().__init__()
         self.net = net
         self.temperature = temperature
@@ -43,8 +43,8 @@ class Deployed(nn.Module):
         return p_BK, shown_Bhw, outputs.embedding_BC
 
 
-def network(facts: ModelFacts) -> AgeNet:
-    return AgeNet(replace(facts, num_bins=GRADES))
+def network(facts: ModelFacts) -> Network:
+    return Network(replace(facts, num_bins=GRADES))
 
 
 def objective(student: Outputs, teacher: Outputs | None, batch: Batch, weights: Weights) -> dict[str, Tensor]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from engine.training.recipe import Recipe
+from engine.training.recipe import Architecture, Inputs, Optimiser, Recipe, Schedule, changed
 
 
 def wear_teacher() -> Recipe:
@@ -12,12 +10,12 @@ def wear_teacher() -> Recipe:
         name="wear-teacher",
         task="ankle-wear",
         role="teacher",
-        backbone="test_resnet",
-        epochs=2,
-        batch_size=16,
-        covariate_dropout=0.3,
+        network=Architecture(backbone="test_resnet"),
+        schedule=Schedule(epochs=2),
+        optimiser=Optimiser(batch_size=16),
+        inputs=Inputs(covariate_dropout=0.3),
     )
 
 
 def wear_student() -> Recipe:
-    return replace(wear_teacher(), name="wear-student", role="student", distill={"kd": 1.0, "hint": 1.0})
+    return changed(wear_teacher(), name="wear-student", role="student", distill={"kd": 1.0, "hint": 1.0})

@@ -22,7 +22,7 @@ from engine.imaging.geometry import Geometry, identity
 from engine.ingest import covariates
 from engine.ingest.samples_folder import batches, manifest_of
 from engine.models.class_activation_map import class_map
-from engine.models.network import AgeNet
+from engine.models.network import Network
 from engine.store.schema import tensor_values
 from engine.tasks import task_named
 from engine.tasks.ages.attention_boxes import (
@@ -55,7 +55,7 @@ class Looked:
 
 
 def find_boxes(
-    net: AgeNet,
+    net: Network,
     folder: Path,
     run_sha256: str,
     on_progress: Callable[[int, int], None] | None = None,
@@ -105,7 +105,7 @@ def find_boxes(
             }  # fmt: skip
 
 
-def look(net: AgeNet, folder: Path, only: Sequence[str] | None = None) -> Iterator[Looked]:
+def look(net: Network, folder: Path, only: Sequence[str] | None = None) -> Iterator[Looked]:
     """Every sample of a folder, or those of some SOP instance UIDs, with the network's class map.
 
     Raises:
@@ -154,7 +154,7 @@ def _some_images(folder: Path, total: int) -> list[NDArray[np.uint8]]:
     return images
 
 
-def _of_one_view(net: AgeNet, folder: Path) -> dict[str, Any]:
+def _of_one_view(net: Network, folder: Path) -> dict[str, Any]:
     """The manifest of a finished ingest whose samples, as the network, have one view."""
     if net.facts.num_views > 1:
         raise UsageError(

@@ -20,7 +20,7 @@ from engine.evaluation.held_out import HeldOut
 from engine.evaluation.metrics import AGE_EDGES_YEARS
 from engine.models.batch import Batch
 from engine.models.grad_cam import attention
-from engine.models.network import AgeNet, Outputs
+from engine.models.network import Network, Outputs
 from engine.models.ordered_bins import joint_loss, moments
 from engine.tasks.ages.accuracy import PREDICTED
 from engine.tasks.ages.calibration import calibration_from_facts, fit_calibration, tempered_sd
@@ -33,7 +33,7 @@ LOGITS = "logits"
 class Deployed(nn.Module):
     """The graph that is exported: image and covariates to months, sd, attention map and embedding."""
 
-    def __init__(self, net: AgeNet, *, temperature: float = 1.0) -> None:
+    def __init__(self, net: Network, *, temperature: float = 1.0) -> None:
         """Wrap a trained network; ``temperature`` divides the logits for the sd, and leaves the months."""
         super().__init__()
         self.net = net
@@ -62,7 +62,7 @@ def objective(student: Outputs, teacher: Outputs | None, batch: Batch, weights: 
     return with_terms(parts, student, teacher, batch, weights.terms)
 
 
-def deployed(net: AgeNet, calibration: Facts) -> Deployed:
+def deployed(net: Network, calibration: Facts) -> Deployed:
     """The graph that is exported, its sd at the calibrated temperature."""
     return Deployed(net, temperature=calibration["temperature"])
 
@@ -104,7 +104,7 @@ def _months(raw: Raw) -> NDArray[np.float32]:
 
 
 AGE_LEARNING = Learning(
-    network=AgeNet,
+    network=Network,
     objective=objective,
     deployed=deployed,
     kept=kept,

@@ -18,7 +18,7 @@ from engine.errors import TrainingError, UsageError
 from engine.imaging.augment import Augmentation, augmented, draw
 from engine.ingest import covariates
 from engine.ingest.samples_folder import batches, covariate_columns, manifest_of
-from engine.models.network import AgeNet, Outputs
+from engine.models.network import Network, Outputs
 from engine.models.ordered_bins import expectation
 from engine.store import ledger
 from engine.store.files import replacing
@@ -108,7 +108,7 @@ def write_pseudo_labels(labels: Path, out: Path, found: Mapping[str, PseudoLabel
     return {"rows": len(rows), "pseudo_labelled": labelled}
 
 
-def _open(run: Path, data: Path, task: Task) -> AgeNet:
+def _open(run: Path, data: Path, task: Task) -> Network:
     seen = read_run(run)["data"]["rule"]["view"]
     if seen != manifest_of(data)["task"]["rule"]["view"]:
         raise TrainingError(f"{run} was trained on another view than {data} holds: ingest with its --size")

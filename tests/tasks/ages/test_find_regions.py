@@ -14,12 +14,12 @@ from engine.datasets.phantom.hand import carpal_box, expose
 from engine.datasets.phantom.hand_visits import plan_visit, true_carpals
 from engine.errors import UsageError
 from engine.imaging.boxes import read_boxes, whole_image, write_boxes
-from engine.models.network import AgeNet, ModelFacts
+from engine.models.network import Network
 from engine.store import ledger
 from engine.store.files import read_json, write_json
 from engine.tasks.ages.attention_boxes import RULES
 from engine.tasks.ages.find_regions import find_boxes, found_shares, look
-from tests.fixtures.training_fixture import BACKBONE, LABEL, SIZE, Made, write_ingest
+from tests.fixtures.training_fixture import BACKBONE, LABEL, SIZE, Made, net_facts, write_ingest
 
 torch.set_num_threads(1)
 
@@ -32,9 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ingest(tmp_path_factory.mktemp("discs"), made, shard_size=3)
 
 
-def net(num_views: int = 1) -> AgeNet:
+def net(num_views: int = 1) -> Network:
     torch.manual_seed(0)
-    return AgeNet(ModelFacts(backbone=BACKBONE, num_views=num_views))
+    return Network(net_facts(backbone=BACKBONE, num_views=num_views))
 
 
 def test_every_sample_has_every_region(folder: Path, tmp_path: Path) -> None:

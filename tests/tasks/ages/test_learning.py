@@ -9,11 +9,11 @@ import torch
 
 from engine.distillation.terms import TERMS
 from engine.models.batch import Batch
-from engine.models.network import AgeNet, ModelFacts, Outputs
+from engine.models.network import Network, Outputs
 from engine.models.ordered_bins import NUM_BINS, expectation, joint_loss
 from engine.tasks.ages.learning import AGE_LEARNING
 from engine.training.learning import Weights
-from tests.fixtures.training_fixture import BACKBONE
+from tests.fixtures.training_fixture import BACKBONE, net_facts
 
 torch.set_num_threads(1)
 
@@ -35,7 +35,7 @@ def outputs(seed: int) -> Outputs:
     """What a network in training returns, as if it had adapters to its own channels."""
     torch.manual_seed(seed)
     given = batch()
-    found: Outputs = AgeNet(ModelFacts(backbone=BACKBONE))(given.x_BVHW, given.covariates_BQ)
+    found: Outputs = Network(net_facts(backbone=BACKBONE))(given.x_BVHW, given.covariates_BQ)
     return Outputs(found.logits_BK, found.dense_BKhw, found.features, found.features)
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from engine.errors import UsageError
 from engine.models.batch import Batch
-from engine.models.network import ModelFacts
 from engine.models.ordered_bins import expectation, gaussian_target, joint_loss
 from engine.tasks.ages.inputs import PSEUDO_COLUMNS
 from engine.tasks.ages.pseudo_labelling import PseudoLabel, write_pseudo_labels
@@ -22,7 +21,7 @@ from engine.tasks.ages.pseudo_labels import agreed, pseudo_label_loss, targets, 
 from engine.tasks.knee_age import KNEE_AGE
 from engine.training.learning import Labels, Weights
 from engine.training.loop import World, epochs
-from tests.fixtures.training_fixture import disc_set, tiny_recipe
+from tests.fixtures.training_fixture import disc_set, net_facts, tiny_recipe
 
 torch.set_num_threads(1)
 NAN = math.nan
@@ -122,7 +121,7 @@ def test_a_training_follows_its_pseudo_labels_and_not_the_truth() -> None:
     data = replace(data, targets=aims.columns)
     recipe = tiny_recipe(task="knee-age", labels="pseudo", epochs=1)
     learning, device = KNEE_AGE.learning(), torch.device("cpu")
-    state = new_state(recipe, learning.network, ModelFacts(backbone=recipe.network.backbone), (), device)
+    state = new_state(recipe, learning.network, net_facts(backbone=recipe.network.backbone), (), device)
     (log,) = epochs(recipe, learning, data, state, world=World(), teacher=None)
     assert log["train/expert_mae"] == 0
     assert log["train/mae"] > 0
