@@ -17,7 +17,7 @@ from engine.delivery import uids
 from engine.delivery.scored import MANUFACTURER, RESEARCH_USE, Model, Models, Scored
 from engine.evaluation.answer import Code, Measurement
 from engine.store import ledger
-from engine.store.files import MANIFEST_NAME, read_json, replacing
+from engine.store.files import replacing
 
 PATIENT_KEY_SYSTEM = "urn:osteoray:patient-key"
 MODEL_SYSTEM = "urn:osteoray:model-sha256"
@@ -44,7 +44,7 @@ def folder(scores: Path, target: Path) -> Json:
     Raises:
         TableError: a table of the folder cannot be read.
     """
-    models = Models(read_json(scores / MANIFEST_NAME))
+    models = Models(scores)
     gone = set(ledger.superseded(scores).to_pylist())
     target.mkdir(parents=True, exist_ok=True)
     count = 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from engine.delivery import uids
-from engine.errors import TableError, UnknownNameError
+from engine.errors import TableError, UnknownNameError, UsageError
 from engine.evaluation.answer import Code, Measurement, Row
+from engine.store.files import MANIFEST_NAME, read_json
 from engine.tasks import task_named
 from engine.tasks.task import Task
 
@@ -63,12 +65,19 @@ class Scored:
 class Models:
     """The models that a score folder's manifest names, one or several."""
 
-    def __init__(self, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, scores: Path) -> None:
         """Read their facts.
 
         Raises:
-            TableError: the manifest lacks a fact, or names a task that is not installed.
+            UsageError: the folder is of another verb.
+            TableError: it is of an earlier release, its manifest lacks a fact, or a task is not installed.
         """
+        manifest = read_json(scores / MANIFEST_NAME)
+        if manifest.get("kind") != "score":
+            raise UsageError(f"{scores} is no folder of `osteoray score`: there is nothing to deliver")
+        if any(scores.glob("shards/*/predictions.parquet")):
+            raise TableError(f"{scores} was written by an earlier release: score into a new folder")
+        self.manifest: Mapping[str, Any] = manifest
         try:
             self._by_digest = {
                 facts["model_sha256"]: Model(

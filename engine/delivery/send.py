@@ -29,7 +29,7 @@ from engine.ingest.decode_process import Isolation, Reader
 from engine.ingest.instance import rule_from_facts
 from engine.ingest.sample import Reading
 from engine.store import lease, ledger, schema
-from engine.store.files import MANIFEST_NAME, read_json, sha256_of_bytes
+from engine.store.files import sha256_of_bytes
 
 OnProgress = Callable[[int, int], None]
 
@@ -123,11 +123,8 @@ class ResultBuilder:
             TableError: there is none, or it names no model.
             UsageError: the folder is of another verb.
         """
-        manifest = read_json(scores / MANIFEST_NAME)
-        if manifest.get("kind") != "score":
-            raise UsageError(f"{scores} is no folder of `osteoray score`: there is nothing to deliver")
-        self._scores = scores
-        self._models = Models(manifest)
+        self._scores, self._models = scores, Models(scores)
+        manifest = self._models.manifest
         self._rules = {model["model_sha256"]: model["task"]["rule"] for model in manifest["models"]}
         self._source = str(manifest["source"])
         self._shard: tuple[int, dict[tuple[str, int], dict[str, Any]]] = (-1, {})

@@ -27,7 +27,7 @@ from engine.errors import UsageError
 from engine.evaluation.answer import Column
 from engine.store import ledger
 from engine.store.counts import COUNT_NAMES
-from engine.store.files import MANIFEST_NAME, read_json, replacing
+from engine.store.files import replacing
 
 _OWN = pa.large_string()
 _SHARED = pa.dictionary(pa.int32(), pa.string())
@@ -122,7 +122,7 @@ def gathered(scores: Path) -> pa.Table:
     Raises:
         TableError: a table cannot be read.
     """
-    tasks = Models(read_json(scores / MANIFEST_NAME)).tasks
+    tasks = Models(scores).tasks
     answers = {column.name: column for task in tasks for column in task.answer.columns}
     gone = ledger.superseded(scores)
     parts = (
@@ -206,7 +206,7 @@ def _write_rows(sheet: Any, found: pa.Table) -> None:
 
 def table(scores: Path, target: Path) -> dict[str, Any]:
     """Write CSV or XLSX, as the ending of ``target`` says; gives the count."""
-    models = Models(read_json(scores / MANIFEST_NAME))
+    models = Models(scores)
     if target.suffix.lower() == ".xlsx":
         return {"rows": write_xlsx(scores, target, models.scored_at)}
     return {"rows": write_csv(scores, target)}

@@ -23,9 +23,9 @@ from engine.delivery import outbox, uids
 from engine.delivery.outbox import OutboxItem
 from engine.delivery.send import SINKS, Options, deliver
 from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, SendResult
-from engine.errors import LeaseHeldError, SinkError, UsageError
+from engine.errors import LeaseHeldError, SinkError, TableError, UsageError
 from engine.store import lease
-from jobs.deliver import delivered_to_all, require_sinks
+from jobs.deliver import delivered, delivered_to_all, require_sinks
 from tests.fixtures.outside import free_port
 from tests.fixtures.results_fixture import NAME, PATIENT, archive, scored_archive, storescp
 from tests.fixtures.source_fixture import orthanc, post
@@ -306,6 +306,18 @@ def test_a_folder_of_another_verb_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"kind": "ingest"}')
     with pytest.raises(UsageError, match="score"):
         deliver(tmp_path, str(tmp_path / "x"), Options())
+
+
+@pytest.mark.parametrize("to", ["x", "fhir:x", "x.csv"])
+def test_a_folder_of_an_earlier_release_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scores = scored_archive(tmp_path, count=1)
+    (table,) = scores.glob("shards/*/predictions-*.parquet")
+    table.rename(table.with_name("predictions.parquet"))
+    with pytest.raises(TableError, match="earlier release: score into a new folder"):
+        delivered(scores, to)
 
 
 def test_every_kind_of_sink_has_a_name_of_its_own() -> None:
