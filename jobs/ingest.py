@@ -16,6 +16,7 @@ from engine import sources
 from engine.errors import UsageError
 from engine.imaging.boxes import Crop, read_boxes
 from engine.ingest import deidentified
+from engine.ingest.covariates import read_covariate_table, table_columns
 from engine.ingest.shard import ReadSpec
 from engine.store import lease, ledger
 from engine.store.files import code_version, sha256_of_facts, sha256_of_file
@@ -58,7 +59,8 @@ def ingest(
     *,
     labels: Annotated[Path | None, typer.Option(help=LABELS_HELP)] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the square network view in pixels.")
+        str | None,
+        typer.Option(metavar="N|ROWSxCOLUMNS", help="Size of the network view in pixels, square or not."),
     ] = None,
     deidentified_to: DeidentifiedOption = None,
     crop: CropOption = None,
@@ -77,7 +79,7 @@ def ingest(
     question = task_named(task)
     facts, rule = question.facts(), question.rule
     if size:
-        rule = replace(rule, view=replace(rule.view, size_HW=(size, size)))
+        rule = replace(rule, view=replace(rule.view, size_HW=read_size(size)))
         facts = {**facts, "rule": rule.facts()}
     if options.dry_run:
         survey_only(source, rule, as_json=options.json)
@@ -86,13 +88,18 @@ def ingest(
         require_shareable(source, out, deidentified_to)
     limits = read_limits(options)
     part = chosen_crop(crop, region, erase=erase)
+    table = options.covariates
+    given = read_covariate_table(table, question.covariates) if table else None
     spec = ReadSpec(
         source=source, folder=out, rules=(rule,), salt=read_salt(),
         label_names=question.label_columns if labels else (),
         labels=read_label_table(labels, question.labels) if labels else None,
+        covariate_names=table_columns(question.covariates), covariates=given,
         deidentified=deidentified_to.resolve() if deidentified_to else None, crop=part,
     )  # fmt: skip
-    manifest_of = partial(ingest_manifest, facts, source, labels, deidentified_to=deidentified_to, crop=part)
+    manifest_of = partial(
+        ingest_manifest, facts, source, labels, deidentified_to=deidentified_to, crop=part, covariates=table
+    )
     with running(out, limits) as run, lease.hold(deidentified_to) if deidentified_to else nullcontext():
         if deidentified_to:
             deidentified.begin(deidentified_to)
@@ -103,6 +110,19 @@ def ingest(
     code = PARTIAL if counts["quarantined"] else 0
     summary = {"out": str(out), **counts, **exported, **speed}
     finish("ingest", summary, as_json=options.json, exit_code=code)
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """(rows, columns) of ``224`` or ``224x160``.
+
+    Raises:
+        UsageError: it is neither, or a number is not above zero.
+    """
+    rows, sign, columns = text.lower().partition("x")
+    sizes = [rows, columns if sign else rows]
+    if not all(word.isdecimal() and int(word) > 0 for word in sizes):
+        raise UsageError(f"--size takes one number or two, as 224 or 224x160, not '{text}'")
+    return int(sizes[0]), int(sizes[1])
 
 
 def chosen_crop(boxes: Path | None, region: str, *, erase: bool) -> Crop | None:
@@ -142,6 +162,7 @@ def ingest_manifest(
     deidentified_to: Path | None = None,
     *,
     crop: Crop | None = None,
+    covariates: Path | None = None,
 ) -> dict[str, Any]:
     """What an ingest folder says of how it is made; a resumed job must say the same."""
     config = {
@@ -149,6 +170,8 @@ def ingest_manifest(
         "shard_size": shard_size,
         "labels_sha256": sha256_of_file(labels) if labels else None,
     }
+    if covariates:
+        config["covariates_sha256"] = sha256_of_file(covariates)
     if deidentified_to:
         config["deidentified"] = str(deidentified_to.resolve())
     if crop:

@@ -32,6 +32,14 @@ class RunOptions:
         bool,
         typer.Option("--incremental", help="Add what is new or changed in SOURCE to a finished --out."),
     ] = False
+    covariates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Table of covariates that no header has: sop_instance_uid and a column each. A value may be "
+            "missing.",
+        ),
+    ] = None
     retry: Annotated[
         list[str] | None,
         typer.Option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from engine.deploy.bundle import Bundle, open_bundle
 from engine.deploy.engines import choose_engine, gpus_of
 from engine.errors import UnknownNameError, UsageError
 from engine.ingest import reuse
+from engine.ingest.covariates import read_covariate_table, table_columns
 from engine.ingest.routing import Open
 from engine.ingest.shard import ReadSpec
 from engine.store import ledger
@@ -92,9 +93,12 @@ def score(
     if deliver:  # what writes reports is slow to import
         require_sinks(deliver)
     limits = read_limits(options)
+    taken = [covariate for bundle in bundles for covariate in bundle.covariates]
+    given = read_covariate_table(options.covariates, taken) if options.covariates else None
     spec = ReadSpec(
         source=source, folder=out, rules=tuple(bundle.rule for bundle in bundles), route=where_open,
         tasks=tuple(bundle.task for bundle in bundles), salt=read_salt(),
+        covariate_names=table_columns(taken), covariates=given,
     )  # fmt: skip
     request = Request(
         shard_size=options.shard_size,
@@ -161,10 +165,20 @@ def opened_bundles(folders: Sequence[Path], engine: str | None) -> tuple[Bundle,
 
 
 def score_manifest(
-    source: str, bundles: Sequence[Bundle], shard_size: int, *, route: Open = "all"
+    source: str,
+    bundles: Sequence[Bundle],
+    shard_size: int,
+    *,
+    route: Open = "all",
+    covariates_sha256: str | None = None,
 ) -> dict[str, Any]:
     """What a score folder says of how it is made; a resumed job must say the same."""
-    config: dict[str, Any] = {"models": _chosen(bundles), "shard_size": shard_size, "route": route}
+    config = {
+        "models": _chosen(bundles),
+        "shard_size": shard_size,
+        "route": route,
+        "covariates_sha256": covariates_sha256,
+    }
     return {
         "kind": "score",
         "source": sources.identity(source),
@@ -173,6 +187,11 @@ def score_manifest(
         "models": [{**bundle.facts, "model_sha256": bundle.sha256} for bundle in bundles],
         "code_version": code_version(),
     }
+
+
+def _digest_of(covariates: Mapping[str, Any] | None) -> str | None:
+    """Digest of the values of a covariate table; None without one."""
+    return None if covariates is None else sha256_of_facts(covariates)
 
 
 def _chosen(bundles: Sequence[Bundle]) -> list[dict[str, str]]:
@@ -202,11 +221,14 @@ def run_score(
     if not request.resume and (spec.folder / MANIFEST_NAME).exists():
         raise UsageError(f"{spec.folder} holds an earlier run: choose another --out, or allow --resume")
     salt_check = check_of(spec.salt)
+    config = {"models": _chosen(bundles), "covariates_sha256": _digest_of(spec.covariates)}
     for folder in request.reuse:
-        reuse.require_same(folder, {"config": {"models": _chosen(bundles)}, "salt_check": salt_check})
+        reuse.require_same(folder, {"config": config, "salt_check": salt_check})
     paced = replace(spec, pace=run.limits.pace(run.staging))
     scoring = _Scoring(paced, bundles, run, request.reuse)
-    manifest_of = partial(score_manifest, spec.source, bundles, route=spec.route)
+    manifest_of = partial(
+        score_manifest, spec.source, bundles, route=spec.route, covariates_sha256=_digest_of(spec.covariates)
+    )
     listing = begin(paced, manifest_of, request.shard_size)
     before = unfinished(spec.folder) if request.incremental else None
     if before is not None:

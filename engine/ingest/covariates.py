@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import CovariateError, UnknownNameError
+from engine.errors import CovariateError, UnknownNameError, UsageError
+from engine.store.labels import read_labels
 
 Columns = NDArray[np.float32]
 
@@ -92,7 +94,7 @@ def sources(covariates: Sequence[Covariate]) -> list[str]:
 
 def table_columns(covariates: Sequence[Covariate]) -> tuple[str, ...]:
     """The columns that a covariate table must have for them."""
-    return tuple(covariate.column for covariate in covariates if covariate.is_of_table)
+    return tuple(dict.fromkeys(one.column for one in covariates if one.is_of_table))
 
 
 def table_values(given: Mapping[str, Any], covariates: Sequence[Covariate]) -> dict[str, float | None]:
@@ -107,6 +109,27 @@ def table_values(given: Mapping[str, Any], covariates: Sequence[Covariate]) -> d
             takes = ", ".join(known) or "none"
             raise CovariateError(f"there is no covariate of this name; this model takes {takes}")
     return {name: _checked(given.get(name), covariate) for name, covariate in known.items()}
+
+
+def read_covariate_table(path: Path, covariates: Sequence[Covariate]) -> dict[str, dict[str, float | None]]:
+    """Values of the table covariates by SOP instance UID and column; None where a row lacks one.
+
+    Raises:
+        UsageError: the file cannot be read, lacks a column, names a UID twice, or has a value that is no
+            number or lies outside its bounds; or none of the covariates is of a table.
+    """
+    names = table_columns(covariates)
+    if not names:
+        raise UsageError(f"nothing takes a covariate of a table: leave {path} out")
+    table = read_labels(path, names, what="covariate table")
+    try:
+        for row in table.values_by_uid.values():
+            for one in covariates:
+                if one.is_of_table:
+                    row[one.column] = _checked(row[one.column], one)
+    except CovariateError as error:
+        raise UsageError(f"the covariate table {path} cannot be used: {error}") from error
+    return table.values_by_uid
 
 
 def _checked(value: Any, covariate: Covariate) -> float | None:

@@ -44,7 +44,8 @@ def require_same(folder: Path, facts: Mapping[str, Any]) -> None:
     """Refuse a folder whose rows could differ from what a run with the manifest ``facts`` would make.
 
     Raises:
-        UsageError: it is no score folder, has no model in common, or is of another engine or salt.
+        UsageError: it is no score folder, has no model in common, or is of another engine, salt or covariate
+            table.
         TableError: it has no manifest.
     """
     manifest = read_json(folder / MANIFEST_NAME)
@@ -57,6 +58,8 @@ def require_same(folder: Path, facts: Mapping[str, Any]) -> None:
         differing.append("engine")
     if manifest.get("salt_check") != facts.get("salt_check"):
         differing.append("salt")
+    if _covariates(manifest) != _covariates(facts):
+        differing.append("covariate table")
     if differing:
         raise UsageError(
             f"{folder} was scored with another {' and '.join(differing)}: its rows cannot be reused"
@@ -133,6 +136,11 @@ def _engines(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Model digest -> engine, of a score folder's manifest."""
     models = manifest.get("config", {}).get("models", [])
     return {model["model_sha256"]: model["engine"] for model in models}
+
+
+def _covariates(manifest: Mapping[str, Any]) -> Any:
+    """Digest of the covariate table; None without one."""
+    return manifest.get("config", {}).get("covariates_sha256")
 
 
 def _places(folder: Path, number: int, models: Mapping[str, str]) -> Iterator[NDArray[Any]]:

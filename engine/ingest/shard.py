@@ -5,7 +5,7 @@ For a table of samples of one task (``read_shard``), or for the predictors of se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ class ReadSpec(Reading):
     """Of the models, in the order of the rules; empty where samples are written and nothing is scored."""
     label_names: tuple[str, ...] = ()
     labels: Labels | None = None
+    covariate_names: tuple[str, ...] = ()
+    """Columns of the covariates that come from a table."""
+    covariates: Mapping[str, Mapping[str, float | None]] | None = None
+    """Their values by SOP instance UID and column; an instance that the table lacks has none."""
     pace: Pace = Pace()
     """When and how fast to read, and the staging folder of the lease."""
     isolation: Isolation | None = Isolation()
@@ -91,7 +95,7 @@ def read_rows(planned: Iterable[Row], spec: ReadSpec) -> pa.Table:
     ``reuse.reused`` says.
     """
     ends = _read_all(list(planned), spec)
-    read = pa.Table.from_pylist(ends.samples, schema=schema.ROUTED)
+    read = pa.Table.from_pylist(ends.samples, schema=schema.routed(spec.covariate_names))
     images = pa.array([image_HW.tobytes() for image_HW in ends.images], pa.binary())
     tables = [("samples", read.append_column("image", images)), *ends.rejects().items()]
     if spec.known and ends.known:
@@ -160,7 +164,7 @@ def _read(paths: list[str], spec: ReadSpec) -> list[list[Outcome]]:
 
 
 def _labelled(outcome: Outcome, spec: ReadSpec) -> Outcome:
-    """A sample with its label columns; what is none, or has no label where one is asked, as the error."""
+    """A sample with its labels and covariates; what is none, or lacks a label that is asked, as the error."""
     if isinstance(outcome, FilteredError | InstanceError):
         return outcome
     columns, image_HW = outcome
@@ -171,7 +175,9 @@ def _labelled(outcome: Outcome, spec: ReadSpec) -> Outcome:
         if spec.deidentified:
             deidentified.withdraw(spec.deidentified, columns[deidentified.FOLDER])
         return error
-    return {**columns, **labels}, image_HW
+    given = (spec.covariates or {}).get(columns["sop_instance_uid"], {})
+    known = {name: given.get(name) for name in spec.covariate_names}
+    return {**columns, **labels, **known}, image_HW
 
 
 def _write_deidentified(samples: list[Row], spec: ReadSpec) -> None:
@@ -193,7 +199,7 @@ def _reason(error: FilteredError | InstanceError) -> Row:
 
 def _samples_table(rows: list[Row], images: list[Any], spec: ReadSpec) -> pa.Table:
     size = spec.rules[0].view.size_HW
-    full = schema.stamped(schema.samples(size, spec.label_names), "samples")
+    full = schema.stamped(schema.samples(size, spec.label_names, spec.covariate_names), "samples")
     without_image = pa.schema([field for field in full if field.name != "image"])
     stack = np.stack(images) if images else np.zeros((0, *size), np.uint8)
     table = pa.Table.from_pylist(rows, schema=without_image)

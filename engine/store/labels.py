@@ -53,8 +53,12 @@ class Labels:
     split_by_uid: dict[str, str] = field(default_factory=dict)
 
 
-def read_labels(path: Path, required: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> Labels:
+def read_labels(
+    path: Path, required: tuple[str, ...], *, optional: tuple[str, ...] = (), what: str = "label table"
+) -> Labels:
     """Read columns of numbers and ``split`` from a CSV; an ``optional`` one that it lacks has no values.
+
+    ``what`` is the table's name in messages.
 
     Raises:
         UsageError: no such file, a column is missing, a value is no finite number, or a UID stands twice.
@@ -66,19 +70,19 @@ def read_labels(path: Path, required: tuple[str, ...], *, optional: tuple[str, .
     try:
         table = pyarrow.csv.read_csv(path, read_options=in_turn, convert_options=convert)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UsageError(f"the label table {path} cannot be read: {_reason(error)}") from error
+        raise UsageError(f"the {what} {path} cannot be read: {_reason(error)}") from error
     missing = [name for name in (KEY, *required) if name not in table.column_names]
     if missing:
-        raise UsageError(f"the label table {path} has no column {', '.join(missing)}")
+        raise UsageError(f"the {what} {path} has no column {', '.join(missing)}")
     for name in optional:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
     uids = table[KEY].to_pylist()
     if len(set(uids)) != len(uids):
-        raise UsageError(f"the label table {path} names a SOP instance UID twice")
+        raise UsageError(f"the {what} {path} names a SOP instance UID twice")
     for name in columns:
         if not all(value is None or math.isfinite(value) for value in table[name].to_pylist()):
-            raise UsageError(f"the label table {path} has a value that is not finite in column {name}")
+            raise UsageError(f"the {what} {path} has a value that is not finite in column {name}")
     rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
     values = {uid: dict(zip(columns, row, strict=True)) for uid, row in zip(uids, rows, strict=True)}
     splits = table["split"].to_pylist() if "split" in table.column_names else []
@@ -89,7 +93,36 @@ def read_label_table(path: Path, labels: Sequence[Label]) -> Labels:
     """The columns of a task's labels from a CSV; see ``read_labels``."""
     required = [column for label in labels if label.required for column in label.columns]
     optional = [column for label in labels if not label.required for column in label.columns]
-    return read_labels(path, tuple(required), optional=tuple(optional))
+    table = read_labels(path, tuple(required), optional=tuple(optional))
+    for label in labels:
+        for values in table.values_by_uid.values():
+            if not _has_sense(label, [values[column] for column in label.columns]):
+                raise UsageError(f"the label table {path} has {_SENSELESS[label.kind]} for {label.name}")
+    return table
+
+
+_SENSELESS: dict[Kind, str] = {
+    "number": "no number",
+    "class": "a class that is no whole number from 0",
+    "point": "a point with one coordinate",
+    "box": "a box without four edges, or with a right edge left of its left one, or a bottom above its top",
+}
+"""What is wrong with a value, by the kind of its label."""
+
+
+def _has_sense(label: Label, values: Sequence[float | None]) -> bool:
+    """Whether the values of one label in one row are all absent, or make a value of its kind."""
+    known = [value for value in values if value is not None]
+    if not known or label.kind == "number":
+        return True
+    if len(known) < len(values):
+        return False
+    if label.kind == "class":
+        return known[0] >= 0 and known[0].is_integer()
+    if label.kind == "box":
+        left, top, right, bottom = known
+        return left < right and top < bottom
+    return True
 
 
 def label_columns(labels: Labels | None, uid: str, columns: tuple[str, ...]) -> dict[str, float | str | None]:

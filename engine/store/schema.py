@@ -115,26 +115,32 @@ _SAMPLE_FIELDS = (
     pa.field("original_to_network", pa.list_(pa.float64(), 9), nullable=False),
 )
 
-ROUTED = pa.schema(
-    [
-        *_SAMPLE_FIELDS,
-        pa.field("rule", pa.int32(), nullable=False),
-        pa.field("route", pa.string(), nullable=False),
-    ]
-)
-"""Samples on their way to a predictor, without their image; never written."""
 
-
-def samples(size_HW: tuple[int, int], label_columns: tuple[str, ...]) -> pa.Schema:
+def samples(
+    size_HW: tuple[int, int], label_columns: tuple[str, ...], covariate_columns: tuple[str, ...] = ()
+) -> pa.Schema:
     """Samples of a task: header, labels, and ``image`` as uint8 display values of shape (rows, columns).
 
-    Label columns are float32 and nullable; ``split`` is the label table's own split, where it has one.
+    Label columns and covariates of a table are float32 and nullable; ``split`` is the label table's
+    own split, where it has one.
     ``crop_ok`` says whether the instance had the box it was to be cut to; null where nothing was cut.
     """
-    labels = [pa.field(name, pa.float32()) for name in label_columns]
+    labels = [pa.field(name, pa.float32()) for name in (*label_columns, *covariate_columns)]
     image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), size_HW), nullable=False)
     crop_ok = pa.field("crop_ok", pa.bool_())
     return pa.schema([*_SAMPLE_FIELDS, crop_ok, pa.field("split", pa.string()), *labels, image])
+
+
+def routed(covariate_columns: tuple[str, ...]) -> pa.Schema:
+    """Samples on their way to a predictor, without their image; never written."""
+    return pa.schema(
+        [
+            *_SAMPLE_FIELDS,
+            *(pa.field(name, pa.float32()) for name in covariate_columns),
+            pa.field("rule", pa.int32(), nullable=False),
+            pa.field("route", pa.string(), nullable=False),
+        ]
+    )
 
 
 def predictions(fields: Sequence[pa.Field], map_HW: tuple[int, int] | None) -> pa.Schema:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from engine.errors import CovariateError, UnknownNameError
+from engine.errors import CovariateError, UnknownNameError, UsageError
 from engine.ingest.covariates import (
     SEX,
     Covariate,
@@ -13,6 +15,7 @@ from engine.ingest.covariates import (
     columns,
     hidden,
     names_of,
+    read_covariate_table,
     sources,
     table_columns,
     table_values,
@@ -89,3 +92,28 @@ def test_table_values_have_the_precision_of_a_table() -> None:
 def test_table_values_that_cannot_be_are_refused(given: dict[str, object], words: str) -> None:
     with pytest.raises(CovariateError, match=words):
         table_values(given, (SEX, BOUNDED))
+
+
+def test_a_covariate_table_is_read_by_column(tmp_path: Path) -> None:
+    path = tmp_path / "labs.csv"
+    path.write_text("sop_instance_uid,calcium_mmol_l,other\n1.2,2.3,x\n1.3,,y\n")
+    found = read_covariate_table(path, (SEX, BOUNDED))
+    assert found == {"1.2": {"calcium_mmol_l": float(np.float32(2.3))}, "1.3": {"calcium_mmol_l": None}}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sop_instance_uid,calcium\n1.2,2.3\n", "covariate table .* has no column calcium_mmol_l"),
+        ("sop_instance_uid,calcium_mmol_l\n1.2,high\n", "no number"),
+        ("sop_instance_uid,calcium_mmol_l\n1.2,9000\n", "outside"),
+        ("sop_instance_uid,calcium_mmol_l\n1.2,2\n1.2,2\n", "twice"),
+    ],
+)
+def test_a_senseless_covariate_table_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "labs.csv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says):
+        read_covariate_table(path, (SEX, BOUNDED))
+    with pytest.raises(UsageError, match="nothing takes a covariate of a table"):
+        read_covariate_table(path, (SEX,))

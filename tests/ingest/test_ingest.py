@@ -8,6 +8,7 @@ import pytest
 
 from engine.errors import UsageError
 from jobs.__main__ import main
+from jobs.ingest import read_size
 from jobs.plan import require_apart
 from tests.fixtures.story import osteoray
 
@@ -28,6 +29,19 @@ def test_sizes_are_above_zero(tmp_path: Path, option: str) -> None:
         main(words)
     assert end.value.code == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "size_HW"), [("224", (224, 224)), ("96x160", (96, 160)), ("96X160", (96, 160))]
+)
+def test_a_size_is_one_number_or_rows_and_columns(text: str, size_HW: tuple[int, int]) -> None:
+    assert read_size(text) == size_HW
+
+
+@pytest.mark.parametrize("text", ["0", "96x0", "96x", "x96", "96x96x96", "-1", "big"])
+def test_another_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--size"):
+        read_size(text)
 
 
 def test_an_empty_archive_is_a_wrong_request(tmp_path: Path) -> None:

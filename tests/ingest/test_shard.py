@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from engine.dicom.parse import Limits
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.imaging.preprocess import View
 from engine.ingest.instance import InputRule
-from engine.ingest.shard import ReadSpec, read_shard
+from engine.ingest.shard import ReadSpec, read_rows, read_shard
 from engine.store import ledger, schema
 from engine.store.files import sha256_of_bytes
 from engine.store.labels import Labels
@@ -95,6 +96,42 @@ def test_a_sample_is_what_prepare_gives(archive: Path) -> None:
     assert table["content_sha256"][1].as_py() == sha256_of_bytes(data)
     assert table["original_to_network"][1].as_py() == alone.geometry.matrix_33.reshape(-1).tolist()
     assert table["age_months"][1].as_py() == pytest.approx(122.0, abs=0.1)  # 3 Feb 2011 to 5 Apr 2021
+
+
+def test_covariates_of_a_table_are_joined_and_may_be_missing(archive: Path) -> None:
+    planned = sources.plan(str(archive), 100).to_pylist()
+    plain = ReadSpec(source=str(archive), folder=archive, rules=(RULE,), salt=b"s" * 32)
+    uids = read_shard(planned, plain)["samples"]["sop_instance_uid"].to_pylist()
+    given = {uids[0]: {"calcium": 2.25}, uids[1]: {"calcium": None}, "1.2.3": {"calcium": 9.0}}
+    spec = replace(plain, covariate_names=("calcium",), covariates=given)
+    assert read_shard(planned, spec)["samples"]["calcium"].to_pylist() == [2.25, None, None]
+    rows = read_rows(planned, spec)
+    samples = rows.filter(pc.equal(rows["table"], "samples"))
+    assert samples["calcium"].to_pylist() == [2.25, None, None]
+    without = read_shard(planned, replace(spec, covariates=None))["samples"]
+    assert without["calcium"].to_pylist() == [None] * 3
+
+
+def test_two_rules_read_a_file_once_and_see_it_their_way(archive: Path) -> None:
+    wide = replace(RULE, view=replace(RULE.view, size_HW=(24, 40)))
+    slices = replace(RULE, sop_classes=("1.2.840.10008.5.1.4.1.1.2",))
+    planned = sources.plan(str(archive), 100).to_pylist()
+    spec = ReadSpec(
+        source=str(archive), folder=archive, rules=(RULE, wide, slices), tasks=("a", "b", "c"),
+        salt=b"s" * 32,
+    )  # fmt: skip
+    rows = read_rows(planned, spec).to_pylist()
+    of_good = [row for row in rows if row["path"] == "good1"]
+    assert [(row["table"], row["rule"], row["task"]) for row in of_good] == [
+        ("samples", 0, None), ("samples", 1, None), ("filtered", None, "c"),
+    ]  # fmt: skip
+    side = RULE.view.size_HW
+    assert [len(row["image"]) for row in of_good[:2]] == [side[0] * side[1], 24 * 40]
+    for row, rule in zip(of_good[:2], (RULE, wide), strict=True):
+        alone = prepare((archive / "good1").read_bytes(), rule, b"s" * 32)
+        assert row["image"] == alone.image_HW.tobytes()
+    ends = {(row["path"], row["task"], row["reason"]) for row in rows if row["table"] != "samples"}
+    assert {("text", None, "not_dicom"), ("ct", "a", "sop_class"), ("ct", "b", "sop_class")} <= ends
 
 
 def test_nothing_of_a_patient_is_in_any_table_or_log(

@@ -81,9 +81,39 @@ def test_the_columns_of_a_label_follow_its_kind(tmp_path: Path) -> None:
     assert stage.columns == ("stage",)
     assert box.columns == ("roi_left", "roi_top", "roi_right", "roi_bottom")
     assert Label(name="apex", kind="point").columns == ("apex_x", "apex_y")
-    found = read_label_table(table(tmp_path, "sop_instance_uid,stage,roi_left\n1.2,3,4.5\n"), (stage, box))
-    assert found.values_by_uid["1.2"] == {
-        "stage": 3.0, "roi_left": 4.5, "roi_top": None, "roi_right": None, "roi_bottom": None
-    }  # fmt: skip
+    text = "sop_instance_uid,stage,roi_left,roi_top,roi_right,roi_bottom\n1.2,3,4.5,0,9,8\n1.3,,,,,\n"
+    found = read_label_table(table(tmp_path, text), (stage, box))
+    edges = ("roi_left", "roi_top", "roi_right", "roi_bottom")
+    assert found.values_by_uid["1.2"] == {"stage": 3.0, **dict(zip(edges, (4.5, 0.0, 9.0, 8.0), strict=True))}
+    assert found.values_by_uid["1.3"] == dict.fromkeys(("stage", *edges))
+    alone = read_label_table(table(tmp_path, "sop_instance_uid,stage\n1.2,3\n"), (stage, box))
+    assert alone.values_by_uid["1.2"] == {"stage": 3.0, **dict.fromkeys(edges)}
     with pytest.raises(UsageError, match="no column stage"):
         read_label_table(table(tmp_path, "sop_instance_uid,roi_left\n1.2,4.5\n"), (stage, box))
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "says"),
+    [
+        ("stage", "2.5", "no whole number from 0 for stage"),
+        ("stage", "-1", "no whole number from 0 for stage"),
+        ("stage,apex_x", "2,3.5", "a point with one coordinate for apex"),
+        ("stage,roi_left", "2,4.5", "a box without four edges.* for roi"),
+        (
+            "stage,roi_left,roi_top,roi_right,roi_bottom",
+            "2,5,0,4,9",
+            "right edge left of its .* for roi",
+        ),
+    ],
+)
+def test_a_value_that_its_kind_does_not_have_is_refused(
+    tmp_path: Path, header: str, row: str, says: str
+) -> None:
+    labels = (
+        Label(name="stage", kind="class", required=True),
+        Label(name="apex", kind="point"),
+        Label(name="roi", kind="box"),
+    )
+    path = table(tmp_path, f"sop_instance_uid,{header}\n1.2,{row}\n")
+    with pytest.raises(UsageError, match=says):
+        read_label_table(path, labels)
