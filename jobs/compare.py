@@ -11,7 +11,7 @@ import typer
 from engine.errors import UsageError
 from engine.store.files import code_version, write_json
 from jobs.console import finish
-from jobs.report import image_reader, write_page
+from jobs.report import archive_images, write_page
 
 if TYPE_CHECKING:
     from engine.evaluation.held_out import HeldOut
@@ -36,7 +36,7 @@ def compare(
     """Say if RUN_A is better than RUN_B on the instances that both held out: difference, interval, groups.
 
     Patients are resampled with all their instances, and pairs stay together. Below zero, RUN_A is better.
-    Of two score folders it says which instances would get another age, and how far (no truth is asked).
+    Of two score folders it says which instances would get another value, and how far (no truth is asked).
     """
     from engine.report.folders import is_run
 
@@ -72,20 +72,22 @@ def compare(
 
 def _compare_scores(scores_a: Path, scores_b: Path, out: Path, *, as_json: bool) -> NoReturn:
     """The page of two score folders, with pictures where the archive can still be read."""
-    from engine.report.changed import changed_page
+    from engine.report.changed import PERCENTILES, changed_page
 
-    page, changes = changed_page(scores_a, scores_b, image_reader(scores_a))
+    with archive_images(scores_a) as again:
+        page, changes = changed_page(scores_a, scores_b, again)
     write_page(page, out / PAGE_NAME)
     overall = changes.rows[0]
     facts: dict[str, Any] = {
         "instances": overall.instances,
-        "mean_change_months": round(overall.mean, 3),
-        "mean_absolute_months": round(overall.mean_absolute, 3),
-        "p95_absolute_months": round(overall.p95_absolute, 3),
-        "ends": [{"a": before, "b": after, "instances": count} for before, after, count in changes.moved],
+        "unit": changes.unit,
+        "mean_change": round(overall.mean, 3),
+        "mean_absolute": round(overall.mean_absolute, 3),
+        "p95_absolute": round(overall.percentiles[PERCENTILES.index(95)], 3),
+        "outcomes": [{"a": before, "b": after, "instances": count} for before, after, count in changes.moved],
     }
     write_json(out / FACTS_NAME, {**facts, "code_version": code_version()})
-    shown = {name: fact for name, fact in facts.items() if name != "ends"}
+    shown = {name: fact for name, fact in facts.items() if name != "outcomes"}
     finish("compare", {"report": str(out / PAGE_NAME), **shown}, as_json=as_json)
 
 
@@ -116,7 +118,7 @@ def compared(run_a: Path, run_b: Path, teacher: Path | None) -> dict[str, Any]:
         "taught_by": named[2] if teacher else None,
         "same_split": _hold_out_the_same(facts, tables),
         **compare_tables(answer, tables[0], tables[1], tables[2] if teacher else None),
-        "value_unit": next((one.unit for one in answer.columns if one.name == answer.value), ""),
+        "value_unit": answer.unit_of(answer.value),
         "code_version": code_version(),
     }
 

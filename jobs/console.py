@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
+from engine.evaluation.answer import Figure
 from engine.ingest.eta import Rate
 
 PLAIN_INTERVAL_S = 2.0
@@ -45,6 +46,15 @@ def planning() -> Iterator[Callable[[int], None]]:
 
 PARTIAL = 3
 """Exit code: done, and some files were quarantined or some results not delivered."""
+
+
+def headline_summary(headline: Figure) -> dict[str, object]:
+    """The headline of held-out figures as entries of a summary."""
+    low, high, digits = headline.low, headline.high, headline.decimals
+    return {
+        f"test_{headline.key}": None if headline.value is None else round(headline.value, digits),
+        "interval_95": "none" if low is None or high is None else f"{low:.{digits}f}..{high:.{digits}f}",
+    }
 
 
 def finish(verb: str, summary: Mapping[str, object], *, as_json: bool, exit_code: int = 0) -> NoReturn:

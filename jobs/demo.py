@@ -55,7 +55,8 @@ def demo(
     page = _report(scores, archive, runs)
     speed = _speeds(out / "runs" / "teacher", bundle, data)
     errors = {
-        f"{name}_mae_months": round(facts["evaluation"]["mae_months"], 2) for name, facts in runs.items()
+        f"{name}_mae_months": round(facts["evaluation"]["figures"]["headline"]["value"], 2)
+        for name, facts in runs.items()
     }
     summary = {
         **{key.replace("-", "_"): value for key, value in errors.items()},

@@ -23,7 +23,7 @@ from engine.tasks import task_named
 from engine.training.record_teacher import RecordSpec, open_teachers, require_outputs, sample_shards
 from engine.training.run_folder import EVALUATION_NAME, WEIGHTS_NAME, read_run
 from jobs.cluster_session import require_gpus, start_ray
-from jobs.console import finish, progress
+from jobs.console import finish, headline_summary, progress
 
 _OF_ONE = ("logits", "embedding", "attention", "features")
 _OF_MANY = ("logits",)
@@ -138,27 +138,24 @@ def run_recording(spec: RecordSpec) -> tuple[dict[str, int], float]:
 
 
 def held_out_error(cache: Path, run: Path) -> dict[str, Any]:
-    """MAE of what was recorded of the instances that ``run`` held out, months; nothing where there are none.
+    """The headline of what was recorded of the instances that ``run`` held out; nothing where there are none.
 
     Raises:
         TableError: the run's own predictions are damaged.
     """
     if not (run / EVALUATION_NAME).is_file():
         return {}
-    from engine.tasks.ages.accuracy import PREDICTED, mean_error
-    from engine.training.evaluate import recorded_moments
+    from engine.training.evaluate import answered, recorded
 
-    held, recorded = read_held_out(run / EVALUATION_NAME), teacher_cache.open_cache(cache)
-    held = held.chosen(np.array([uid in recorded.place_of for uid in held.uids_N], bool))
+    facts, opened = read_run(run), teacher_cache.open_cache(cache)
+    task, held = task_named(facts["task"]), read_held_out(run / EVALUATION_NAME)
+    held = held.chosen(np.array([uid in opened.place_of for uid in held.uids_N], bool))
     if not len(held.uids_N):
         return {}
-    predicted = {PREDICTED: recorded_moments(recorded, held.uids_N.tolist())[0]}
-    error = mean_error(replace(held, predicted=predicted))
-    return {
-        "test_mae_months": round(error["mae_months"], 2),
-        "interval_95": f"{error['mae_low']:.2f}..{error['mae_high']:.2f}",
-        "test_instances": len(held.uids_N),
-    }
+    learning = task.learning()
+    held = replace(held, raw=recorded(opened, held.uids_N.tolist(), learning))
+    headline = task.answer.figures(answered(held, task.answer, learning, facts["calibration"]), {}).headline
+    return {**headline_summary(headline), "test_instances": len(held.uids_N)}
 
 
 def _seen(data: dict[str, Any]) -> list[Any]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from engine.errors import UsageError
 from engine.store.files import MANIFEST_NAME, read_json, replacing
 from jobs.console import finish
 
 if TYPE_CHECKING:
-    from engine.report.thumbnails import LoadImage
+    from engine.report.thumbnails import Images, ReadAgain
 
 REPORT_NAME = "report.html"
 
@@ -80,8 +79,14 @@ def score_page(
     """The page of a score folder, with pictures read again from its archive unless ``images`` is false."""
     from engine.report.build import score_report
 
-    reader = image_reader(folder) if images else None
-    return score_report(folder, labels=labels, compare=compare or {}, load_image=reader, has_names=has_names)
+    with archive_images(folder) as again:
+        return score_report(
+            folder,
+            labels=labels,
+            compare=compare or {},
+            images=again if images else None,
+            has_names=has_names,
+        )
 
 
 def _named_runs(words: Sequence[str]) -> dict[str, Path]:
@@ -96,28 +101,28 @@ def _named_runs(words: Sequence[str]) -> dict[str, Path]:
     return runs
 
 
-def image_reader(folder: Path) -> LoadImage | None:
-    """Path in the archive -> the image the network saw; None where the folder does not say how it was made.
+@contextmanager
+def archive_images(folder: Path) -> Iterator[ReadAgain]:
+    """Input rule and paths in the archive of a score folder -> images that the network saw.
 
-    Among several models it goes to the same one again. The header that comes with an image is dropped, so
-    the site's salt is not needed.
+    A process of its own decodes them, and ends with the context. What cannot be read again is left out: the
+    archive may have moved.
     """
-    from engine import sources
+    from engine.ingest.decode_process import Isolation, Reader
     from engine.ingest.instance import rule_from_facts
-    from engine.ingest.sample import Reading, samples_of
 
-    manifest = read_json(folder / MANIFEST_NAME)
-    rules = [rule_from_facts(model["task"]["rule"]) for model in manifest.get("models", [])]
-    if not rules or not manifest.get("source"):
-        return None
-    source = str(manifest["source"])
-    reading = Reading(source=source, rules=tuple(rules), salt=bytes(32))
+    source = read_json(folder / MANIFEST_NAME).get("source")
+    reader = Reader(Isolation())
 
-    def image(path: str) -> NDArray[np.uint8]:
-        outcomes = samples_of(sources.read(source, path), reading)
-        for outcome in outcomes:
-            if isinstance(outcome, tuple):
-                return outcome[1]
-        raise next(outcome for outcome in outcomes if isinstance(outcome, Exception))
+    def again(rule: Mapping[str, Any], paths: Sequence[str]) -> Images:
+        if not source or not paths:
+            return {}
+        images = reader.images(str(source), rule_from_facts(rule), paths)
+        return {
+            path: image for path, image in zip(paths, images, strict=True) if not isinstance(image, Exception)
+        }
 
-    return image
+    try:
+        yield again
+    finally:
+        reader.close()

@@ -99,8 +99,9 @@ def study(
     table = [_table_row(row, out / "runs" / row.folder) for row in rows]
     write_json(out / "study.json", {"study": name, "size": size, "rows": table})
     _write_page(rows, out)
-    errors = {row["name"]: round(row["mae_months"], 2) for row in table}
-    finish("study", {"out": str(out), "rows": len(table), "mae_months": errors}, as_json=json)
+    key = table[0]["headline"]["key"]
+    errors = {row["name"]: round(row["headline"]["value"], 2) for row in table}
+    finish("study", {"out": str(out), "rows": len(table), key: errors}, as_json=json)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +203,6 @@ def _run(words: list[str]) -> None:
 def _table_row(row: Row, run: Path) -> dict[str, Any]:
     facts = read_run(run)
     evaluation = facts["evaluation"]
-    kept = ("mae_months", "mae_low", "mae_high", "rmse_months", "instances")
     return {
         "name": row.name,
         "run": str(run),
@@ -210,7 +210,8 @@ def _table_row(row: Row, run: Path) -> dict[str, Any]:
         "parameters": facts["parameters"],
         "seconds": facts["seconds"],
         "distill": facts["distill"],
-        **{name: evaluation[name] for name in kept},
+        "instances": evaluation["instances"],
+        "headline": evaluation["figures"]["headline"],
     }
 
 

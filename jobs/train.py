@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.distillation.teacher_cache import TeacherCache, is_cache, open_cache, require_intact
 from engine.errors import TeacherCacheError, TrainingError, UsageError
+from engine.evaluation.answer import figures_from_facts
 from engine.evaluation.held_out import HeldOut
 from engine.ingest.samples_folder import data_facts
 from engine.store import lease
@@ -36,8 +37,11 @@ from engine.training.run_folder import (
     read_run,
 )
 from jobs.cluster_session import is_joining, require_gpus, start_ray
-from jobs.console import finish, progress
+from jobs.console import finish, headline_summary, progress
 from jobs.recipes import RECIPES, recipe_named
+
+if TYPE_CHECKING:
+    from engine.training.learning import Learning
 
 
 def train(
@@ -78,8 +82,7 @@ def train(
     evaluation = facts["evaluation"]
     summary = {
         "run": str(out),
-        "test_mae_months": round(evaluation["mae_months"], 2),
-        "interval_95": f"{evaluation['mae_low']:.2f}..{evaluation['mae_high']:.2f}",
+        **headline_summary(figures_from_facts(evaluation["figures"]).headline),
         "test_instances": evaluation["instances"],
         "parameters": facts["parameters"],
         "seconds": facts["seconds"],
@@ -180,15 +183,15 @@ def _require_unchanged(cache: TeacherCache) -> None:
             )
 
 
-def _held_out_of(teacher: dict[str, Any] | None, samples: TrainingSet) -> HeldOut | None:
+def _held_out_of(teacher: dict[str, Any] | None, samples: TrainingSet, learning: Learning) -> HeldOut | None:
     """What the teacher predicts on the test split: from the cache, or as its run left it."""
     from engine.evaluation.held_out import read_held_out
-    from engine.training.evaluate import recorded_months
+    from engine.training.evaluate import recorded_test_split
 
     if teacher is None:
         return None
     if teacher.get("recorded"):
-        return recorded_months(open_cache(Path(teacher["run"])), samples, samples.index_of("test"))
+        return recorded_test_split(open_cache(Path(teacher["run"])), samples, learning)
     path = Path(teacher["run"]) / EVALUATION_NAME
     return read_held_out(path) if path.is_file() else None
 
@@ -214,7 +217,8 @@ def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> 
     samples = open_training_set(data, out / "cache", task, recipe.inputs, recipe.split)
     views = samples.images_NVHW.shape[1]
     model = model_of(recipe, task.covariates, views).facts()
-    net = load_model(task.learning().network, model, out / WEIGHTS_NAME)
+    learning = task.learning()
+    net = load_model(learning.network, model, out / WEIGHTS_NAME)
     size_HW = (samples.images_NVHW.shape[2], samples.images_NVHW.shape[3])
     return {
         **facts,
@@ -223,9 +227,12 @@ def _judged(facts: dict[str, Any], data: Path, out: Path, *, seconds: float) -> 
         "parameters": num_parameters(net),
         "seconds": round(seconds, 1),
         "gigaflops": round(gigaflops(net, size_HW), 4),
-        **evaluate(net, samples, out, teacher=_held_out_of(facts["teacher"], samples)),
+        **evaluate(
+            net, samples, out, answer=task.answer, learning=learning,
+            teacher=_held_out_of(facts["teacher"], samples, learning),
+        ),
         "speed": {"images_per_second_eager": round(images_per_second(net, size_HW), 1)},
-    }
+    }  # fmt: skip
 
 
 @contextmanager

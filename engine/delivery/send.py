@@ -27,7 +27,6 @@ from engine.errors import FilteredError, InstanceError, SinkError, UsageError
 from engine.evaluation.answer import Row
 from engine.ingest.decode_process import Isolation, Reader
 from engine.ingest.instance import rule_from_facts
-from engine.ingest.sample import Reading
 from engine.store import lease, ledger, schema
 from engine.store.files import sha256_of_bytes
 
@@ -41,7 +40,6 @@ GIVE_UP_AFTER = 20
 """Attempts in a row that reached nobody: the sink is down, so the delivery ends."""
 
 _MAP = "attention_map"
-_NO_SALT = bytes(32)  # the patient key made with it is thrown away
 _ITEM_COLUMNS = (
     "instance_index", "path", "shard", "sop_instance_uid", "content_sha256", "model_sha256",
 )  # fmt: skip
@@ -192,12 +190,11 @@ class ResultBuilder:
         height, width = rule.view.size_HW
         scale = secondary_capture.SIDE_PX / max(height, width)
         view = dataclasses.replace(rule.view, size_HW=(round(height * scale), round(width * scale)))
-        reading = Reading(source=self._source, rules=(dataclasses.replace(rule, view=view),), salt=_NO_SALT)
         self._reader = self._reader or Reader(Isolation())
-        ((outcome,),) = self._reader.read(reading, [row["path"]])
-        if isinstance(outcome, InstanceError | FilteredError):
-            return SendResult(REFUSED, outcome.reason)
-        return secondary_capture.capture(scored, source, outcome[1], row[_MAP])
+        (image,) = self._reader.images(self._source, dataclasses.replace(rule, view=view), [row["path"]])
+        if isinstance(image, InstanceError | FilteredError):
+            return SendResult(REFUSED, image.reason)
+        return secondary_capture.capture(scored, source, image, row[_MAP])
 
 
 def _rows_with_maps(path: Path) -> Iterator[dict[str, Any]]:

@@ -39,11 +39,12 @@ from engine.deploy.model_card import card
 from engine.deploy.out_of_distribution import Checks, fit_checks
 from engine.deploy.parity import ParitySamples, require_parity
 from engine.errors import ExportError
+from engine.evaluation.held_out import read_held_out
 from engine.models.network import example_inputs, load_model
 from engine.store.files import code_version, now, sha256_of_file, write_json
 from engine.tasks import task_named
 from engine.training.dataset import TrainingSet
-from engine.training.run_folder import load_net, read_run
+from engine.training.run_folder import EVALUATION_NAME, load_net, read_run
 
 OPSET = 20
 _EMBED_BATCH = 64
@@ -71,6 +72,8 @@ def export(
         raise ExportError(f"{bundle} is not empty: choose another --out")
     facts, chosen = read_run(run), choose_engine(engine)
     require_one_pass(run, facts)
+    answer = task_named(facts["task"]).answer
+    blocks = answer.blocks(read_held_out(run / EVALUATION_NAME), facts["calibration"])
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}.") as name:
         staging = Path(name) / "bundle"
@@ -79,7 +82,7 @@ def export(
         plain, compiled = (open_predictor(staging, name, threads=threads) for name in ("torch", chosen))
         parity = {
             "instances": len(samples.images_BVHW),
-            "gates": require_parity(plain, compiled, samples, task_named(facts["task"]).answer.gates),
+            "gates": require_parity(plain, compiled, samples, answer.gates),
             "images_per_second": round(images_per_second(compiled, samples), 1),
             "threads": threads,
         }
@@ -87,7 +90,7 @@ def export(
         described["checks"] = checks.facts() if checks else None
         if checks:
             checks.save(staging / CHECKS_NAME)
-        (staging / CARD_NAME).write_text(card(described))
+        (staging / CARD_NAME).write_text(card(described, blocks))
         described["sha256"] = {name: sha256_of_file(staging / name) for name in sealed_files(described)}
         write_json(staging / BUNDLE_NAME, sealed(described))
         if bundle.exists():

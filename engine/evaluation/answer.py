@@ -7,7 +7,7 @@ No torch here: scoring, reports and deliveries read an Answer without it. How an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,10 @@ Row = Mapping[str, Any]
 """One sample (header columns, ``original_to_network``, table covariates) or one row of predictions."""
 Facts = Mapping[str, Any]
 """JSON-able facts."""
+TRAINING_MEANS = "training_means"
+"""In a calibration: the mean of each label over the training split."""
+FEW = 20
+"""Below this many instances the figures of a group may be chance."""
 Values = Sequence[Any] | NDArray[Any]
 """One column [B] of rows; None where a nullable column has no value."""
 
@@ -106,6 +110,7 @@ class Group:
     name: str
     heading: str
     instances: int
+    patients: int | None = None
     figures: tuple[Figure, ...]
 
 
@@ -117,12 +122,28 @@ class Figures:
     more: tuple[Figure, ...] = ()
     groups: tuple[Group, ...] = ()
 
+    def facts(self) -> dict[str, Any]:
+        """JSON-able facts; ``figures_from_facts`` reads them back."""
+        return asdict(self)
+
+
+def figures_from_facts(facts: Facts) -> Figures:
+    """The Figures that ``Figures.facts`` described."""
+
+    def read(figures: Iterable[Facts]) -> tuple[Figure, ...]:
+        return tuple(Figure(**figure) for figure in figures)
+
+    groups = [Group(**{**group, "figures": read(group["figures"])}) for group in facts["groups"]]
+    (headline,) = read([facts["headline"]])
+    return Figures(headline=headline, more=read(facts["more"]), groups=tuple(groups))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """A paragraph of a report."""
+    """A paragraph of a report, under a heading of its own where it has a ``title``."""
 
     words: str
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,3 +208,7 @@ class Answer:
     """Of a row of predictions: SR and FHIR."""
     sentence: Callable[[Row], str]
     """Of a row of predictions, for captions: "Bone age 124 months, sd 9"."""
+
+    def unit_of(self, column: str | None) -> str:
+        """The unit of a column; empty where there is none."""
+        return next((one.unit for one in self.columns if one.name == column), "")

@@ -23,16 +23,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import (
     DecoderCrashError,
     DecoderMemoryError,
     DecoderTimeoutError,
+    FilteredError,
     InstanceError,
     IsolationError,
 )
 from engine.ingest import wire
-from engine.ingest.sample import Outcome, Reading
+from engine.ingest.instance import InputRule
+from engine.ingest.sample import NO_SALT, Outcome, Reading
 
 _CHILD = ("-P", "-m", "engine.ingest.decode_worker")
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
@@ -88,6 +91,19 @@ class Reader:
                 outcomes.append([ended.verdict()] * len(reading.rules))
                 deaths, is_second_chance = 0, False
         return outcomes
+
+    def images(
+        self, source: str, rule: InputRule, paths: Sequence[str]
+    ) -> list[NDArray[np.uint8] | InstanceError | FilteredError]:
+        """Images [rows, columns] of files that were read before, or the typed error, of each path.
+
+        The header that comes with an image is thrown away, so the site's salt is not needed.
+
+        Raises:
+            IsolationError: see ``read``.
+        """
+        outcomes = self.read(Reading(source=source, rules=(rule,), salt=NO_SALT), paths)
+        return [outcome[1] if isinstance(outcome, tuple) else outcome for (outcome,) in outcomes]
 
     def read_bytes(self, reading: Reading, data: bytes) -> list[Outcome]:
         """What each rule makes of the bytes of one file; the reading's source is not asked.

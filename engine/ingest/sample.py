@@ -22,6 +22,8 @@ from engine.ingest import deidentified, reuse, routing
 from engine.ingest.instance import InputRule, Parsed, parse_instance, prepare, rule_from_facts
 from engine.store.files import sha256_of_bytes
 
+NO_SALT = bytes(32)
+"""Where the patient's key that is made with it is thrown away."""
 Row = dict[str, Any]
 Sample = tuple[Row, NDArray[np.uint8]]
 """Header columns, ``content_sha256`` and ``original_to_network``; and the network's image [rows, columns].

@@ -2,43 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from markupsafe import Markup
 
-from engine.evaluation.agreement import BlandAltman, bland_altman
+from engine.evaluation.answer import FEW, Block, Figures, Plot
 from engine.report import plots, tables
 from engine.report.drift import Drift, drift
-from engine.report.facts import distillation, flat_facts, main_facts
-from engine.report.folders import RunFolder, ScoreFolder, read_run, read_score_folder, read_truth
+from engine.report.facts import flat_facts, main_facts
+from engine.report.folders import (
+    RunFolder,
+    ScoreFolder,
+    Truth,
+    read_run,
+    read_score_folder,
+    read_truth,
+    sexes_of,
+)
 from engine.report.page import render
 from engine.report.reasons import ReasonRow, reason_rows
-from engine.report.tables import Estimate, Evaluated
-from engine.report.thumbnails import Case, LoadImage, cases, kept_cases
+from engine.report.runs import comparison_of, loss_plot, model_row, validation_plot
+from engine.report.tables import Evaluated
+from engine.report.thumbnails import Case, Images, ReadAgain, cases, kept_cases
+from engine.tasks import task_named
+from engine.tasks.task import Task
 from engine.training.run_folder import CASES_NAME
 
-ENDS = ("scored", "filtered", "abstained", "quarantined")
+OUTCOMES = ("scored", "filtered", "abstained", "quarantined")
 NUM_WORST, NUM_LEAST_SURE, NUM_FILES = 8, 4, 20
-TITLES = {"hand-age": "Bone age of the hand", "knee-age": "Bone age of the knee"}
-_LABEL = "bone_age_months"
-_VALIDATION = "val/error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A block of an answer as the page shows it: ``kind`` is text, grid or plot; ``markup`` is the plot's."""
+
+    kind: str
+    block: Block
+    markup: Markup | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """The accuracy section: who counts, tables and plots."""
+    """The accuracy section; ``rows`` are blocks in rows of one or more side by side."""
 
-    who: Evaluated
-    rows: list[tables.ErrorRow]
-    agreement: BlandAltman
-    spread: list[tables.SpreadRow]
-    truth_plot: Markup
-    agreement_plot: Markup
-    coverage_plot: Markup
+    title: str
+    instances: int
+    patients: int
+    has_split: bool
+    figures: Figures
+    rows: list[list[Drawn]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cases:
+    """Cases to look at; ``has_images`` is False where the archive could not be read again."""
+
+    worst: list[Case]
+    least_sure: list[Case]
+    has_images: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +82,15 @@ class ModelPart:
     scored: int
     who: Evaluated | None
     accuracy: Accuracy | None
-    ages: Markup | None
+    values: Markup | None
     drift: Drift | None
-    looks: Looks
+    cases: Cases
     main_facts: list[tuple[str, Any]]
     all_facts: list[tuple[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
+class Counts:
     """Where every planned instance ended, counted from the tables, not copied from the manifest."""
 
     planned: int
@@ -77,9 +103,9 @@ class Books:
     @property
     def balance(self) -> bool:
         """True when the tables add up and say what the manifest says."""
-        ends = {name: getattr(self, name) for name in ENDS}
-        adds_up = self.planned == sum(ends.values())
-        counted = {"planned": self.planned, **ends}
+        outcomes = {name: getattr(self, name) for name in OUTCOMES}
+        adds_up = self.planned == sum(outcomes.values())
+        counted = {"planned": self.planned, **outcomes}
         return adds_up and all(self.manifest.get(name, 0) == number for name, number in counted.items())
 
 
@@ -96,46 +122,12 @@ class Rejects:
     has_names: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRow:
-    """One run in the table of models; ``within_12`` and ``mae`` are on its own held-out instances."""
-
-    name: str
-    role: str
-    backbone: str
-    parameters: int | None
-    distillation: str
-    instances: int
-    mae: Estimate | None
-    within_12: Estimate | None
-    images_per_second: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Runs beside each other; ``curves`` is None where no run kept a validation curve."""
-
-    models: list[ModelRow]
-    pairs: list[tables.PairedRow]
-    level: float
-    curves: Markup | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looks:
-    """Cases to look at; ``has_images`` is False where the archive could not be read again."""
-
-    worst: list[Case]
-    least_sure: list[Case]
-    has_images: bool
-
-
 def score_report(
     folder: Path,
     *,
     labels: Path | None,
     compare: Mapping[str, Path],
-    load_image: LoadImage | None,
+    images: ReadAgain | None,
     has_names: bool = False,
 ) -> str:
     """The page of a score folder; each of its models has sections of its own.
@@ -144,7 +136,7 @@ def score_report(
         folder: what ``osteoray score`` wrote.
         labels: label table; with a split column only its held-out rows count for accuracy.
         compare: name -> run folder, for the table of models.
-        load_image: reads an image of the archive again for the case pictures; None leaves them out.
+        images: reads images of the archive again for the case pictures; None leaves them out.
         has_names: whether the page says what files are called, which may be what patients are called.
 
     Raises:
@@ -152,20 +144,24 @@ def score_report(
         TableError: a manifest or table is damaged.
     """
     score = read_score_folder(folder)
-    parts = [_part(score, place, labels, load_image) for place in range(max(len(score.models), 1))]
+    parts = [_part(score, place, name, labels, images) for place, name in enumerate(score.predictions)]
+    everything = pl.concat(
+        [frame.select("patient_key", "model_sha256") for frame in score.predictions.values()]
+        or [pl.DataFrame(schema={"patient_key": pl.String, "model_sha256": pl.String})]
+    )
     return render(
         "score.html.j2",
-        title=" · ".join(dict.fromkeys(part.title for part in parts)),
+        title=" · ".join(dict.fromkeys(part.title for part in parts)) or "Nothing scored",
         manifest=score.manifest,
         parts=parts,
-        models_seen=score.predictions["model_sha256"].n_unique(),
-        patients=score.predictions["patient"].n_unique(),
-        books=_books(score),
-        comparison=_comparison([read_run(path, name) for name, path in compare.items()]),
+        models_seen=everything["model_sha256"].n_unique(),
+        patients=everything["patient_key"].n_unique(),
+        counts=_counts(score),
+        comparison=comparison_of([read_run(path, name) for name, path in compare.items()]),
         abstained=_rejects(score.abstained, has_names),
         quarantined=_rejects(score.quarantined, has_names),
         filtered=_rejects(score.filtered, has_names),
-        few=tables.FEW,
+        few=FEW,
     )
 
 
@@ -177,60 +173,79 @@ def run_report(folder: Path, *, compare: Mapping[str, Path] | None = None) -> st
     """
     run = read_run(folder)
     others = [read_run(path, name) for name, path in (compare or {}).items()]
-    who = tables.evaluated_run(run.evaluation)
+    task, held = run.task, run.held
+    errors = {}
+    if task and held:
+        errors = dict(zip(held.uids_N.tolist(), task.answer.error(held).tolist(), strict=True))
+    accuracy = _run_accuracy(run)
+    evaluation = run.facts.get("evaluation") or {}
     return render(
         "run.html.j2",
-        title=_title(run.facts.get("task")),
+        title=task.title if task else "Unnamed task",
         run=run,
-        row=_model_row(run),
+        row=model_row(run),
         code_version=run.facts.get("code_version"),
         is_running=run.facts.get("status") == "running",
-        accuracy=_accuracy(who) if len(who.frame) else None,
-        evaluation=run.facts.get("evaluation") or {},
-        calibration=run.facts.get("calibration"),
-        cases=kept_cases(folder / CASES_NAME),
-        validation=_validation_plot([run], "validation"),
-        losses=_loss_plot(run),
-        comparison=_comparison([run, *others]) if others else None,
+        accuracy=accuracy,
+        fidelity=evaluation.get("fidelity"),
+        value_unit=task.answer.unit_of(task.answer.value) if task else "",
+        cases=kept_cases(folder / CASES_NAME, task, errors) if task else [],
+        validation=validation_plot([run], "validation"),
+        losses=loss_plot(run),
+        comparison=comparison_of([run, *others]) if others else None,
         recipe=list(flat_facts(run.facts.get("recipe") or {})),
         data=list(flat_facts(run.facts.get("data") or {})),
-        few=tables.FEW,
+        few=FEW,
     )
 
 
-def _title(task: str | None) -> str:
-    return TITLES.get(task or "", task or "Unnamed task")
-
-
-def _part(score: ScoreFolder, place: int, labels: Path | None, load_image: LoadImage | None) -> ModelPart:
-    """The sections of one model; where the manifest names one or none, of all that was scored."""
-    facts = score.models[place] if score.models else {}
-    flat = dict(flat_facts(facts))
-    title = _title(flat.get("task.name"))
-    is_alone = len(score.models) <= 1
-    frame = score.predictions if is_alone else score.predictions.filter(model_sha256=facts["model_sha256"])
-    who = None
-    if labels:
-        truth = read_truth(labels, str(flat.get("task.label", _LABEL)))
-        elsewhere = score.predictions.join(frame, on="sop_instance_uid", how="anti")
-        of_this = truth.frame.join(elsewhere, on="sop_instance_uid", how="anti", maintain_order="left")
-        who = tables.evaluated(frame, replace(truth, frame=of_this))
+def _part(
+    score: ScoreFolder, place: int, name: str, labels: Path | None, images: ReadAgain | None
+) -> ModelPart:
+    """The sections of one task's model."""
+    task, frame = task_named(name), score.predictions[name]
+    facts = next((one for one in score.models if one["task"]["name"] == name), {})
+    who = _who(score, name, task, read_truth(labels, task.labels)) if labels else None
     mark = "" if place == 0 else f"-{place + 1}"
+    accuracy = None
+    if who and len(who.frame):
+        figures = task.answer.figures(who.held, facts.get("calibration") or {})
+        blocks = task.answer.blocks(who.held, facts.get("calibration") or {})
+        accuracy = Accuracy(
+            title=task.title, instances=len(who.frame), patients=who.patients, has_split=who.has_split,
+            figures=figures, rows=_in_rows(blocks, f"block{mark}"),
+        )  # fmt: skip
     return ModelPart(
-        title=title,
+        title=task.title,
         mark=mark,
-        suffix="" if is_alone else f": {title}",
+        suffix="" if len(score.predictions) == 1 else f": {task.title}",
         facts=facts,
         digest=_digest(facts, frame),
         scored=len(frame),
         who=who,
-        accuracy=_accuracy(who) if who and len(who.frame) else None,
-        ages=plots.age_plot(frame, mark) if len(frame) else None,
-        drift=drift(frame, facts.get("calibration")),
-        looks=_looks(score.root, frame, who, load_image),
+        accuracy=accuracy,
+        values=_histogram(frame, task, mark),
+        drift=drift(frame, task.answer, facts.get("calibration")),
+        cases=_cases(
+            score.root, frame, task, who, partial(images, facts["task"]["rule"]) if images and facts else None
+        ),
         main_facts=main_facts(facts),
-        all_facts=list(flat.items()),
+        all_facts=list(flat_facts(facts)),
     )
+
+
+def _who(score: ScoreFolder, name: str, task: Task, truth: Truth) -> Evaluated:
+    """Labels of instances that another task's model scored alone are not missing here."""
+    frame = score.predictions[name]
+    here = set(frame["sop_instance_uid"].to_list())
+    elsewhere = {
+        uid
+        for other, scored in score.predictions.items()
+        if other != name
+        for uid in scored["sop_instance_uid"].to_list()
+    } - here
+    kept = truth.frame.filter(~pl.col("sop_instance_uid").is_in(list(elsewhere)))
+    return tables.evaluated(frame, Truth(frame=kept, has_split=truth.has_split), task)
 
 
 def _digest(facts: Mapping[str, Any], predictions: pl.DataFrame) -> str:
@@ -239,7 +254,7 @@ def _digest(facts: Mapping[str, Any], predictions: pl.DataFrame) -> str:
     return str(facts.get("model_sha256") or (seen[0] if seen else ""))
 
 
-def _books(score: ScoreFolder) -> Books:
+def _counts(score: ScoreFolder) -> Counts:
     """Of several models each planned instance counts once for each; a row without a task is one of every."""
     tasks = max(len(score.models), 1)
 
@@ -249,11 +264,11 @@ def _books(score: ScoreFolder) -> Books:
     stated = score.manifest["counts"]
     if "tasks" in stated:
         of_tasks = stated["tasks"].values()
-        sums = {name: sum(of_one.get(name, 0) for of_one in of_tasks) for name in ENDS}
+        sums = {name: sum(of_one.get(name, 0) for of_one in of_tasks) for name in OUTCOMES}
         stated = {"planned": stated["planned"] * len(of_tasks), **sums}
-    return Books(
+    return Counts(
         planned=score.planned * tasks,
-        scored=len(score.predictions),
+        scored=sum(len(frame) for frame in score.predictions.values()),
         filtered=ended(score.filtered),
         abstained=len(score.abstained),
         quarantined=ended(score.quarantined),
@@ -273,81 +288,68 @@ def _rejects(frame: pl.DataFrame, has_names: bool) -> Rejects:  # noqa: FBT001
     )
 
 
-def _accuracy(who: Evaluated) -> Accuracy:
-    frame = who.frame
-    agreement = bland_altman(frame["predicted"].to_numpy(), frame["truth"].to_numpy())
+def _histogram(frame: pl.DataFrame, task: Task, mark: str) -> Markup | None:
+    """Scored instances by the answer's value and sex; None where there is none."""
+    column = next((one for one in task.answer.columns if one.name == task.answer.value), None)
+    known = tables.finite_rows(frame, task.answer)
+    if column is None or known.is_empty():
+        return None
+    words = f"{column.meaning}, {column.unit}" if column.unit else column.meaning
+    series = {"values": known[column.name].to_numpy(), "group": sexes_of(known)}
+    plot = Plot(kind="histogram", title=f"Histogram: {words}, by sex", x=words, y="Images", series=series)
+    return plots.draw(plot, f"values{mark}")
+
+
+def _in_rows(blocks: Sequence[Block], name: str) -> list[list[Drawn]]:
+    """Plots and tables that take half of the width stand side by side; all else has a row of its own."""
+    rows: list[list[Drawn]] = []
+    is_open = False
+    for place, block in enumerate(blocks):
+        markup = plots.draw(block, f"{name}-{place}") if isinstance(block, Plot) else None
+        drawn = Drawn(kind=type(block).__name__.lower(), block=block, markup=markup)
+        is_half = drawn.kind == "grid" or (isinstance(block, Plot) and not plots.is_wide(block))
+        if is_half and is_open:
+            rows[-1].append(drawn)
+        else:
+            rows.append([drawn])
+        is_open = is_half
+    return rows
+
+
+def _run_accuracy(run: RunFolder) -> Accuracy | None:
+    """Figures as the run recorded them, else of its table; None without held-out predictions."""
+    if run.task is None or run.held is None or not len(run.held.uids_N):
+        return None
+    calibration = run.facts.get("calibration") or {}
     return Accuracy(
-        who=who,
-        rows=tables.error_rows(frame),
-        agreement=agreement,
-        spread=tables.spread_rows(frame),
-        truth_plot=plots.truth_plot(frame),
-        agreement_plot=plots.bland_altman_plot(frame, agreement),
-        coverage_plot=plots.coverage_plot(frame),
+        title=run.task.title,
+        instances=len(run.held.uids_N),
+        patients=len(set(run.held.patients_N.tolist())),
+        has_split=True,
+        figures=run.figures or run.task.answer.figures(run.held, calibration),
+        rows=_in_rows(run.task.answer.blocks(run.held, calibration), "block"),
     )
 
 
-def _looks(
-    root: Path, predictions: pl.DataFrame, who: Evaluated | None, load_image: LoadImage | None
-) -> Looks:
+def _cases(
+    root: Path,
+    predictions: pl.DataFrame,
+    task: Task,
+    who: Evaluated | None,
+    load: Callable[[Sequence[str]], Images] | None,
+) -> Cases:
     """The worst held-out cases where truth is known, and the least sure of all."""
-    least_sure = tables.least_sure(predictions, NUM_LEAST_SURE)
+    least_sure = tables.least_sure(predictions, task.answer, NUM_LEAST_SURE)
     worst = predictions.head(0)
     if who is not None:
-        worst = tables.worst(who.frame, NUM_WORST)
-        truth = who.frame.select("instance_index", "truth")
+        judged = tables.worst(who, task.answer, len(who.frame))
+        worst = judged.head(NUM_WORST)
+        truth = judged.select("instance_index", "error", *task.label_columns)
         least_sure = least_sure.join(truth, on="instance_index", how="left", maintain_order="left")
-    return Looks(
-        worst=cases(root, worst, load_image),
-        least_sure=cases(root, least_sure, load_image),
-        has_images=load_image is not None,
+    paths = list(dict.fromkeys([*worst["path"], *least_sure["path"]]))
+    images = load(paths) if load else {}
+    return Cases(
+        worst=cases(root, worst, task, images),
+        least_sure=cases(root, least_sure, task, images),
+        has_images=load is not None,
     )
-
-
-def _comparison(runs: list[RunFolder]) -> Comparison | None:
-    if not runs:
-        return None
-    return Comparison(
-        models=[_model_row(run) for run in runs],
-        pairs=tables.paired_rows(runs),
-        level=tables.LEVEL,
-        curves=_validation_plot(runs, "compared"),
-    )
-
-
-def _model_row(run: RunFolder) -> ModelRow:
-    facts = run.facts
-    frame = tables.evaluated_run(run.evaluation).frame
-    overall = tables.error_rows(frame)[0] if len(frame) else None
-    return ModelRow(
-        name=run.name,
-        role=str(facts.get("role") or "model"),
-        backbone=str(facts.get("backbone") or "unnamed"),
-        parameters=facts.get("parameters"),
-        distillation=distillation(facts),
-        instances=len(frame),
-        mae=overall.mae if overall else None,
-        within_12=overall.within[tables.WITHIN_MONTHS.index(12)] if overall else None,
-        images_per_second=(facts.get("speed") or {}).get("images_per_second_eager"),
-    )
-
-
-def _validation_plot(runs: list[RunFolder], name: str) -> Markup | None:
-    curves = {run.name: plots.finite_curve(run.epochs, _VALIDATION) for run in runs}
-    drawn = {label: curve for label, curve in curves.items() if curve[0]}
-    return plots.curve_plot(drawn, name, unit="Validation MAE, months") if drawn else None
-
-
-def _loss_plot(run: RunFolder) -> Markup | None:
-    """Training loss and each weighted term, on a logarithmic axis; values that are not positive fall out."""
-    keys = dict.fromkeys(key for row in run.epochs for key in row)
-    shown = [
-        key for key in keys if key == "train/loss" or (key.startswith("term/") and key.endswith("/weighted"))
-    ]
-    drawn = {}
-    for key in shown:
-        epochs, values = plots.finite_curve(run.epochs, key)
-        points = [(e, v) for e, v in zip(epochs, values, strict=True) if v > 0]
-        if points:
-            drawn[key.removesuffix("/weighted")] = ([e for e, _ in points], [v for _, v in points])
-    return plots.curve_plot(drawn, "losses", unit="Loss (logarithmic)", log=True) if drawn else None

@@ -9,10 +9,11 @@ import numpy as np
 from markupsafe import Markup
 
 from engine.evaluation import metrics
+from engine.evaluation.answer import FEW
 from engine.evaluation.metrics import Interval
 from engine.report import plots
 from engine.report.page import render
-from engine.report.tables import FEW, LEVEL
+from engine.report.tables import LEVEL
 
 
 def comparison_page(facts: Mapping[str, Any], *, title: str) -> str:
@@ -79,7 +80,7 @@ def _interval(bounds: Sequence[float] | None) -> Interval:
 
 def _plot(rows: Sequence[Mapping[str, Any]], unit: str) -> Markup:
     bounds_G2 = np.array([[row["interval"].low, row["interval"].high] for row in rows])
-    return plots.difference_plot(
+    return plots.forest_plot(
         [str(row["group"]).capitalize() for row in rows],
         np.array([row["difference"] for row in rows]),
         bounds_G2,

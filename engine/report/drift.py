@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
+from engine.evaluation.answer import Answer, Plot
 from engine.evaluation.metrics import Floats
 from engine.report import plots
 
@@ -24,16 +25,11 @@ LEAST = 100
 """Below so many scored instances the index is chance."""
 _BINS = 10
 _SMALLEST_SHARE = 1e-3
-_QUANTITIES = (
-    ("Predicted age", "predicted", "validation_value"),
-    ("Standard deviation", "sd", "validation_doubt"),
-)
-"""Words, column of the predictions, and the deciles' name in the facts of a calibration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftRow:
-    """One quantity, months: its deciles 10, 50, 90 then and now, and the index."""
+    """One column of the predictions: its deciles 10, 50, 90 then and now, and the index."""
 
     name: str
     then: tuple[float, float, float]
@@ -51,22 +47,27 @@ class Drift:
     is_small: bool
 
 
-def drift(predictions: pl.DataFrame, calibration: Mapping[str, Any] | None) -> Drift | None:
+def drift(
+    predictions: pl.DataFrame, answer: Answer, calibration: Mapping[str, Any] | None, name: str = "drift"
+) -> Drift | None:
     """Predictions held against the deciles of the model's calibration; None where it has none of them."""
-    rows, shares = [], {}
-    for name, column, decile_name in _QUANTITIES:
+    rows: list[DriftRow] = []
+    shares: dict[str, Floats] = {}
+    for column, decile_name in ((answer.value, "validation_value"), (answer.doubt, "validation_doubt")):
         deciles = list((calibration or {}).get(decile_name) or [])
-        values_N = predictions[column].to_numpy()
+        values_N = predictions[column].to_numpy() if column else np.zeros(0)
         values_N = values_N[np.isfinite(values_N)]
         if len(deciles) != _BINS + 1 or not len(values_N):
             continue
+        words = next(one.meaning for one in answer.columns if one.name == column)
+        unit = answer.unit_of(column)
         shares_B = bin_shares(values_N, deciles)
-        shares[name] = shares_B
+        shares[words] = 100 * shares_B
         index = stability_index(shares_B)
         tenth, middle, ninetieth = (float(value) for value in np.percentile(values_N, (10, 50, 90)))
         rows.append(
             DriftRow(
-                name=name,
+                name=f"{words}, {unit}" if unit else words,
                 then=(deciles[1], deciles[5], deciles[9]),
                 now=(tenth, middle, ninetieth),
                 index=index,
@@ -75,7 +76,14 @@ def drift(predictions: pl.DataFrame, calibration: Mapping[str, Any] | None) -> D
         )
     if not rows:
         return None
-    return Drift(rows=rows, plot=plots.drift_plot(shares), is_small=len(predictions) < LEAST)
+    plot = Plot(
+        kind="bars",
+        title="Share of the archive in each tenth of the validation split",
+        x="Tenth of the validation split, from lowest to highest",
+        y="% of this archive",
+        series={"names": np.arange(1, _BINS + 1), **shares, "reference": np.array([100 / _BINS])},
+    )
+    return Drift(rows=rows, plot=plots.draw(plot, name), is_small=len(predictions) < LEAST)
 
 
 def bin_shares(values_N: Floats, deciles: Sequence[float]) -> Floats:

@@ -14,8 +14,6 @@ _MAIN = {
     "Engine": "engine",
     "Input, pixels (rows, columns)": "task.rule.view.size_HW",
     "Images, held-out ones included": "data.counts.samples",
-    "MAE on its own held-out images, months": "evaluation.mae_months",
-    "Guessing the mean age instead, months": "evaluation.mean_predictor_mae",
     "Exported": "written",
     "Exported by osteoray": "code_version",
     "Digest": "model_sha256",
@@ -36,17 +34,22 @@ def main_facts(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What a reader asks first of a bundle, in plain words; what it does not say is left out."""
     flat = dict(flat_facts(facts))
     rows = [(words, flat[name]) for words, name in _MAIN.items() if flat.get(name) is not None]
-    gates = facts.get("parity", {}).get("gates", {})
-    rows += [
-        (
-            f"Departs from the uncompiled model by at most, {name}",
-            f"{value(gate['departure'])} {gate['unit']}",
+    headline = ((facts.get("evaluation") or {}).get("figures") or {}).get("headline")
+    if headline:
+        rows.append(
+            (f"{headline['words']} on its own held-out images", _with_unit(headline["value"], headline))
         )
-        for name, gate in gates.items()
-    ]
+    for name, gate in ((facts.get("parity") or {}).get("gates") or {}).items():
+        rows.append(
+            (f"Departs from the uncompiled model by at most, {name}", _with_unit(gate["departure"], gate))
+        )
     if "distill" in facts:
         rows.insert(min(4, len(rows)), ("Distilled by (weight)", distillation(facts)))
     return rows
+
+
+def _with_unit(number: float | None, facts: Mapping[str, Any]) -> str:
+    return f"{value(number)} {facts.get('unit', '')}".rstrip()
 
 
 def distillation(facts: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""Score folders, runs and label tables, read back from disk into frames with the columns a report needs.
+"""Score folders, runs and label tables, read back from disk into what a report needs.
 
-Column names inside the report: ``truth``, ``predicted`` and ``sd`` in months, ``sex`` one of SEXES,
-``patient`` the patient key. Text stays as it was read: making it harmless is the page's work.
+Predictions are frames of header and answer columns, under the names that the tables have. Text stays as it
+was read: making it harmless is the page's work.
 """
 
 from __future__ import annotations
@@ -18,29 +18,27 @@ import polars as pl
 from numpy.typing import NDArray
 
 from engine.errors import TableError, UsageError
+from engine.evaluation.answer import Figures, figures_from_facts
+from engine.evaluation.held_out import HeldOut, read_held_out
 from engine.store import ledger, schema
+from engine.store.counts import predictions_of
 from engine.store.files import MANIFEST_NAME, read_json
-from engine.store.labels import read_labels
+from engine.store.labels import Label, read_label_table
+from engine.tasks import task_named
+from engine.tasks.task import Task
 
 RUN_NAME = "run.json"
-SEXES = ("female", "male", "not stated")
 HELD_OUT = "test"
 """The split of a label table that no training has seen."""
 
-_EVALUATION_COLUMNS = ("sop_instance_uid", "patient_key", "patient_sex", "predicted_months", "sd_months")
-_SCORE_COLUMNS = ("instance_index", "path", "shard", *_EVALUATION_COLUMNS, "model_sha256")
+_HEADER = ("sop_instance_uid", "patient_key", "patient_sex", "age_months")
+_SCORE_COLUMNS = ("instance_index", "path", "shard", *_HEADER, "task", "model_sha256")
+_SEXES = {"F": "female", "M": "male"}
 _UNFINISHED: dict[str, Any] = {
     "complete": False, "counts": {}, "speed": {}, "models": [], "source": None,
     "code_version": None, "started": None, "finished": None,
 }  # fmt: skip
 """What the manifest of a score that was killed does not say yet."""
-_SHORT_NAMES = {
-    "patient_key": "patient",
-    "patient_sex": "sex",
-    "predicted_months": "predicted",
-    "sd_months": "sd",
-    "truth_bone_age_months": "truth",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,8 @@ class ScoreFolder:
     root: Path
     manifest: dict[str, Any]
     planned: int
-    predictions: pl.DataFrame
+    predictions: dict[str, pl.DataFrame]
+    """By task: header and answer columns of what was scored."""
     filtered: pl.DataFrame
     abstained: pl.DataFrame
     quarantined: pl.DataFrame
@@ -63,17 +62,24 @@ class ScoreFolder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolder:
-    """What ``osteoray train`` left; ``evaluation`` has no rows where nothing was held out."""
+    """What ``osteoray train`` left; ``held`` is None where nothing was held out."""
 
     name: str
     facts: dict[str, Any]
     epochs: tuple[dict[str, Any], ...]
-    evaluation: pl.DataFrame
+    task: Task | None
+    held: HeldOut | None
+
+    @property
+    def figures(self) -> Figures | None:
+        """As the run recorded them."""
+        recorded = (self.facts.get("evaluation") or {}).get("figures")
+        return figures_from_facts(recorded) if recorded else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """Frame of ``sop_instance_uid``, ``truth`` and ``split``; without a split column the last is null."""
+    """Frame of ``sop_instance_uid``, the label columns and ``split``; without a split column it is null."""
 
     frame: pl.DataFrame
     has_split: bool
@@ -110,11 +116,18 @@ def read_score_folder(folder: Path) -> ScoreFolder:
         frame = _frame(paths, columns)
         return frame.filter(~pl.col("instance_index").is_in(gone)) if gone else frame
 
+    tasks = rows("predictions", ["instance_index", "task"])["task"].unique(maintain_order=True).to_list()
+    named = [model["task"]["name"] for model in manifest.get("models", [])]
+    predictions = {}
+    for name in dict.fromkeys([*named, *tasks]):
+        answer = task_named(name).answer
+        frame = rows(predictions_of(name), [*_SCORE_COLUMNS, *(column.name for column in answer.columns)])
+        predictions[name] = _known_patients(frame)
     return ScoreFolder(
         root=folder,
         manifest={**_UNFINISHED, **manifest},
         planned=ledger.rows_planned(folder),
-        predictions=_predictions(rows("predictions", _SCORE_COLUMNS)),
+        predictions=predictions,
         filtered=rows("filtered", rejects),
         abstained=rows("abstained", rejects),
         quarantined=rows("quarantine", rejects),
@@ -129,65 +142,81 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     """
     facts = read_json(folder / RUN_NAME)
     path = folder / "evaluation.parquet"
-    frame = _frame([path] if path.is_file() else [], (*_EVALUATION_COLUMNS, "truth_bone_age_months"))
     return RunFolder(
         name=name or folder.resolve().name,
         facts=facts,
         epochs=tuple(_json_lines(folder / "metrics.jsonl")),
-        evaluation=_predictions(frame),
+        task=task_named(facts["task"]) if facts.get("task") else None,
+        held=read_held_out(path) if path.is_file() else None,
     )
 
 
-def read_truth(path: Path, column: str) -> Truth:
-    """The label table's ``column`` as truth, in months; rows without an age fall out.
+def read_truth(path: Path, labels: Sequence[Label]) -> Truth:
+    """The label table's columns; rows without a value of a required one fall out.
 
     Raises:
         UsageError: no such file, a column is missing, a value is no number, or a UID stands twice.
     """
-    labels = read_labels(path, (column,))
+    table = read_label_table(path, labels)
+    names = [name for label in labels for name in label.columns]
     rows = {
-        "sop_instance_uid": list(labels.values_by_uid),
-        "truth": [values[column] for values in labels.values_by_uid.values()],
-        "split": [labels.split_by_uid.get(uid) for uid in labels.values_by_uid],
+        "sop_instance_uid": list(table.values_by_uid),
+        **{name: [values[name] for values in table.values_by_uid.values()] for name in names},
+        "split": [table.split_by_uid.get(uid) for uid in table.values_by_uid],
     }
-    types = {"sop_instance_uid": pl.String, "truth": pl.Float64, "split": pl.String}
-    frame = pl.DataFrame(rows, schema=types).filter(pl.col("truth").is_finite())
-    return Truth(frame=frame, has_split=bool(labels.split_by_uid))
+    types = {"sop_instance_uid": pl.String, **dict.fromkeys(names, pl.Float64), "split": pl.String}
+    required = [name for label in labels if label.required for name in label.columns]
+    frame = pl.DataFrame(rows, schema=types).drop_nulls(required)
+    return Truth(frame=frame, has_split=bool(table.split_by_uid))
 
 
-def read_attention(folder: Path, frame: pl.DataFrame) -> dict[int, NDArray[np.uint8]]:
-    """Attention maps uint8 [h, w] of the instances in ``frame``, by ``instance_index``."""
+def held_out_of(frame: pl.DataFrame, task: Task) -> HeldOut:
+    """Predictions with label columns beside them, as statistics take them."""
+    names = [name for name in task.label_columns if name in frame.columns]
+    return HeldOut(
+        uids_N=frame["sop_instance_uid"].to_numpy(),
+        patients_N=frame["patient_key"].to_numpy(),
+        sexes_N=frame["patient_sex"].fill_null("").to_numpy(),
+        age_months_N=frame["age_months"].cast(pl.Float32).to_numpy(),
+        truth={name: frame[name].to_numpy() for name in names},
+        predicted={column.name: frame[column.name].to_numpy() for column in task.answer.columns},
+    )
+
+
+def sexes_of(frame: pl.DataFrame) -> NDArray[Any]:
+    """PatientSex in words [N]."""
+    return np.array([_SEXES.get(sex, "not stated") for sex in frame["patient_sex"].to_list()], dtype=object)
+
+
+def read_attention(folder: Path, frame: pl.DataFrame, task: str) -> dict[int, NDArray[np.uint8]]:
+    """Attention maps uint8 [h, w] of the instances in ``frame``, by ``instance_index``; some have none."""
     maps: dict[int, NDArray[np.uint8]] = {}
     for (shard,), rows in frame.group_by(["shard"], maintain_order=True):
         wanted = set(rows["instance_index"])
-        models = set(rows["model_sha256"]) if "model_sha256" in rows.columns else None
-        for path in sorted(ledger.shard_folder(folder, shard).glob("predictions-*.parquet")):
-            table = ledger.read_table(path, ["instance_index", "model_sha256", "attention_map"])
-            keys = zip(table["instance_index"].to_pylist(), table["model_sha256"].to_pylist(), strict=True)
-            is_here = [index in wanted and (not models or model in models) for index, model in keys]
-            chosen = table.filter(is_here)
-            found = zip(
-                chosen["instance_index"].to_pylist(),
-                schema.tensor_values(chosen["attention_map"]),
-                strict=True,
-            )
-            maps.update(found)
+        for path in sorted(ledger.shard_folder(folder, shard).glob(f"{predictions_of(task)}.parquet")):
+            table = ledger.read_table(path)
+            if "attention_map" not in table.column_names:
+                continue
+            chosen = table.filter([index in wanted for index in table["instance_index"].to_pylist()])
+            stacked_Nhw = schema.tensor_values(chosen["attention_map"])
+            maps.update(zip(chosen["instance_index"].to_pylist(), stacked_Nhw, strict=True))
     return maps
 
 
-def read_kept_cases(path: Path) -> tuple[pl.DataFrame, NDArray[np.uint8], NDArray[np.uint8]]:
-    """Test cases that a run kept: their frame, images [N, H, W] and attention maps [N, h, w].
+def read_kept_cases(path: Path) -> tuple[list[dict[str, Any]], NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Test cases that a run kept: their rows, images [N, H, W] and attention maps [N, h, w], if it has any.
 
     Raises:
         TableError: the table is damaged or lacks a column.
     """
-    table = ledger.read_table(path, [*_EVALUATION_COLUMNS, "truth_bone_age_months", "image", "attention_map"])
-    try:
-        images_NHW, maps_Nhw = (schema.tensor_values(table[name]) for name in ("image", "attention_map"))
-    except (AttributeError, KeyError) as error:
-        raise TableError(f"{path} holds no images: train the run again") from error
-    frame = _frame([path], (*_EVALUATION_COLUMNS, "truth_bone_age_months"))
-    return _predictions(frame), images_NHW, maps_Nhw
+    table = ledger.read_table(path)
+    if "image" not in table.column_names:
+        raise TableError(f"{path} has no column image: train the run again")
+    images_NHW = schema.tensor_values(table["image"])
+    has_maps = "attention_map" in table.column_names
+    maps_Nhw = schema.tensor_values(table["attention_map"]) if has_maps else None
+    rows = table.select([name for name in table.column_names if name not in ("image", "attention_map")])
+    return rows.to_pylist(), images_NHW, maps_Nhw
 
 
 def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:
@@ -203,20 +232,15 @@ def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _empty(columns: Sequence[str]) -> pl.DataFrame:
-    types = {"instance_index": pl.Int64, "shard": pl.Int32}
-    months = dict.fromkeys(("predicted_months", "sd_months", "truth_bone_age_months"), pl.Float32)
-    return pl.DataFrame(schema={name: {**types, **months}.get(name, pl.String) for name in columns})
+    types = {"instance_index": pl.Int64, "shard": pl.Int32, "age_months": pl.Float32}
+    texts = {*_SCORE_COLUMNS, *schema.REJECTS.names}
+    default = {name: types.get(name, pl.String if name in texts else pl.Float32) for name in columns}
+    return pl.DataFrame(schema=default)
 
 
-def _predictions(frame: pl.DataFrame) -> pl.DataFrame:
-    """Short names, ages as float64, sex in words; without a patient key every instance is its own patient."""
-    renamed = frame.rename({old: new for old, new in _SHORT_NAMES.items() if old in frame.columns})
-    sex = pl.col("sex").replace_strict({"F": "female", "M": "male"}, default="not stated")
-    patient = pl.coalesce(pl.col("patient"), pl.col("sop_instance_uid"))
-    months = [
-        pl.col(name).cast(pl.Float64) for name in ("predicted", "sd", "truth") if name in renamed.columns
-    ]
-    return renamed.with_columns(sex.alias("sex"), patient.alias("patient"), *months)
+def _known_patients(frame: pl.DataFrame) -> pl.DataFrame:
+    """Without a patient key every instance is its own patient."""
+    return frame.with_columns(pl.coalesce("patient_key", "sop_instance_uid").alias("patient_key"))
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

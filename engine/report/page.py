@@ -1,4 +1,4 @@
-"""The one door to the page: templates, and how numbers, ages and times are written.
+"""The one door to the page: templates, and how numbers and times are written.
 
 Everything that reaches a template is escaped, and loses control characters first; only the plots and the
 style sheet, which we make ourselves, are passed as markup.
@@ -15,6 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from engine.evaluation.answer import Figure
 from engine.evaluation.metrics import Interval
 
 NOTHING = "\N{EN DASH}"
@@ -43,7 +44,7 @@ def _environment() -> Environment:
         finalize=printable,
         lstrip_blocks=True,
     )
-    for function in (whole, number, signed, percent, interval, age, duration, date, short, value):
+    for function in (whole, number, signed, percent, interval, shown, span, duration, date, short, value):
         environment.filters[function.__name__] = function
     environment.globals["css"] = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment
@@ -90,19 +91,24 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{number(100 * share, digits)} %"
 
 
-def interval(ends: Interval, digits: int = 1, scale: float = 1) -> str:
+def interval(bounds: Interval, digits: int = 1, scale: float = 1) -> str:
     """``5.8 to 6.9``; empty where there is none, or where the resamples never differed and so say nothing."""
-    if not ends.is_known or ends.low == ends.high:
+    if not bounds.is_known or bounds.low == bounds.high:
         return ""
-    return f"{number(scale * ends.low, digits)} to {number(scale * ends.high, digits)}"
+    return f"{number(scale * bounds.low, digits)} to {number(scale * bounds.high, digits)}"
 
 
-def age(months: float | None) -> str:
-    """Months as a clinician says them: 124.4 -> 10 y 4 m."""
-    if months is None or not math.isfinite(months):
-        return NOTHING
-    years, rest = divmod(round(abs(months)), 12)
-    return f"{_MINUS if round(months) < 0 else ''}{years} y {rest} m"
+def shown(figure: Figure, digits: int | None = None) -> str:
+    """The value of a figure, with its own decimals unless ``digits`` says how many."""
+    return number(figure.value, figure.decimals if digits is None else digits)
+
+
+def span(figure: Figure, digits: int | None = None) -> str:
+    """Its interval; empty where there is none, or where the resamples never differed."""
+    if figure.low is None or figure.high is None:
+        return ""
+    bounds = Interval(low=figure.low, high=figure.high)
+    return interval(bounds, figure.decimals if digits is None else digits)
 
 
 def duration(seconds: float | None) -> str:

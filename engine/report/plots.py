@@ -1,38 +1,45 @@
 """Plots as inline SVG: text stays text, nothing is fetched, and the same input gives the same bytes.
 
-Ages are in months as everywhere; axes of age are drawn in years, axes of error in months.
+``draw`` draws the plots of ``engine.evaluation.answer.Plot``. Names in ``series`` by kind, N instances:
+
+- scatter: ``x`` and ``y`` [N], with the line on which they are equal; ``group`` [N] words.
+- difference: the same without that line; ``levels`` [L, 3] are lines with the ends of their bands, NaN for
+  none, named by ``level_names`` [L].
+- histogram: ``values`` [N]; ``group`` [N] words, stacked.
+- matrix: ``counts`` [K, K], rows down; ``names`` [K].
+- curve: each name a line, [2, n] of x and y; one of two points is a line to hold the others against.
+- bars: ``names`` [n], each other name a bar beside each; ``reference`` [1] is a level to hold them against.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import NormalDist
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import polars as pl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from numpy.typing import NDArray
 
-from engine.evaluation import metrics
-from engine.evaluation.agreement import BlandAltman
-from engine.evaluation.metrics import Interval
-from engine.report import tables
-from engine.report.folders import SEXES
+from engine.evaluation.answer import Plot
+from engine.evaluation.metrics import Floats
 from engine.store.files import sha256_of_bytes
 
 INK, MUTED, RULE = "#1f2a33", "#5d6a75", "#dfe4e8"
 COLOURS = ("#b5651d", "#2b6394", "#7b8791", "#3f7f5f", "#7a5195", "#a23b4a")
-SEX_COLOURS = dict(zip(SEXES, COLOURS, strict=False))
-_MARKERS = dict(zip(SEXES, ("o", "^", "s"), strict=True))
+_FIRST = ("female", "male", "not stated")
+"""Groups that have the same colour on every plot."""
+_MARKERS = ("o", "^", "s")
 _WIDE, _HALF = (9.6, 3.3), (5.0, 4.1)
+_WIDE_KINDS = ("histogram", "bars")
 _MARKED_EPOCHS = 30
+_BINS, _FEW_VALUES = 45, 20
 _VECTOR_POINTS = 3000
 """Above this many points the cloud becomes one embedded picture, or the page would grow without bound."""
 
@@ -59,85 +66,132 @@ _STYLE: Any = {
 }
 
 Curve = tuple[Sequence[float], Sequence[float]]
+Series = Mapping[str, NDArray[Any]]
 
 
-def truth_plot(frame: pl.DataFrame) -> Markup:
-    """True against predicted bone age, one point an instance, with the line of no error."""
+def is_wide(plot: Plot) -> bool:
+    """Whether a plot takes the whole width of the page."""
+    return plot.kind in _WIDE_KINDS
+
+
+def draw(plot: Plot, name: str) -> Markup:
+    """The plot of an answer or of a report; ``name`` begins its ids."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_HALF)
-        highest = float(frame.select("truth", "predicted").to_numpy().max()) / 12 + 0.5
-        axes.plot([0, highest], [0, highest], color=MUTED, linewidth=1, label="no error")
-        _points(axes, frame, frame["truth"].to_numpy() / 12, frame["predicted"].to_numpy() / 12)
-        axes.set(xlim=(0, highest), ylim=(0, highest), aspect="equal")
-        _years(axes)
-        axes.set(xlabel="True bone age, years", ylabel="Predicted bone age, years")
-        axes.legend(loc="upper left")
-        return _svg(figure, "truth", "Scatter plot of true against predicted bone age")
+        figure, axes = _figure(_WIDE if is_wide(plot) else _HALF)
+        _DRAWINGS[plot.kind](axes, plot.series)
+        axes.set(xlabel=plot.x, ylabel=plot.y)
+        if any(axes.get_legend_handles_labels()[1]):
+            axes.legend(
+                loc="upper left" if plot.kind != "bars" else "upper center", ncols=1 + (plot.kind == "bars")
+            )
+        return _svg(figure, name, plot.title)
 
 
-def bland_altman_plot(frame: pl.DataFrame, agreement: BlandAltman) -> Markup:
-    """Error against the mean of truth and prediction, with bias, limits and the bands of their intervals."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_HALF)
-        middle_N = (frame["truth"].to_numpy() + frame["predicted"].to_numpy()) / 24
-        _points(axes, frame, middle_N, tables.errors(frame))
-        _level(axes, agreement.bias, agreement.bias_interval, "bias")
-        _level(axes, agreement.upper_limit, agreement.upper_interval, "upper limit", dashed=True)
-        _level(axes, agreement.lower_limit, agreement.lower_interval, "lower limit", dashed=True)
-        axes.set(xlabel="Mean of truth and prediction, years", ylabel="Predicted minus true, months")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        return _svg(figure, "agreement", "Bland-Altman plot of the error against the mean age")
+def _scatter(axes: Axes, series: Series) -> None:
+    both = np.concatenate([series["x"], series["y"]])
+    margin = 0.03 * max(float(np.ptp(both)), 1.0)
+    low, high = min(0.0, float(both.min())), float(both.max()) + margin
+    axes.plot([low, high], [low, high], color=MUTED, linewidth=1, label="no error")
+    _points(axes, series)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(8, integer=True))
 
 
-def age_plot(predictions: pl.DataFrame, mark: str = "") -> Markup:
-    """Number of scored instances by predicted bone age, half a year a bar, stacked by sex.
-
-    ``mark`` tells the ids of two plots on a page apart whose bars are the same.
-    """
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_WIDE)
-        years = predictions.filter(pl.col("predicted").is_finite()).with_columns(pl.col("predicted") / 12)
-        shown = [sex for sex in SEXES if not years.filter(sex=sex).is_empty()]
-        edges = np.arange(0, np.floor(years["predicted"].to_numpy().max(initial=1)) + 1.01, 0.5)
-        axes.hist(
-            [years.filter(sex=sex)["predicted"].to_numpy() for sex in shown],
-            bins=edges.tolist(),
-            stacked=True,
-            color=[SEX_COLOURS[sex] for sex in shown],
-            label=shown,
-            edgecolor="white",
-            linewidth=0.6,
+def _difference(axes: Axes, series: Series) -> None:
+    _points(axes, series)
+    for place, name in enumerate(series["level_names"]):
+        level, low, high = (float(value) for value in series["levels"][place])
+        if not np.isfinite(level):
+            continue
+        if np.isfinite(low):
+            axes.axhspan(low, high, color=INK, alpha=0.09, linewidth=0)
+        axes.axhline(level, color=INK, linewidth=1, linestyle="--" if place else "-")
+        axes.annotate(
+            f"{name} {level:+.1f}".replace("-", "\N{MINUS SIGN}"),
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(-3, 4),
+            textcoords="offset points",
+            ha="right",
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
         )
-        _years(axes, both=False)
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.grid(visible=False, axis="x")
-        axes.set(xlabel="Predicted bone age, years", ylabel="Images")
-        axes.legend(loc="upper left")
-        axes.set_xlim(left=0)
-        return _svg(figure, f"ages{mark}", "Histogram of predicted bone ages by sex")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
 
 
-def coverage_plot(frame: pl.DataFrame) -> Markup:
-    """Share of errors inside the model's own central interval, against the share that interval claims."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_HALF)
-        claimed = np.linspace(0.05, 0.95, 19)
-        errors_N, sd_N = tables.errors(frame), frame["sd"].to_numpy()
-        multiples = [NormalDist().inv_cdf(0.5 + share / 2) for share in claimed]
-        found = [metrics.share_within_sd(errors_N, sd_N, multiple) for multiple in multiples]
-        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, label="honest uncertainty")
-        axes.plot(
-            100 * claimed,
-            100 * np.array(found),
-            color=COLOURS[1],
-            marker="o",
-            markersize=3.5,
-            label="this model",
-        )
-        axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
-        axes.set(xlabel="Share the model claims, %", ylabel="Share found, %")
-        axes.legend(loc="upper left")
-        return _svg(figure, "coverage", "Calibration of the uncertainty")
+def _histogram(axes: Axes, series: Series) -> None:
+    values_N = np.asarray(series["values"], np.float64)
+    group_N = series.get("group", np.full(len(values_N), ""))
+    groups = _groups(group_N)
+    axes.hist(
+        [values_N[group_N == group] for group in groups],
+        bins=_edges(values_N),
+        stacked=True,
+        color=[_colour(group, place) for place, group in enumerate(groups)],
+        label=groups,
+        edgecolor="white",
+        linewidth=0.6,
+    )
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.grid(visible=False, axis="x")
+
+
+def _edges(values_N: Floats) -> list[float]:
+    """Edges about each value where they are a few whole numbers; else about _BINS bars of a round width."""
+    low, high = float(values_N.min()), float(values_N.max())
+    if high - low < _FEW_VALUES and (values_N == np.rint(values_N)).all():
+        return [float(edge) for edge in np.arange(low - 0.5, high + 1)]
+    width = (high - low) / _BINS
+    power = 10 ** np.floor(np.log10(width)) if width > 0 else 1.0
+    width = float(next(step * power for step in (1, 2, 5, 10) if step * power >= width))
+    first = np.floor(low / width)
+    return [float(edge) for edge in width * np.arange(first, np.floor(high / width) + 2)]
+
+
+def _matrix(axes: Axes, series: Series) -> None:
+    counts_KK, names = series["counts"], [str(name) for name in series["names"]]
+    axes.imshow(counts_KK, cmap="Blues")
+    middle = counts_KK.max() / 2
+    for row, column in np.ndindex(*counts_KK.shape):
+        colour = "white" if counts_KK[row, column] > middle else INK
+        axes.text(column, row, f"{counts_KK[row, column]:,}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(visible=False)
+
+
+def _curve(axes: Axes, series: Series) -> None:
+    place = 1
+    for name, (x_n, y_n) in series.items():
+        if len(x_n) <= len(("from", "to")):
+            axes.plot(x_n, y_n, color=MUTED, linewidth=1, label=name)
+            continue
+        axes.plot(x_n, y_n, color=COLOURS[place % len(COLOURS)], marker="o", markersize=3.5, label=name)
+        place += 1
+
+
+def _bars(axes: Axes, series: Series) -> None:
+    shown = {name: values for name, values in series.items() if name not in ("names", "reference")}
+    width = 0.8 / max(len(shown), 1)
+    places_n = np.arange(len(series["names"]))
+    for turn, (name, values_n) in enumerate(shown.items()):
+        shift = (turn - (len(shown) - 1) / 2) * width
+        axes.bar(places_n + shift, values_n, width=width, label=name, color=COLOURS[turn % len(COLOURS)])
+    if "reference" in series:
+        axes.axhline(float(series["reference"][0]), color=INK, linewidth=1, linestyle="--")
+    axes.set_xticks(places_n, [str(name) for name in series["names"]])
+    axes.margins(y=0.2)  # room for the legend
+    axes.grid(visible=False, axis="x")
+
+
+_DRAWINGS: dict[str, Callable[[Axes, Series], None]] = {
+    "scatter": _scatter,
+    "difference": _difference,
+    "histogram": _histogram,
+    "matrix": _matrix,
+    "curve": _curve,
+    "bars": _bars,
+}
 
 
 def curve_plot(curves: Mapping[str, Curve], name: str, *, unit: str, log: bool = False) -> Markup:
@@ -168,9 +222,7 @@ def curve_plot(curves: Mapping[str, Curve], name: str, *, unit: str, log: bool =
         return _svg(figure, name, f"{unit} over epochs")
 
 
-def difference_plot(
-    labels: Sequence[str], difference_G: metrics.Floats, bounds_G2: metrics.Floats, unit: str
-) -> Markup:
+def forest_plot(labels: Sequence[str], difference_G: Floats, bounds_G2: Floats, unit: str) -> Markup:
     """One line a group: a difference as a point on its interval [G, 2], and zero as a rule.
 
     A group without an interval (NaN) shows its point alone.
@@ -188,81 +240,38 @@ def difference_plot(
         return _svg(figure, "differences", "Difference of the errors by group with intervals")
 
 
-def drift_plot(shares: Mapping[str, metrics.Floats]) -> Markup:
-    """Shares [10] of an archive in each tenth of a validation split, a group of bars for each quantity."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_WIDE)
-        width = 0.8 / max(len(shares), 1)
-        for turn, (name, shares_B) in enumerate(shares.items()):
-            places_B = np.arange(1, len(shares_B) + 1) + (turn - (len(shares) - 1) / 2) * width
-            axes.bar(places_B, 100 * shares_B, width=width, label=name, color=COLOURS[turn])
-        axes.axhline(10, color=INK, linewidth=1, linestyle="--")
-        axes.set_xticks(range(1, 11))
-        axes.margins(y=0.2)  # room for the legend
-        axes.grid(visible=False, axis="x")
-        axes.set(xlabel="Tenth of the validation split, from lowest to highest", ylabel="% of this archive")
-        axes.legend(loc="upper center", ncols=2)
-        return _svg(figure, "drift", "Share of the archive in each tenth of the validation split")
-
-
-def change_plot(changes_N: metrics.Floats, limit: float) -> Markup:
-    """Histogram of changes in months; those beyond ``limit`` are counted in the outermost bars."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(_WIDE)
-        axes.hist(np.clip(changes_N, -limit, limit), bins=np.linspace(-limit, limit, 42).tolist(),
-                  color=COLOURS[1], edgecolor="white", linewidth=0.6)  # fmt: skip
-        axes.axvline(0, color=INK, linewidth=1, linestyle="--")
-        axes.grid(visible=False, axis="x")
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set(xlabel="B minus A, months", ylabel="Images")
-        return _svg(figure, "changes", "Histogram of the changes between two models")
-
-
 def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
 
 
-def _points(axes: Axes, frame: pl.DataFrame, x_N: metrics.Floats, y_N: metrics.Floats) -> None:
-    for sex in SEXES:
-        chosen = (frame["sex"] == sex).to_numpy()
-        if chosen.any():
-            axes.scatter(
-                x_N[chosen],
-                y_N[chosen],
-                s=11,
-                marker=_MARKERS[sex],
-                color=SEX_COLOURS[sex],
-                alpha=0.55,
-                linewidths=0,
-                label=sex,
-                rasterized=len(frame) > _VECTOR_POINTS,
-            )
+def _points(axes: Axes, series: Series) -> None:
+    x_N, y_N = series["x"], series["y"]
+    group_N = series.get("group", np.full(len(x_N), ""))
+    for place, group in enumerate(_groups(group_N)):
+        chosen = group_N == group
+        axes.scatter(
+            x_N[chosen],
+            y_N[chosen],
+            s=11,
+            marker=_MARKERS[place % len(_MARKERS)],
+            color=_colour(group, place),
+            alpha=0.55,
+            linewidths=0,
+            label=group or None,
+            rasterized=len(x_N) > _VECTOR_POINTS,
+        )
 
 
-def _level(axes: Axes, level: float, interval: Interval, name: str, *, dashed: bool = False) -> None:
-    if not np.isfinite(level):
-        return
-    if np.isfinite(interval.low):
-        axes.axhspan(interval.low, interval.high, color=INK, alpha=0.09, linewidth=0)
-    axes.axhline(level, color=INK, linewidth=1, linestyle="--" if dashed else "-")
-    text = f"{name} {level:+.1f}".replace("-", "\N{MINUS SIGN}")
-    axes.annotate(
-        text,
-        (1, level),
-        xycoords=("axes fraction", "data"),
-        xytext=(-3, 4),
-        textcoords="offset points",
-        ha="right",
-        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
-    )
+def _groups(group_N: NDArray[Any]) -> list[str]:
+    """Names in the order of _FIRST, then by the alphabet."""
+    found = set(group_N.tolist())
+    return [*(name for name in _FIRST if name in found), *sorted(found - set(_FIRST))]
 
 
-def _years(axes: Axes, *, both: bool = True) -> None:
-    axes.xaxis.set_major_locator(MultipleLocator(2))
-    if both:
-        axes.yaxis.set_major_locator(MultipleLocator(2))
+def _colour(group: str, place: int) -> str:
+    return COLOURS[_FIRST.index(group) if group in _FIRST else (place + 1) % len(COLOURS)]
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,63 +14,91 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import EngineError
+from engine.evaluation.held_out import TRUTH
 from engine.imaging.overlay import overlay
 from engine.report.folders import read_attention, read_kept_cases
+from engine.tasks.task import Task
 
-LoadImage = Callable[[str], NDArray[np.uint8]]
-"""Path relative to the archive -> network-view image, uint8 [H, W]."""
+Images = Mapping[str, NDArray[np.uint8]]
+"""Network-view images, uint8 [H, W], by path in the archive; those that could be read again."""
+ReadAgain = Callable[[Mapping[str, Any], Sequence[str]], Images]
+"""Facts of an input rule, and paths in the archive -> images as the rule's network saw them."""
 
 SIDE_PX = 240
+_SEXES = {"F": "female", "M": "male"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One instance to look at, ages in months; no label: ``truth`` is None, no image: both pictures are."""
+    """One instance to look at; no label: ``truth`` is empty, no image: both pictures are None."""
 
     uid_tail: str
     sex: str
-    truth: float | None
-    predicted: float
-    sd: float
+    sentence: str
+    error: float | None
+    unit: str
+    truth: str
     plain: str | None
     overlaid: str | None
 
 
-def cases(folder: Path, frame: pl.DataFrame, load_image: LoadImage | None) -> list[Case]:
-    """One case a row of ``frame``, in its order; where an image cannot be read again, without pictures."""
-    maps = read_attention(folder, frame) if load_image else {}
+def cases(folder: Path, frame: pl.DataFrame, task: Task, images: Images) -> list[Case]:
+    """One case a row of ``frame``, in its order; where there is no image, without pictures."""
+    maps = read_attention(folder, frame, task.name) if images else {}
     return [
-        _case(row, _load(row["path"], load_image), maps.get(row["instance_index"]))
+        _case(row, task, images.get(row["path"]), maps.get(row["instance_index"]))
         for row in frame.iter_rows(named=True)
     ]
 
 
-def kept_cases(path: Path) -> list[Case]:
+def kept_cases(path: Path, task: Task, errors: Mapping[str, float]) -> list[Case]:
     """The cases that a run kept with their images, in its order; none where there is no such table.
+
+    ``errors`` are those of the held-out instances by UID.
 
     Raises:
         TableError: the table is damaged.
     """
     if not path.is_file():
         return []
-    frame, images_NHW, maps_Nhw = read_kept_cases(path)
-    rows = zip(frame.iter_rows(named=True), images_NHW, maps_Nhw, strict=True)
-    return [_case(row, image_HW, map_hw) for row, image_HW, map_hw in rows]
+    rows, images_NHW, maps_Nhw = read_kept_cases(path)
+    maps: Iterable[NDArray[np.uint8] | None] = [None] * len(rows) if maps_Nhw is None else maps_Nhw
+    named = [
+        {"error": errors.get(row["sop_instance_uid"])}
+        | {name.removeprefix(TRUTH): value for name, value in row.items()}
+        for row in rows
+    ]
+    return [
+        _case(row, task, image_HW, map_hw)
+        for row, image_HW, map_hw in zip(named, images_NHW, maps, strict=True)
+    ]
 
 
 def _case(
-    row: Mapping[str, Any], image_HW: NDArray[np.uint8] | None, map_hw: NDArray[np.uint8] | None
+    row: Mapping[str, Any], task: Task, image_HW: NDArray[np.uint8] | None, map_hw: NDArray[np.uint8] | None
 ) -> Case:
     return Case(
         uid_tail=row["sop_instance_uid"][-12:],
-        sex=row["sex"],
-        truth=row.get("truth"),
-        predicted=row["predicted"],
-        sd=row["sd"],
+        sex=_SEXES.get(row["patient_sex"], "not stated"),
+        sentence=task.answer.sentence(row),
+        error=row.get("error"),
+        unit=task.answer.error_unit,
+        truth=_truth(row, task),
         plain=None if image_HW is None else png_uri(image_HW),
         overlaid=None if image_HW is None or map_hw is None else png_uri(overlay(image_HW, map_hw)),
     )
+
+
+def _truth(row: Mapping[str, Any], task: Task) -> str:
+    """The required labels in words; one alone needs no name."""
+    labels = [label for label in task.labels if label.required]
+    parts = []
+    for label in labels:
+        values = [row.get(name) for name in label.columns]
+        if all(value is not None for value in values):
+            words = f"{', '.join(f'{value:.4g}' for value in values)} {label.unit}".rstrip()
+            parts.append(words if len(labels) == 1 else f"{label.name} {words}")
+    return "; ".join(parts)
 
 
 def png_uri(image: NDArray[np.uint8]) -> str:
@@ -82,12 +110,3 @@ def png_uri(image: NDArray[np.uint8]) -> str:
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def _load(path: str, load_image: LoadImage | None) -> NDArray[np.uint8] | None:
-    if load_image is None:
-        return None
-    try:
-        return load_image(path)
-    except (EngineError, OSError):  # the archive may have moved since it was scored: the page says so
-        return None

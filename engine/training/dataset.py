@@ -113,13 +113,24 @@ def open_training_set(
         covariates_NQ=covariate_columns(table, task.covariates),
         covariates=tuple(task.covariates),
         targets=aims.columns,
-        truth={name: aims.columns.get(name, values) for name, values in truth.items()},
+        truth=_judged(table, task.labels, aims.columns),
         patients_N=patients,
         uids_N=np.array(table["sop_instance_uid"].to_pylist()),
         patient_sex_N=sexes,
         age_months_N=_floats(table, "age_months"),
         splits_N=splits,
     )
+
+
+def _judged(
+    table: pa.Table, labels: Sequence[Label], targets: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """What predictions are judged against: targets of a label's name; points and boxes in original pixels."""
+    return {
+        name: targets[name] if name in targets and label.kind in ("number", "class") else _floats(table, name)
+        for label in labels
+        for name in label.columns
+    }
 
 
 def _images(folder: Path, cache: Path, count: int, *, is_hidden: bool) -> NDArray[np.uint8]:

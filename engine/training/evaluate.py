@@ -1,6 +1,6 @@
-"""What a finished training is worth: held-out predictions, their errors and calibration, and its speed.
+"""What a finished training is worth: held-out predictions, their figures and calibration, and its speed.
 
-Legend: N instances, K monthly bins, V views, h, w attention grid.
+Legend: N instances, V views, h, w attention grid.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -19,134 +20,116 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.distillation.teacher_cache import TeacherCache
 from engine.errors import TableError
-from engine.evaluation.comparison import aligned
+from engine.evaluation.answer import TRAINING_MEANS, Answer, Facts, Raw, Row
+from engine.evaluation.comparison import aligned, distance
 from engine.evaluation.held_out import HeldOut, held_out_table, write_held_out
-from engine.evaluation.metrics import known
-from engine.models.network import Network, example_inputs
-from engine.models.ordered_bins import moments
+from engine.models.network import Network, Outputs, example_inputs
 from engine.store.files import replacing
 from engine.store.schema import tensor_column
-from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, accuracy, errors, mean_error
-from engine.tasks.ages.calibration import coverage, fit_calibration, negative_log_likelihood, tempered_sd
-from engine.tasks.ages.controls import control_facts
-from engine.tasks.ages.inputs import PSEUDO_COLUMNS
-from engine.tasks.ages.learning import Deployed, kept
 from engine.training.dataset import TrainingSet
 from engine.training.forward import outputs
+from engine.training.learning import Learning
 from engine.training.run_folder import CASES_NAME, EVALUATION_NAME, VALIDATION_NAME
 
 _SPEED_BATCH = 32
 NUM_SPREAD, NUM_WORST = 8, 4
-"""Cases kept as pictures: evenly over the true ages, and of the largest errors."""
-DEPARTS_MONTHS = 12
+"""Cases kept as pictures: evenly over the true values, and of the largest errors."""
 
 
 def evaluate(
-    net: Network, data: TrainingSet, folder: Path, *, teacher: HeldOut | None = None
+    net: Network,
+    data: TrainingSet,
+    folder: Path,
+    *,
+    answer: Answer,
+    learning: Learning,
+    teacher: HeldOut | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Calibrate on the validation split, judge on the test split; facts ``evaluation`` and ``calibration``.
 
     Writes the predictions of both splits, and some test cases with image and attention map. ``teacher`` is
-    what the teacher predicts for its own test split: it adds how near the network is to it.
+    what the teacher predicts for its own test split, or its ``raw`` alone: it adds how near the network is to
+    it.
     """
-    validation, val_logits_NK = predicted(net, data, data.index_of("val"), temperature=1.0)
-    calibration = fit_calibration(validation, val_logits_NK)
-    sharp_N = tempered_sd(val_logits_NK, calibration.temperature).astype(np.float32)
-    validation = replace(validation, predicted={**validation.predicted, SD: sharp_N})
-    index_N = data.index_of("test")
-    tested, logits_NK = predicted(net, data, index_N, temperature=calibration.temperature)
+    validation, tested = (_kept(net, data, data.index_of(split), learning) for split in ("val", "test"))
+    calibration = {**learning.calibrate(validation), TRAINING_MEANS: _training_means(data)}
+    validation, tested = (
+        answered(held, answer, learning, calibration, _samples(data, held)) for held in (validation, tested)
+    )
     write_held_out(validation, folder / VALIDATION_NAME)
     write_held_out(tested, folder / EVALUATION_NAME)
-    write_cases(net, data, tested, index_N, folder / CASES_NAME)
-    nowhere_N = np.full(len(data.uids_N), np.nan, np.float32)
-    pseudo_N = data.truth.get(PSEUDO_COLUMNS[0], nowhere_N)[index_N]
-    train_mean = data.truth[TRUTH][data.index_of("train")].mean()
-    facts = {
+    graph = learning.deployed(net, calibration)
+    write_cases(net, graph, data, tested, answer, folder / CASES_NAME)
+    if teacher and not teacher.predicted:
+        teacher = answered(teacher, answer, learning, calibration, _samples(data, teacher))
+    evaluation = {
         "split": "test",
-        **accuracy(tested),
-        **control_facts(tested, data.age_months_N[index_N], pseudo_N),
-        "mean_predictor_mae": float(np.abs(tested.truth[TRUTH] - train_mean).mean()),
-        "coverage": coverage(tested, calibration),
-        "negative_log_likelihood": known(
-            negative_log_likelihood(logits_NK, tested.truth[TRUTH], calibration.temperature)
-        ),
-        "negative_log_likelihood_untempered": known(
-            negative_log_likelihood(logits_NK, tested.truth[TRUTH], 1.0)
-        ),
-        "mean_sd_months": float(tested.predicted[SD].mean()),
-        "mean_sd_untempered": float(tempered_sd(logits_NK, 1.0).mean()),
-        "against_pseudo_labels": _against_pseudo(tested, pseudo_N),
-        "departing": _departing(tested, data.age_months_N[index_N]),
+        "instances": len(tested.uids_N),
+        "patients": len(set(tested.patients_N.tolist())),
+        "figures": answer.figures(tested, calibration).facts(),
+        "fidelity": _fidelity(answer, tested, teacher) if teacher else None,
     }
-    if teacher:
-        facts["fidelity"] = _fidelity(tested, teacher)
-    return {"evaluation": facts, "calibration": calibration.facts()}
+    return {"evaluation": evaluation, "calibration": calibration}
 
 
-def predicted(
-    net: Network, data: TrainingSet, index_N: NDArray[np.int64], *, temperature: float
-) -> tuple[HeldOut, NDArray[np.float32]]:
-    """Predictions for some samples, sd at a temperature, and the logits [N, K] behind them."""
-    logits_NK = outputs(net, data.images_NVHW[index_N], data.covariates_NQ[index_N], kept)["logits"]
-    months_N = moments(torch.from_numpy(logits_NK))[0].numpy()
-    sd_N = tempered_sd(logits_NK, temperature).astype(np.float32)
-    return _held_out(data, index_N, months_N, sd_N), logits_NK
-
-
-def _held_out(
-    data: TrainingSet, index_N: NDArray[np.int64], months_N: NDArray[Any], sd_N: NDArray[Any]
+def answered(
+    held: HeldOut, answer: Answer, learning: Learning, calibration: Facts, samples: Sequence[Row] = ()
 ) -> HeldOut:
-    return HeldOut(
-        uids_N=data.uids_N[index_N],
-        patients_N=data.patients_N[index_N],
-        sexes_N=data.patient_sex_N[index_N],
-        age_months_N=data.age_months_N[index_N],
-        truth={TRUTH: data.truth[TRUTH][index_N]},
-        predicted={PREDICTED: months_N, SD: sd_N},
-    )
+    """The same with the answer's columns, made of ``raw``; null is NaN in a column of numbers.
+
+    ``samples`` are the rows of the samples folder that the answer may need, in the order of ``held``.
+    """
+    said = answer.rows(learning.graph_outputs(held.raw, calibration), samples, calibration)
+    predicted = {
+        column.name: pa.array(said[column.name], column.type).to_numpy(zero_copy_only=False)
+        for column in answer.columns
+    }
+    return replace(held, predicted=predicted)
 
 
-def recorded_months(cache: TeacherCache, data: TrainingSet, index_N: NDArray[np.int64]) -> HeldOut:
-    """What a recorded teacher predicts for some samples.
+def recorded(cache: TeacherCache, uids: Sequence[str], learning: Learning) -> Raw:
+    """What a recorded teacher gave for some instances, as an evaluation keeps it.
 
     Raises:
         TeacherCacheError: one of them is not in the cache.
     """
-    mean_N, sd_N = recorded_moments(cache, data.uids_N[index_N].tolist())
-    return _held_out(data, index_N, mean_N, sd_N)
+    logits_NK = torch.from_numpy(cache.read("logits", cache.places(uids)))
+    kept = learning.kept(Outputs(logits_NK, None, ()))
+    return {name: values.numpy() for name, values in kept.items()}
 
 
-def recorded_moments(
-    cache: TeacherCache, uids: Sequence[str]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Means [N] and standard deviations [N], months, of what a teacher recorded of these instances.
+def recorded_test_split(cache: TeacherCache, data: TrainingSet, learning: Learning) -> HeldOut:
+    """A recorded teacher on the test split: its ``raw``, and no prediction yet.
 
     Raises:
-        TeacherCacheError: one of them is not in the cache.
+        TeacherCacheError: an instance is not in the cache.
     """
-    mean_N, sd_N = moments(torch.from_numpy(cache.read("logits", cache.places(uids))))
-    return mean_N.numpy(), sd_N.numpy()
+    index_N = data.index_of("test")
+    return _held_out(data, index_N, recorded(cache, data.uids_N[index_N].tolist(), learning))
 
 
 def write_cases(
-    net: Network, data: TrainingSet, tested: HeldOut, index_N: NDArray[np.int64], path: Path
+    net: Network, graph: torch.nn.Module, data: TrainingSet, tested: HeldOut, answer: Answer, path: Path
 ) -> None:
     """Write some test cases for the report: predictions, the image as the network saw it, and its attention.
 
-    First NUM_SPREAD evenly over the true ages, then the NUM_WORST largest errors among the others. Views that
-    go through the trunk one by one stand side by side, as their maps do; of stacked ones the first is kept.
+    First NUM_SPREAD evenly over the first label, then the NUM_WORST largest errors among the others. Views
+    that go through the trunk one by one stand side by side, as their maps do; of stacked ones the first is
+    kept. ``graph`` is what is exported of ``net``; without an attention map there is no such column.
     """
-    rows = _case_rows(tested)
-    inputs = torch.from_numpy(data.images_NVHW[index_N[rows]]).float() / 255
-    told = torch.from_numpy(data.covariates_NQ[index_N[rows]])
+    rows = _case_rows(tested, answer)
+    index_N = data.index_of("test")[rows]
+    images_NVHW = data.images_NVHW[index_N]
+    inputs = torch.from_numpy(images_NVHW).float() / 255
     with torch.inference_mode():
-        attention_Nhw = Deployed(net).eval()(inputs, told)[2].numpy()
-    images_NVHW = data.images_NVHW[index_N[rows]]
-    shown_NHW = np.concatenate(images_NVHW.swapaxes(0, 1), axis=2) if net.is_late else images_NVHW[:, 0]
+        given = graph.eval()(inputs, torch.from_numpy(data.covariates_NQ[index_N]))
+    attention_Nhw = given[len(answer.outputs)].numpy() if len(given) > len(answer.outputs) + 1 else None
     table = held_out_table(tested.chosen(rows))
+    shown_NHW = np.concatenate(images_NVHW.swapaxes(0, 1), axis=2) if net.is_late else images_NVHW[:, 0]
     table = table.append_column("image", tensor_column(shown_NHW))
-    maps_Nhw = np.rint(255 * attention_Nhw).astype(np.uint8)
-    table = table.append_column("attention_map", tensor_column(maps_Nhw))
+    if attention_Nhw is not None:
+        maps_Nhw = np.rint(255 * attention_Nhw).astype(np.uint8)
+        table = table.append_column("attention_map", tensor_column(maps_Nhw))
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -170,41 +153,61 @@ def images_per_second(net: Network, size_HW: tuple[int, int], *, seconds: float 
     return batches * _SPEED_BATCH / (time.perf_counter() - started)
 
 
-def _case_rows(tested: HeldOut) -> NDArray[np.int64]:
-    by_age_N = np.argsort(tested.truth[TRUTH], kind="stable")
-    places = np.linspace(0, len(by_age_N) - 1, min(NUM_SPREAD, len(by_age_N))).round().astype(np.int64)
-    spread = by_age_N[places]
-    by_error_N = np.argsort(-np.abs(errors(tested)), kind="stable")
+def _kept(net: Network, data: TrainingSet, index_N: NDArray[np.int64], learning: Learning) -> HeldOut:
+    raw = outputs(net, data.images_NVHW[index_N], data.covariates_NQ[index_N], learning.kept)
+    return _held_out(data, index_N, raw)
+
+
+def _held_out(data: TrainingSet, index_N: NDArray[np.int64], raw: Raw) -> HeldOut:
+    return HeldOut(
+        uids_N=data.uids_N[index_N],
+        patients_N=data.patients_N[index_N],
+        sexes_N=data.patient_sex_N[index_N],
+        age_months_N=data.age_months_N[index_N],
+        truth={name: values[index_N] for name, values in data.truth.items()},
+        predicted={},
+        raw=raw,
+    )
+
+
+def _samples(data: TrainingSet, held: HeldOut) -> list[Row]:
+    """Header columns and geometry of the samples of ``held``."""
+    place_of = {uid: place for place, uid in enumerate(data.uids_N.tolist())}
+    index_N = [place_of[uid] for uid in held.uids_N.tolist()]
+    return [
+        {
+            "sop_instance_uid": uid,
+            "patient_sex": sex or None,
+            "age_months": float(age),
+            "original_to_network": to_network_33.ravel().tolist(),
+        }
+        for uid, sex, age, to_network_33 in zip(
+            held.uids_N.tolist(), held.sexes_N.tolist(), held.age_months_N, data.to_network_N33[index_N],
+            strict=True,
+        )
+    ]  # fmt: skip
+
+
+def _training_means(data: TrainingSet) -> dict[str, float]:
+    """Mean of each label over the training split; labels that nobody has there are left out."""
+    train_N = data.index_of("train")
+    known = {name: values[train_N][np.isfinite(values[train_N])] for name, values in data.truth.items()}
+    return {name: float(values.mean()) for name, values in known.items() if len(values)}
+
+
+def _case_rows(tested: HeldOut, answer: Answer) -> NDArray[np.int64]:
+    by_truth_N = np.argsort(next(iter(tested.truth.values())), kind="stable")
+    places = np.linspace(0, len(by_truth_N) - 1, min(NUM_SPREAD, len(by_truth_N))).round().astype(np.int64)
+    spread = by_truth_N[places]
+    by_error_N = np.argsort(-answer.error(tested), kind="stable")
     worst = by_error_N[~np.isin(by_error_N, spread)][:NUM_WORST]
     return np.concatenate([spread, worst])
 
 
-def _against_pseudo(tested: HeldOut, pseudo_N: NDArray[np.float32]) -> dict[str, Any] | None:
-    """MAE with the pseudo-label as truth, where there is one: a student may copy its teacher's error."""
-    has_N = np.isfinite(pseudo_N)
-    if not has_N.any():
-        return None
-    aimed = replace(tested.chosen(has_N), truth={TRUTH: pseudo_N[has_N]})
-    return {"instances": int(has_N.sum()), **mean_error(aimed)}
-
-
-def _departing(tested: HeldOut, age_N: NDArray[np.float32]) -> dict[str, Any] | None:
-    """MAE where bone age departs from chronological age by over DEPARTS_MONTHS: no shortcut helps there."""
-    departs_N = np.abs(tested.truth[TRUTH] - age_N) > DEPARTS_MONTHS
-    if not departs_N.any():
-        return None
-    return {"instances": int(departs_N.sum()), **mean_error(tested.chosen(departs_N))}
-
-
-def _fidelity(student: HeldOut, teacher: HeldOut) -> dict[str, Any] | None:
+def _fidelity(answer: Answer, student: HeldOut, teacher: HeldOut) -> dict[str, Any] | None:
     """Networks of equal error may disagree on most patients; this says if one can stand in for the other."""
     try:
         own, taught = aligned([student, teacher])
     except TableError:  # the teacher was trained on other data
         return None
-    apart_N = np.abs(own.predicted[PREDICTED] - taught.predicted[PREDICTED])
-    return {
-        "instances": len(apart_N),
-        "mae_months": float(apart_N.mean()),
-        "p95_months": float(np.percentile(apart_N, 95)),
-    }
+    return distance(answer, own, taught)

@@ -13,6 +13,7 @@ from engine.errors import UsageError
 from engine.report.build import score_report
 from engine.report.changed import changed_page
 from engine.report.drift import bin_shares, drift, stability_index
+from engine.tasks.ages.answer import AGE
 from tests.fixtures.report_fixture import Page, Rejected, Scored, write_score
 from tests.fixtures.story import osteoray
 
@@ -44,8 +45,8 @@ def test_a_known_index() -> None:
 @pytest.mark.parametrize(("shift", "verdict"), [(0.0, "stable"), (25.0, "shifted")])
 def test_a_planted_shift_is_found(shift: float, verdict: str) -> None:
     grid_N = np.linspace(0, 100, 400)
-    frame = pl.DataFrame({"predicted": grid_N + shift, "sd": grid_N})
-    found = drift(frame, {"validation_value": DECILES, "validation_doubt": DECILES})
+    frame = pl.DataFrame({"predicted_months": grid_N + shift, "sd_months": grid_N})
+    found = drift(frame, AGE, {"validation_value": DECILES, "validation_doubt": DECILES})
     assert found is not None
     assert [row.verdict for row in found.rows] == [verdict, "stable"]
     assert not found.is_small
@@ -53,7 +54,7 @@ def test_a_planted_shift_is_found(shift: float, verdict: str) -> None:
 
 @pytest.mark.parametrize("calibration", [None, {}, {"validation_value": []}])
 def test_a_model_without_deciles_has_no_drift(calibration: dict[str, object] | None) -> None:
-    assert drift(pl.DataFrame({"predicted": [1.0], "sd": [1.0]}), calibration) is None
+    assert drift(pl.DataFrame({"predicted_months": [1.0], "sd_months": [1.0]}), AGE, calibration) is None
 
 
 def test_withheld_scores_are_listed_with_their_reason(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_withheld_scores_are_listed_with_their_reason(tmp_path: Path) -> None:
     manifest = json.loads((scores / "manifest.json").read_text())
     manifest["models"][0]["calibration"] = {"validation_value": DECILES, "validation_doubt": DECILES}
     (scores / "manifest.json").write_text(json.dumps(manifest))
-    page = Page(score_report(scores, labels=None, compare={}, load_image=None))
+    page = Page(score_report(scores, labels=None, compare={}, images=None))
     assert page.row("Tables")[1:] == ["2", "1", "0", "1", "0", "0"]
     assert "The scores of 1 are withheld" in page.text
     assert "black and white seem to be exchanged" in page.text
@@ -80,7 +81,7 @@ def test_changes_between_two_models_are_joined_by_uid(tmp_path: Path) -> None:
     page, changes = changed_page(*two_models(tmp_path))
     assert changes.instances == 5
     assert changes.rows[0].mean == changes.rows[0].mean_absolute == 10.0
-    assert changes.rows[0].beyond == pytest.approx((0.6, 0.4, 0.0))  # 10, 15, 20; 15, 20
+    assert changes.rows[0].percentiles == pytest.approx((10, 18, 19, 19.8))  # of 0, 5, 10, 15, 20
     assert [mover.change for mover in changes.movers] == [20.0, 15.0, 10.0, 5.0, 0.0]
     assert changes.moved == [("scored", "scored", 5), ("scored", "abstained", 1)]
     assert "…1.4" in page
@@ -90,9 +91,9 @@ def test_changes_between_two_models_are_joined_by_uid(tmp_path: Path) -> None:
 def test_compare_takes_score_folders_too(tmp_path: Path) -> None:
     a, b = two_models(tmp_path)
     ended = osteoray("compare", a, b, "--out", tmp_path / "out")
-    assert (ended.code, ended.facts["instances"], ended.facts["mean_absolute_months"]) == (0, 5, 10.0)
+    assert (ended.code, ended.facts["instances"], ended.facts["mean_absolute"]) == (0, 5, 10.0)
     facts = json.loads((tmp_path / "out/comparison.json").read_text())
-    assert {"a": "scored", "b": "abstained", "instances": 1} in facts["ends"]
+    assert {"a": "scored", "b": "abstained", "instances": 1} in facts["outcomes"]
     assert "<script" not in (tmp_path / "out/comparison.html").read_text()
 
 

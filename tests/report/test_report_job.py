@@ -110,5 +110,5 @@ def test_damaged_tables_are_named(tmp_path: Path) -> None:
         report(run)
     (run / "metrics.jsonl").unlink()
     pq.write_table(pa.table({"sop_instance_uid": ["a"]}), run / "evaluation.parquet")
-    with pytest.raises(TableError, match=r"evaluation\.parquet has no column patient_key"):
+    with pytest.raises(TableError, match=r"evaluation\.parquet cannot be read as held-out"):
         report(run)

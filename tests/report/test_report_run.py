@@ -13,6 +13,7 @@ from engine.errors import TableError
 from engine.evaluation.held_out import held_out_table, write_held_out
 from engine.report.build import run_report
 from engine.store.schema import tensor_column
+from engine.tasks.ages.calibration import coverage
 from engine.training.run_folder import CASES_NAME, EVALUATION_NAME
 from tests.fixtures.judged_fixture import CALIBRATION, judged_facts, made_predictions
 from tests.fixtures.report_fixture import Page, decoded, write_run
@@ -33,18 +34,20 @@ def judged_run(folder: Path, **changes: Any) -> Path:
 
 
 def test_coverage_is_shown_by_group_and_level(tmp_path: Path) -> None:
+    held = made_predictions()
     page = Page(run_report(judged_run(tmp_path / "run")))
-    coverage = judged_facts(made_predictions())["evaluation"]["coverage"]
-    whole = next(row for row in coverage["levels"] if (row["level"], row["kind"]) == (0.9, "sd"))
-    found = [row for row in page.rows if row and row[0].startswith("All 60 images") and len(row) == 3]
-    assert found[0][1].startswith(f"{100 * whole['covered']:.1f}")
-    assert found[0][2] == f"± {whole['half_width_months']:.1f}"
-    assert any(row[0].startswith("Female 30 images") for row in page.rows if row)
+    facts = coverage(held, CALIBRATION)
+    whole = next(row for row in facts["levels"] if (row["level"], row["kind"]) == (0.9, "sd"))
+    found = [row for row in page.rows if row[:2] == ["All", "60"] and len(row) == 5]
+    assert found[0][2] == f"{100 * whole['covered']:.1f}"
+    assert found[0][4] == f"± {whole['half_width_months']:.1f}"
+    assert any(row[:2] == ["Female", "30"] and len(row) == 5 for row in page.rows)
     assert page.row("95 %")[1] == "multiple of the sd"
     assert not [row for row in page.rows if row[:2] == ["95 %", "same for all"]]
-    assert "Temperature 1.80" in page.text
-    assert "It is not applied" in page.text
-    assert "ICC(2,1): 0.9" in page.text
+    assert "temperature 1.80" in page.text
+    assert "is not applied" in page.text
+    assert page.row("Agreement for one image, ICC(2,1)")[1].startswith("0.9")
+    assert page.row("Error of always guessing the mean training age")[1].endswith("months")
     assert "fitted on 120 images of the validation split" in page.text
 
 

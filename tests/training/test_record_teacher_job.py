@@ -12,16 +12,19 @@ import pytest
 import torch
 
 from engine.distillation.teacher_cache import open_cache
-from engine.evaluation.held_out import write_held_out
+from engine.evaluation.held_out import HeldOut, write_held_out
 from engine.ingest.samples_folder import data_facts
 from engine.models.network import Network, save_weights
 from engine.store.files import read_json, write_json
 from engine.tasks import task_named
 from engine.tasks.ages.accuracy import PREDICTED, errors
+from engine.tasks.ages.answer import AGE
+from engine.tasks.ages.learning import AGE_LEARNING
 from engine.training.dataset import open_training_set, pack_images
-from engine.training.evaluate import recorded_months
+from engine.training.evaluate import answered, recorded_test_split
 from engine.training.run_folder import EVALUATION_NAME, RUN_NAME, WEIGHTS_NAME
 from jobs.__main__ import main
+from tests.fixtures.judged_fixture import CALIBRATION
 from tests.fixtures.training_fixture import BACKBONE, LABELS, Made, net_facts, tiny_recipe, write_ingest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -115,8 +118,15 @@ def test_passes_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
     samples.mkdir()
     pack_images(data, samples, LABELS)
     tested = open_training_set(data, samples, task_named("hand-age"))
-    held = recorded_months(open_cache(cache), tested, tested.index_of("test"))
+
+    def said(folder: Path) -> HeldOut:
+        raw = recorded_test_split(open_cache(folder), tested, AGE_LEARNING)
+        return answered(raw, AGE, AGE_LEARNING, CALIBRATION.facts())
+
+    held = said(cache)
     run_folder = finished(tmp_path / "judged", data, 1)
+    facts = read_json(run_folder / RUN_NAME)
+    write_json(run_folder / RUN_NAME, {**facts, "calibration": CALIBRATION.facts()})
     write_held_out(held, run_folder / EVALUATION_NAME)
     words = (
         "record-teacher",
@@ -130,7 +140,7 @@ def test_passes_are_part_of_a_cache_and_its_error_is_that_of_what_was_recorded(
     )
     code, line = run(capsys, *words, "--passes", "4")
     assert (code, line["recorded"], line["test_instances"]) == (0, 39, len(held.uids_N))
-    looked = recorded_months(open_cache(tmp_path / "looked"), tested, tested.index_of("test"))
+    looked = said(tmp_path / "looked")
     assert not (looked.predicted[PREDICTED] == held.predicted[PREDICTED]).any()
     assert line["test_mae_months"] == pytest.approx(abs(errors(looked)).mean(), abs=0.006)
     code, line = run(capsys, *words)
@@ -175,7 +185,7 @@ def test_a_student_learns_from_a_cache_and_is_held_against_it(
     facts = read_json(tmp_path / "run" / RUN_NAME)
     assert facts["teacher"]["recorded"]
     assert facts["teacher"]["backbone"] == BACKBONE
-    assert facts["evaluation"]["fidelity"]["mae_months"] >= 0
+    assert facts["evaluation"]["fidelity"]["mean"] >= 0
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_any_training(

@@ -22,6 +22,7 @@ from ray.train import WorkerGroupError
 
 from engine.distillation.terms import TERMS
 from engine.errors import TrainingError
+from engine.evaluation.answer import figures_from_facts
 from engine.imaging.augment import Augmentation
 from engine.models.network import ModelFacts, Network, load_model, save_weights
 from engine.store.files import write_json
@@ -157,22 +158,26 @@ def test_two_checkpoints_are_kept_and_nothing_in_them_is_pickled(resumed: Resume
 def test_the_averaged_network_is_left_and_can_be_judged(resumed: Resumed, data: Path, tmp_path: Path) -> None:
     net = load_model(Network, net_facts(backbone=BACKBONE).facts(), resumed.run / WEIGHTS_NAME)
     samples = open_training_set(data, resumed.run / "cache", HAND_AGE)
-    facts = evaluate(net, samples, tmp_path)["evaluation"]
+    facts = evaluate(net, samples, tmp_path, answer=HAND_AGE.answer, learning=HAND_AGE.learning())[
+        "evaluation"
+    ]
     assert facts["instances"] == 20
-    assert facts["mae_low"] <= facts["mae_months"] <= facts["mae_high"]
+    figures = figures_from_facts(facts["figures"])
+    headline = figures.headline
+    assert headline.low <= headline.value <= headline.high
     table = pq.read_table(tmp_path / EVALUATION_NAME)
     assert table["truth_bone_age_months"].to_pylist() == [10.0 + 2 * index for index in range(0, 100, 5)]
     errors = np.abs(table["predicted_months"].to_numpy() - table["truth_bone_age_months"].to_numpy())
-    assert facts["mae_months"] == pytest.approx(errors.mean(), rel=1e-5)
-    assert "fidelity" not in facts
-    by_sex = [group for group in facts["subgroups"] if "years" not in group["group"]]
-    by_age = [group for group in facts["subgroups"] if "years" in group["group"]]
-    assert [group["group"] for group in by_age] == ["0 to under 5 years", "5 to under 10 years",
-                                                    "10 to under 15 years", "15 years and over"]  # fmt: skip
+    assert headline.value == pytest.approx(errors.mean(), rel=1e-5)
+    assert facts["fidelity"] is None
+    by_sex = [group for group in figures.groups if group.heading == "By sex"]
+    by_age = [group for group in figures.groups if group.heading == "By true bone age"]
+    assert [group.name for group in by_age] == ["0 to under 5 years", "5 to under 10 years",
+                                                "10 to under 15 years", "15 years and over"]  # fmt: skip
     for groups in (by_sex, by_age):
-        assert sum(group["instances"] for group in groups) == 20
-        total = sum(group["mae_months"] * group["instances"] for group in groups)
-        assert total / 20 == pytest.approx(facts["mae_months"], rel=1e-5)
+        assert sum(group.instances for group in groups) == 20
+        total = sum(group.figures[0].value * group.instances for group in groups)
+        assert total / 20 == pytest.approx(headline.value, rel=1e-5)
 
 
 def test_weights_to_start_from_may_be_named_from_where_the_user_is(

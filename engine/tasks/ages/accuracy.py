@@ -1,25 +1,26 @@
-"""How right held-out predictions are, as JSON facts: errors, agreement, and the same by sex and age band."""
+"""How right predicted ages are: errors in months with their intervals, and the bands of true age."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation import metrics
-from engine.evaluation.agreement import ICC, BlandAltman, bland_altman, icc_2_1
-from engine.evaluation.held_out import Bools, HeldOut, by_sex
-from engine.evaluation.metrics import AGE_EDGES_YEARS, bounds, known
+from engine.evaluation.agreement import bland_altman
+from engine.evaluation.answer import Figure
+from engine.evaluation.held_out import Bools, HeldOut
+from engine.evaluation.metrics import AGE_EDGES_YEARS, Floats, Interval, Statistic, known
+from engine.tasks.ages.inputs import BONE_AGE
 
 WITHIN_MONTHS = (6, 12, 24)
-TRUTH, PREDICTED, SD = "bone_age_months", "predicted_months", "sd_months"
-"""The label, and the columns of the answer."""
+TRUTH, PREDICTED, SD = BONE_AGE.name, "predicted_months", "sd_months"
+"""The label, and columns of the answer."""
 
 
-def errors(held: HeldOut) -> metrics.Floats:
+def errors(held: HeldOut) -> Floats:
     """Predicted minus true age [N], months."""
     return metrics.signed_errors(held.predicted[PREDICTED], held.truth[TRUTH])
 
@@ -34,57 +35,61 @@ def bands(held: HeldOut) -> Iterator[tuple[str, Bools]]:
             yield name, members_N
 
 
-def groups(held: HeldOut) -> Iterator[tuple[str, Bools]]:
-    """Those of ``by_sex``, then the bands of true age."""
-    yield from by_sex(held)
-    yield from bands(held)
+def mean_absolute_error(held: HeldOut) -> Figure:
+    """The mean absolute error, months, with its interval by patient."""
+    errors_N = errors(held)
+    value = metrics.mae(errors_N, np.zeros_like(errors_N))
+    return _months("mae_months", "Mean absolute error", value, _by_patient(held)(metrics.MEAN_ABSOLUTE))
 
 
-def accuracy(held: HeldOut) -> dict[str, Any]:
-    """Errors in months with 95 % intervals by patient, ICC(2,1), Bland-Altman, and MAE by group.
+def error_figures(held: HeldOut) -> tuple[Figure, ...]:
+    """Mean absolute and root mean square error, shares within some months, bias and limits of agreement.
 
-    What the data do not determine is None.
+    The limits are bias -+ 1.96 sd (Bland and Altman 1986). All intervals resample patients.
     """
-    predicted_N, truth_N = held.predicted[PREDICTED], held.truth[TRUTH]
-    pairs_N2 = np.stack([predicted_N, truth_N], axis=1).astype(np.float64)
-    icc = metrics.bootstrap_by_patient(pairs_N2, held.patients_N, statistic=ICC)
-    return {
-        "instances": len(held.uids_N),
-        "patients": len(set(held.patients_N.tolist())),
-        **mean_error(held),
-        "rmse_months": known(metrics.rmse(predicted_N, truth_N)),
-        "within": {
-            str(months): known(metrics.share_within(predicted_N, truth_N, months)) for months in WITHIN_MONTHS
-        },
-        "icc": known(icc_2_1(pairs_N2)),
-        "icc_interval": bounds(icc),
-        "bland_altman": agreement_facts(bland_altman(predicted_N, truth_N)),
-        "subgroups": [
-            {"group": name, "instances": int(members_N.sum()), **mean_error(held.chosen(members_N))}
-            for name, members_N in groups(held)
-        ],
-    }
+    errors_N = errors(held)
+    zeros_N = np.zeros_like(errors_N)
+    limits = bland_altman(errors_N, zeros_N)
+    interval = _by_patient(held)
+    root = metrics.rmse(errors_N, zeros_N)
+    return (
+        mean_absolute_error(held),
+        _months("rmse_months", "Root mean square error", root, interval(metrics.ROOT_MEAN_SQUARE)),
+        *(
+            figure(
+                f"within_{limit}",
+                f"Within {limit} months",
+                metrics.share_within(errors_N, zeros_N, limit),
+                interval(metrics.share_statistic(limit)),
+                unit="%",
+            )
+            for limit in WITHIN_MONTHS
+        ),
+        _months("bias_months", "Bias", limits.bias, interval(metrics.MEAN)),
+        _months("lower_limit_months", "Lower limit", limits.lower_limit, interval(metrics.LOWER_LIMIT)),
+        _months("upper_limit_months", "Upper limit", limits.upper_limit, interval(metrics.UPPER_LIMIT)),
+    )
 
 
-def mean_error(held: HeldOut) -> dict[str, Any]:
-    """MAE in months and its interval."""
-    interval = metrics.bootstrap_by_patient(errors(held), held.patients_N, statistic=metrics.MEAN_ABSOLUTE)
-    return {
-        "mae_months": known(metrics.mae(held.predicted[PREDICTED], held.truth[TRUTH])),
-        "mae_low": known(interval.low),
-        "mae_high": known(interval.high),
-    }
+def figure(
+    key: str,
+    words: str,
+    value: float,
+    interval: Interval = metrics.NO_INTERVAL,
+    *,
+    unit: str = "months",
+    decimals: int = 1,
+) -> Figure:
+    """A Figure of a number and its interval, shares in per cent; None for what is not finite."""
+    scale = 100 if unit == "%" else 1
+    shown, low, high = (known(scale * one) for one in (value, interval.low, interval.high))
+    return Figure(key=key, words=words, value=shown, unit=unit, low=low, high=high, decimals=decimals)
 
 
-def agreement_facts(agreement: BlandAltman) -> dict[str, Any]:
-    """Bias, limits and proportional bias with their intervals, months; see ``agreement.bland_altman``."""
-    return {
-        "bias": known(agreement.bias),
-        "bias_interval": bounds(agreement.bias_interval),
-        "lower_limit": known(agreement.lower_limit),
-        "lower_interval": bounds(agreement.lower_interval),
-        "upper_limit": known(agreement.upper_limit),
-        "upper_interval": bounds(agreement.upper_interval),
-        "slope": known(agreement.slope),
-        "slope_interval": bounds(agreement.slope_interval),
-    }
+def _months(key: str, words: str, value: float, interval: Interval) -> Figure:
+    return figure(key, words, value, interval, decimals=2)
+
+
+def _by_patient(held: HeldOut) -> Callable[[Statistic], Interval]:
+    errors_N = errors(held)
+    return lambda statistic: metrics.bootstrap_by_patient(errors_N, held.patients_N, statistic=statistic)

@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 
 from engine.evaluation import metrics
 from engine.evaluation.conformal import ABSTAIN_COVERAGE, conformal_quantile, deciles
-from engine.evaluation.held_out import HeldOut
-from engine.evaluation.metrics import Floats, bounds, known
-from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, errors, groups
+from engine.evaluation.held_out import HeldOut, by_sex
+from engine.evaluation.metrics import Floats, bounds
+from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, bands, errors
 
+LOGITS = "logits"
+"""What is kept of a forward pass, [N, K]."""
 LEVELS = (0.8, 0.9, 0.95)
 LEVEL = 0.9
 """Of the interval that goes with every score."""
@@ -158,11 +160,10 @@ def linear_bias(held: HeldOut) -> tuple[float, float]:
 
 
 def coverage(held: HeldOut, calibration: Calibration) -> dict[str, Any]:
-    """What a calibration is worth on ``held``: coverage by level and group, and MAE less the linear bias.
+    """What a calibration is worth on ``held``: coverage by level and by group.
 
     The sd of ``held`` must be that at the calibrated temperature.
     """
-    corrected = metrics.signed_errors(calibration.corrected(held.predicted[PREDICTED]), held.truth[TRUTH])
     halves = {"sd": calibration.by_sd, "months": calibration.by_months}
     unit_N = {"sd": _usable(held.predicted[SD]), "months": np.ones(len(held.uids_N))}
     levels = [
@@ -177,13 +178,12 @@ def coverage(held: HeldOut, calibration: Calibration) -> dict[str, Any]:
         width_N = half * unit_N["sd"]
         by_group = [
             {"group": name, **_covered(held.chosen(members_N), width_N[members_N])}
-            for name, members_N in groups(held)
+            for name, members_N in (*by_sex(held), *bands(held))
         ]
     return {
         "level": LEVEL,
         "levels": levels,
         "subgroups": by_group,
-        "corrected_mae_months": known(float(np.abs(corrected).mean())) if len(corrected) else None,
     }
 
 

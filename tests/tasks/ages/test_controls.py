@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from engine.evaluation.answer import Grid
 from engine.evaluation.held_out import HeldOut
 from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH
-from engine.tasks.ages.controls import control_facts, is_discordant
+from engine.tasks.ages.blocks import blocks
+from engine.tasks.ages.controls import controls, is_discordant
+from engine.tasks.ages.inputs import PSEUDO_COLUMNS
 
 NAN = math.nan
 
@@ -40,17 +44,25 @@ def test_discordant_is_more_than_a_year_apart_with_a_known_age() -> None:
 
 
 def test_the_subgroup_by_hand() -> None:
-    one = held([100, 100, 100, 100], [101, 104, 98, 150])
-    facts = control_facts(one, floats(112, 113, 80, NAN), floats(NAN, NAN, NAN, NAN))
-    assert "pseudo_labels" not in facts
-    assert facts["discordant"]["instances"] == 2
-    assert facts["discordant"]["mae_months"] == pytest.approx(3)
-    assert facts["discordant"]["chronological_age_mae"] == pytest.approx(16.5)
+    one = replace(held([100, 100, 100, 100], [101, 104, 98, 150]), age_months_N=floats(112, 113, 80, NAN))
+    (found,) = controls(one)
+    assert found.instances == 2
+    assert found.error.value == pytest.approx(3)
+    assert found.against_mae == pytest.approx(16.5)
 
 
 def test_errors_against_pseudo_labels_stand_beside_their_own() -> None:
     one = held([100, 100, 100], [110, 90, 100])
-    facts = control_facts(one, floats(NAN, NAN, NAN), floats(108, 91, NAN))
-    assert facts.keys() == {"pseudo_labels"}
-    assert facts["pseudo_labels"]["mae_months"] == pytest.approx(1.5)
-    assert facts["pseudo_labels"]["own_mae"] == pytest.approx(8.5)
+    (found,) = controls(replace(one, truth={**one.truth, PSEUDO_COLUMNS[0]: floats(108, 91, NAN)}))
+    assert found.instances == 2
+    assert found.error.value == pytest.approx(1.5)
+    assert found.against_mae == pytest.approx(8.5)
+
+
+def test_the_report_shows_them() -> None:
+    one = held([100, 100, 100], [110, 90, 100])
+    told = replace(one, truth={**one.truth, PSEUDO_COLUMNS[0]: floats(108, 91, NAN)})
+    (grid,) = (block for block in blocks(told, {}) if isinstance(block, Grid) and "image used" in block.title)
+    assert grid.rows[0][1:3] == ("2", "1.50")
+    assert grid.small == (True,)
+    assert not [b for b in blocks(one, {}) if isinstance(b, Grid) and "image used" in b.title]

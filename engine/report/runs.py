@@ -1,0 +1,96 @@
+"""Training runs beside each other, and their learning curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from engine.evaluation.answer import Figure
+from engine.report import plots, tables
+from engine.report.facts import distillation
+from engine.report.folders import RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """One run in the table of models; ``headline`` is on its own held-out instances."""
+
+    name: str
+    role: str
+    backbone: str
+    parameters: int | None
+    distillation: str
+    instances: int
+    headline: Figure | None
+    images_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Runs beside each other; ``curves`` is None where no run kept a validation curve."""
+
+    models: list[ModelRow]
+    pairs: list[tables.PairedRow]
+    unit: str
+    level: float
+    curves: Markup | None
+
+
+def comparison_of(runs: list[RunFolder]) -> Comparison | None:
+    """Runs beside each other, each pair on the instances of both; None for no run."""
+    if not runs:
+        return None
+    return Comparison(
+        models=[model_row(run) for run in runs],
+        pairs=tables.paired_rows(runs),
+        unit=next((run.task.answer.error_unit for run in runs if run.task), ""),
+        level=tables.LEVEL,
+        curves=validation_plot(runs, "compared"),
+    )
+
+
+def model_row(run: RunFolder) -> ModelRow:
+    """The figures of one run, as recorded, else of its table."""
+    facts = run.facts
+    figures = run.figures
+    if figures is None and run.task and run.held and len(run.held.uids_N):
+        figures = run.task.answer.figures(run.held, facts.get("calibration") or {})
+    return ModelRow(
+        name=run.name,
+        role=str(facts.get("role") or "model"),
+        backbone=str(facts.get("backbone") or "unnamed"),
+        parameters=facts.get("parameters"),
+        distillation=distillation(facts),
+        instances=len(run.held.uids_N) if run.held else 0,
+        headline=figures.headline if figures else None,
+        images_per_second=(facts.get("speed") or {}).get("images_per_second_eager"),
+    )
+
+
+def validation_plot(runs: list[RunFolder], name: str) -> Markup | None:
+    """The curve of each run whose name begins with ``val/``: one error, as its task says."""
+    drawn = {}
+    for run in runs:
+        key = next((key for row in run.epochs for key in row if key.startswith("val/")), "")
+        curve = plots.finite_curve(run.epochs, key)
+        if curve[0]:
+            drawn[run.name] = curve
+    unit = next((run.task.answer.error_unit for run in runs if run.task), "")
+    words = f"Validation error, {unit}" if unit else "Validation error"
+    return plots.curve_plot(drawn, name, unit=words) if drawn else None
+
+
+def loss_plot(run: RunFolder) -> Markup | None:
+    """Training loss and each weighted term, on a logarithmic axis; values that are not positive fall out."""
+    keys = dict.fromkeys(key for row in run.epochs for key in row)
+    shown = [
+        key for key in keys if key == "train/loss" or (key.startswith("term/") and key.endswith("/weighted"))
+    ]
+    drawn = {}
+    for key in shown:
+        epochs, values = plots.finite_curve(run.epochs, key)
+        points = [(e, v) for e, v in zip(epochs, values, strict=True) if v > 0]
+        if points:
+            drawn[key.removesuffix("/weighted")] = ([e for e, _ in points], [v for _, v in points])
+    return plots.curve_plot(drawn, "losses", unit="Loss (logarithmic)", log=True) if drawn else None
