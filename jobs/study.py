@@ -17,46 +17,10 @@ from engine.training.run_folder import read_run
 from jobs.__main__ import main
 from jobs.console import finish, progress
 from jobs.report import write_page
+from jobs.studies import STUDIES, Row, Study, View
 
-STUDIES = ("hand-age",)
-REGIONS = {"O": "", "H": "hand", "R1": "carpals", "R2": "metacarpals"}
-"""Name of a view to the region that it is cut to; O is the whole image."""
-JOINS = ("H+R1", "H+R2", "R1+R2", "H+R1+R2")
-TEACHER = "H+R1+R2"
-_TEACHER_RECIPE, _STUDENT_RECIPE = "hand-region", "hand-region-student"
 _FINE = (0, 3)
 """Exit codes after which a study goes on: done, and done with quarantined rows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the table: a recipe trained on some views, with changes, and what teaches it."""
-
-    name: str
-    views: str
-    recipe: str = _TEACHER_RECIPE
-    changes: tuple[str, ...] = ()
-    is_taught: bool = False
-
-    @property
-    def folder(self) -> str:
-        """Name of its run folder."""
-        return self.name.replace(" ", "-").replace(",", "")
-
-
-ROWS = (
-    *(Row(name=view, views=view) for view in REGIONS),
-    Row(name="O, regression", views="O", changes=("head=regression", "objective.kl=0")),
-    *(Row(name=views, views=views) for views in JOINS),
-    Row(name="H+R1+R2, stacked", views=TEACHER, changes=("fusion=channel_stack",)),
-    Row(name="student alone", views="O", recipe=_STUDENT_RECIPE, changes=("distill=none",)),
-    Row(
-        name="student, kd", views="O", recipe=_STUDENT_RECIPE, changes=("distill=none", "distill.kd=1.0"),
-        is_taught=True,
-    ),
-    Row(name="student, all terms", views="O", recipe=_STUDENT_RECIPE, is_taught=True),
-)  # fmt: skip
-"""The ablations of hand-age: the first four make the boxes, so they come first."""
 
 
 def study(
@@ -78,19 +42,20 @@ def study(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
 ) -> None:
-    """Find regions, train on each and on their joins, distil a student of the whole image, and compare.
+    """Train what a study of a task compares, step by step, down to one table.
 
     Every step is a verb of its own with its own folder below --out, so what is done is not done again. The
     table is OUT/study.json, and OUT/study.html with learning curves.
     """
     if name not in STUDIES:
         raise UnknownNameError("study", name, STUDIES)
-    rows = _chosen(only)
+    chosen = STUDIES[name]
+    rows = _chosen(chosen, only)
     place = _Place(
         archive=archive, labels=labels, out=out, size=size, workers=workers, gpu=gpu, together=together,
         changes=tuple(set_ or []),
     )  # fmt: skip
-    steps = list(_steps(rows, place))
+    steps = list(_steps(chosen, rows, place))
     with progress("study", "steps") as report:
         report(0, len(steps))
         for done, words in enumerate(steps, start=1):
@@ -115,58 +80,62 @@ class _Place:
     together: bool
     changes: tuple[str, ...]
 
+    def boxes(self, view: str) -> Path:
+        """Table of the boxes that the network of ``view`` found."""
+        return self.out / f"boxes-{view}.parquet"
 
-def _chosen(only: list[str] | None) -> list[Row]:
-    known = {row.name: row for row in ROWS}
+
+def _chosen(study: Study, only: list[str] | None) -> list[Row]:
+    known = {row.name: row for row in study.rows}
     for name in only or []:
         if name not in known:
             raise UnknownNameError("row", name, known)
-    return [row for row in ROWS if not only or row.name in only]
+    return [row for row in study.rows if not only or row.name in only]
 
 
-def _steps(rows: list[Row], place: _Place) -> Iterator[list[str]]:
-    """The command lines, in order. Regions come of H's network, and H of O's, whatever rows are wanted."""
-    wanted = {view for row in rows for view in row.views.split("+")}
+def _steps(study: Study, rows: list[Row], place: _Place) -> Iterator[list[str]]:
+    """The command lines, in order: views with the networks that find them, joins, the teacher, the rows."""
     is_taught = any(row.is_taught for row in rows)
-    wanted |= set(TEACHER.split("+")) if is_taught else set()
-    data, runs = place.out / "data", place.out / "runs"
-    by_name = {row.name: row for row in ROWS}
-    yield _ingest("O", None, place)
-    if wanted - {"O"}:
-        yield _train(by_name["O"], place)
-        yield _regions("O", place.out / "hand.parquet", place)
-        yield _ingest("H", place.out / "hand.parquet", place)
-    if wanted & {"R1", "R2"}:
-        boxes = place.out / "carpals.parquet"
-        yield _train(by_name["H"], place)
-        yield _regions("H", boxes, place)
-        yield from (_ingest(view, boxes, place) for view in ("R1", "R2"))
-    joins = {row.views for row in rows if "+" in row.views} | ({TEACHER} if is_taught else set())
-    for views in (one for one in JOINS if one in joins):
-        folders = [f"{data / view}" for view in views.split("+")]
-        yield ["join", *folders, "--out", f"{data / views}"]
+    needed = [*rows, *([study.row(study.teacher)] if is_taught else [])]
+    wanted = {view for row in needed for view in row.views.split("+")}
+    for view in reversed(study.views):  # what finds a view stands before it
+        wanted |= {view.found_by} if view.name in wanted and view.found_by else set()
+    found: set[str] = set()
+    for view in study.views:
+        if view.name not in wanted and view.found_by:
+            continue
+        if view.found_by and view.found_by not in found:
+            found.add(view.found_by)
+            yield _train(study.row(view.found_by), place)
+            yield _regions(view.found_by, place)
+        yield _ingest(study, view, place)
+    joins = {row.views for row in needed if "+" in row.views}
+    for views in sorted(joins, key=[row.views for row in study.rows].index):
+        folders = [f"{place.out / 'data' / view}" for view in views.split("+")]
+        yield ["join", *folders, "--out", f"{place.out / 'data' / views}"]
     if is_taught:
-        yield _train(by_name[TEACHER], place)
+        teacher = study.row(study.teacher)
+        yield _train(teacher, place)
         yield [
-            "record-teacher", f"{runs / TEACHER}", "--data", f"{data / TEACHER}", "--out",
-            f"{place.out / 'taught'}", *_on_gpu(place),
+            "record-teacher", f"{place.out / 'runs' / teacher.folder}", "--data",
+            f"{place.out / 'data' / teacher.views}", "--out", f"{place.out / 'taught'}", *_on_gpu(place),
         ]  # fmt: skip
     yield from (_train(row, place) for row in rows)
 
 
-def _ingest(view: str, boxes: Path | None, place: _Place) -> list[str]:
-    crop = ["--crop", f"{boxes}", "--region", REGIONS[view]] if boxes else []
+def _ingest(study: Study, view: View, place: _Place) -> list[str]:
+    crop = ["--crop", f"{place.boxes(view.found_by)}", "--region", view.region] if view.found_by else []
     return [
-        "ingest", f"{place.archive}", "--task", "hand-age", "--labels", f"{place.labels}",
-        "--size", f"{place.size}", "--out", f"{place.out / 'data' / view}", *crop,
+        "ingest", f"{place.archive}", "--task", study.task, "--labels", f"{place.labels}",
+        "--size", f"{place.size}", "--out", f"{place.out / 'data' / view.name}", *crop,
     ]  # fmt: skip
 
 
-def _regions(view: str, boxes: Path, place: _Place) -> list[str]:
+def _regions(view: str, place: _Place) -> list[str]:
     together = ["--together"] if place.together else []
     return [
         "regions", f"{place.out / 'runs' / view}", "--data", f"{place.out / 'data' / view}", *together,
-        "--out", f"{boxes}",
+        "--out", f"{place.boxes(view)}",
     ]  # fmt: skip
 
 

@@ -9,9 +9,11 @@ import pytest
 
 from engine.store.files import read_json
 from engine.store.verification import verify
-from jobs.study import JOINS, REGIONS, ROWS, _chosen, _Place, _steps
+from jobs.studies import STUDIES
+from jobs.study import _chosen, _Place, _steps
 from tests.fixtures.story import osteoray
 
+HAND = STUDIES["hand-age"]
 SMALL = ("epochs=1", "batch_size=8", "backbone=test_resnet", "precision=f32")
 
 
@@ -20,7 +22,7 @@ def steps(*only: str, gpu: bool = False, together: bool = False) -> list[list[st
         archive=Path("archive"), labels=Path("labels.csv"), out=Path("out"), size=112, workers=2, gpu=gpu,
         together=together, changes=(),
     )  # fmt: skip
-    return list(_steps(_chosen(list(only)), place))
+    return list(_steps(HAND, _chosen(HAND, list(only)), place))
 
 
 def test_every_row_has_what_it_is_trained_on_before_it_is_trained() -> None:
@@ -32,7 +34,7 @@ def test_every_row_has_what_it_is_trained_on_before_it_is_trained() -> None:
             assert words[words.index("--data") + 1] in made
         if words[0] == "regions":
             assert words[1] in {"out/runs/O", "out/runs/H"}
-    assert made == {f"out/data/{name}" for name in (*REGIONS, *JOINS)}
+    assert made == {f"out/data/{row.views}" for row in HAND.rows}
 
 
 def test_a_part_of_the_table_needs_a_part_of_the_steps() -> None:
@@ -50,7 +52,7 @@ def test_every_step_is_told_how_the_study_runs() -> None:
 
 
 def test_rows_have_folders_of_their_own() -> None:
-    assert len({row.folder for row in ROWS}) == len(ROWS)
+    assert len({row.folder for row in HAND.rows}) == len(HAND.rows)
     ended = osteoray("study", "hand-age", "--archive", "a", "--labels", "l", "--out", "o", "--only", "H+R3")
     assert ended.code == 2
     assert "did you mean" in ended.facts["message"]
@@ -72,7 +74,7 @@ def test_a_study_ends_in_a_table_and_goes_on_where_it_stopped(tmp_path: Path) ->
     assert [row["name"] for row in table] == ["O", "student, kd"]
     assert table[1]["distill"] == {"kd": 1.0}
     assert (out / "study.html").read_text().count("<svg") > 0
-    boxes = pq.read_table(out / "carpals.parquet")
+    boxes = pq.read_table(out / "boxes-H.parquet")
     assert set(boxes["region"].to_pylist()) == {"hand", "carpals", "metacarpals"}
     assert boxes.num_rows == 3 * 40
     for name in ("O", "H", "R1", "R2", "H+R1+R2"):
