@@ -21,8 +21,6 @@ LIMIT_SD = 1.96
 CONFIDENCE = 0.95
 DRAWS = 1000
 """Resamples of every bootstrap."""
-AGE_EDGES_YEARS = (0, 5, 10, 15)
-"""Where the age bands of tables begin; the last is open."""
 _BLOCK_ELEMENTS = 1 << 21
 """Patients drawn at once; keeps the index block at 16 MiB whatever the size of the cohort."""
 

@@ -99,7 +99,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read_score_folder(folder: Path) -> ScoreFolder:
-    """The books and tables of a score folder; shards without their end marker are left out.
+    """The ledger and tables of a score folder; shards without their end marker are left out.
 
     Raises:
         UsageError: the folder was written by another verb than score.

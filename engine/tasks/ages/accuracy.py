@@ -12,10 +12,12 @@ from engine.evaluation import metrics
 from engine.evaluation.agreement import bland_altman
 from engine.evaluation.answer import Figure
 from engine.evaluation.held_out import Bools, HeldOut
-from engine.evaluation.metrics import AGE_EDGES_YEARS, Floats, Interval, Statistic, known
+from engine.evaluation.metrics import Floats, Interval, Statistic, known
 from engine.tasks.ages.inputs import BONE_AGE
 
 WITHIN_MONTHS = (6, 12, 24)
+AGE_EDGES_YEARS = (0, 5, 10, 15)
+"""Where the age bands of tables begin; the last is open."""
 TRUTH, PREDICTED, SD = BONE_AGE.name, "predicted_months", "sd_months"
 """The label, and columns of the answer."""
 

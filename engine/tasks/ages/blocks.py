@@ -213,8 +213,8 @@ def _sexes(held: HeldOut) -> Any:
 
 
 def _covered(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    ends: Sequence[float] | None = row["covered_interval"]
-    span = f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else "–"
+    bounds: Sequence[float] | None = row["covered_interval"]
+    span = f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}" if bounds else "–"
     return f"{100 * row['covered']:.1f}", span, f"± {row['half_width_months']:.1f}"
 
 

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from engine.distillation.weighted_terms import with_terms
 from engine.evaluation.answer import Facts, Raw
 from engine.evaluation.held_out import HeldOut
-from engine.evaluation.metrics import AGE_EDGES_YEARS
 from engine.models.batch import Batch
 from engine.models.grad_cam import attention
 from engine.models.network import Network, Outputs
 from engine.models.ordered_bins import joint_loss, moments
-from engine.tasks.ages.accuracy import PREDICTED
+from engine.tasks.ages.accuracy import AGE_EDGES_YEARS, PREDICTED
 from engine.tasks.ages.calibration import calibration_from_facts, fit_calibration, tempered_sd
 from engine.tasks.ages.pseudo_labels import BIN, IS_EXPERT, pseudo_label_loss, targets
 from engine.training.learning import Learning, Parameter, Truth, Weights
