@@ -9,7 +9,7 @@ BUNDLE/checks.safetensors  fitted checks of its embedding; absent where too few 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ class Bundle:
     task: str
     rule: InputRule
     covariates: tuple[Covariate, ...]
-    map_HW: tuple[int, int]
+    map_HW: tuple[int, int] | None
+    """The grid of its attention maps; None where its graph gives none."""
     engine: str
     calibration: Facts
     checks: Checks | None
@@ -83,7 +84,7 @@ def open_bundle(folder: Path) -> Bundle:
             task=facts["task"]["name"],
             rule=rule_from_facts(facts["task"]["rule"]),
             covariates=_covariates(folder, facts),
-            map_HW=(facts["outputs"][ATTENTION][0], facts["outputs"][ATTENTION][1]),
+            map_HW=_grid(facts["outputs"].get(ATTENTION)),
             engine=facts["engine"],
             calibration=dict(facts["calibration"]),
             checks=load_checks(folder / CHECKS_NAME, facts["checks"]) if facts["checks"] else None,
@@ -102,6 +103,10 @@ def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
 def sealed_files(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """The files of a bundle whose digests its facts hold."""
     return (*SEALED, CHECKS_NAME) if facts["checks"] else SEALED
+
+
+def _grid(shape: Sequence[int] | None) -> tuple[int, int] | None:
+    return (shape[0], shape[1]) if shape is not None else None
 
 
 def _identity(facts: Mapping[str, Any]) -> str:

@@ -105,6 +105,12 @@ def test_a_bundle_of_an_earlier_release_is_refused(bundle: Path) -> None:
         open_bundle(bundle)
 
 
+def test_a_graph_without_an_attention_map_has_no_grid(bundle: Path) -> None:
+    facts = {name: fact for name, fact in read_facts(bundle).items() if name != SEAL}
+    write_json(bundle / BUNDLE_NAME, sealed({**facts, "outputs": {"months": [], "embedding": [8]}}))
+    assert open_bundle(bundle).map_HW is None
+
+
 def test_another_input_rule_is_another_model(bundle: Path) -> None:
     facts = read_facts(bundle)
     del facts[SEAL]
