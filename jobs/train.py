@@ -25,7 +25,7 @@ from engine.training.dataset import (
     TrainingSet,
     open_training_set,
     pack_images,
-    refuse_twins,
+    require_no_duplicates_across_splits,
 )
 from engine.training.recipe import Recipe, changed, model_of, objective_of, recipe_from_facts, with_changes
 from engine.training.run_folder import (
@@ -107,7 +107,7 @@ def run_training(
     pack_images(data, out / "cache", task.labels)
     samples = open_training_set(data, out / "cache", task, recipe.inputs, recipe.split)
     if not recipe.inputs.hide_image:
-        refuse_twins(samples)  # what cannot be trained on ends here
+        require_no_duplicates_across_splits(samples)  # what cannot be trained on ends here
     if teacher and is_cache(teacher):
         from engine.training.loop import recorded_for
 
@@ -174,7 +174,7 @@ def _teacher_facts(teacher: Path | None) -> dict[str, Any] | None:
 
 
 def _require_unchanged(cache: TeacherCache) -> None:
-    """Refuse a cache whose teachers were trained anew since; a run that is gone cannot be told."""
+    """Refuse a cache whose teachers were trained anew since; a run that is gone is not checked."""
     for one in cache.facts["teachers"]:
         weights = Path(one["run"]) / WEIGHTS_NAME
         if weights.exists() and sha256_of_file(weights) != one["sha256"]:

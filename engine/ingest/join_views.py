@@ -55,10 +55,10 @@ def joined_manifest(folders: Sequence[Path]) -> dict[str, Any]:
     """
     if len(folders) < _LEAST_VIEWS:
         raise UsageError("a join needs at least two folders of `osteoray ingest`")
-    told = [data_facts(folder) for folder in folders]
+    data = [data_facts(folder) for folder in folders]
     manifests = [read_json(folder / "manifest.json") for folder in folders]
-    for folder, facts, manifest in zip(folders[1:], told[1:], manifests[1:], strict=True):
-        if facts["plan_sha256"] != told[0]["plan_sha256"]:
+    for folder, facts, manifest in zip(folders[1:], data[1:], manifests[1:], strict=True):
+        if facts["plan_sha256"] != data[0]["plan_sha256"]:
             raise UsageError(f"{folder} was ingested from another archive or with another shard size")
         if manifest["task"] != manifests[0]["task"]:
             raise UsageError(f"{folder} was ingested for another task or with another --size")
@@ -66,7 +66,7 @@ def joined_manifest(folders: Sequence[Path]) -> dict[str, Any]:
         raise UsageError("a joined folder cannot be joined again: name the folders it was made from")
     views = [
         {"folder": str(folder), "crop": manifest.get("crop"), "sha256": facts["sha256"]}
-        for folder, manifest, facts in zip(folders, manifests, told, strict=True)
+        for folder, manifest, facts in zip(folders, manifests, data, strict=True)
     ]
     names = ("task", "shard_size", "labels_sha256")
     kept = {name: manifests[0][name] for name in names if name in manifests[0]}

@@ -13,7 +13,7 @@ from engine.models.network import Network
 
 STAGE = -2
 """The second-last stage, of stride 16: at 112 pixels it has 7 x 7 cells where the last has 4 x 4, on which no
-carpal region can be told from the hand (benchmarks/attention_boxes.py)."""
+carpal region can be distinguished from the hand (benchmarks/attention_boxes.py)."""
 
 
 def class_map(net: Network, x_BVHW: Tensor, covariates_BQ: Tensor, *, stage: int = STAGE) -> Tensor:

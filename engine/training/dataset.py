@@ -92,7 +92,7 @@ def open_training_set(
     table = pa.concat_tables(tables)
     to_network_N9 = np.array(table["original_to_network"].to_pylist(), np.float64)[:, :9]
     to_network_N33 = to_network_N9.reshape(-1, 3, 3)
-    truth = _truth(folder, table, task.labels, to_network_N33)
+    truth = truth_on_view(folder, table, task.labels, to_network_N33)
     sexes = np.array([sex or "" for sex in table["patient_sex"].to_pylist()])
     patients = np.array(table["patient_key"].to_pylist())
     splits = splits_by_patient(patients, table["split"].to_pylist())
@@ -146,10 +146,14 @@ def _images(folder: Path, cache: Path, count: int, *, is_hidden: bool) -> NDArra
     return np.memmap(cache / _IMAGES_NAME, np.uint8, "r", shape=(count, *one_VHW))
 
 
-def _truth(
+def truth_on_view(
     folder: Path, table: pa.Table, labels: Sequence[Label], to_network_N33: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float32]]:
-    """Label columns [N]; points and boxes are taken from original pixels to those of the view."""
+    """Label columns [N], NaN where there is none; points and boxes are in pixels of the view.
+
+    Raises:
+        TrainingError: a label is no finite number.
+    """
     truth: dict[str, NDArray[np.float32]] = {}
     for label in labels:
         stated = [table[name].drop_null().to_numpy() for name in label.columns if name in table.column_names]
@@ -169,7 +173,7 @@ def _truth(
     return truth
 
 
-def refuse_twins(data: TrainingSet) -> None:
+def require_no_duplicates_across_splits(data: TrainingSet) -> None:
     """Refuse a set where the same pixels lie in two splits, under whatever name; reads every image once.
 
     Flat images say nothing and are passed over.
@@ -178,14 +182,14 @@ def refuse_twins(data: TrainingSet) -> None:
         TrainingError: an image of one split is in another.
     """
     split_of: dict[bytes, str] = {}
-    twins = 0
+    duplicates = 0
     for image_VHW, split in zip(data.images_NVHW, data.splits_N.tolist(), strict=True):
         if image_VHW.min() < image_VHW.max():
             digest = hashlib.blake2b(image_VHW.tobytes(), digest_size=_DIGEST_BYTES).digest()
-            twins += split_of.setdefault(digest, split) != split
-    if twins:
+            duplicates += split_of.setdefault(digest, split) != split
+    if duplicates:
         raise TrainingError(
-            f"{twins} image(s) lie in two splits, pixel for pixel: the held-out error would be a lie; "
+            f"{duplicates} image(s) lie in two splits, pixel for pixel: the held-out error would be a lie; "
             "mend the label table's split, or remove the copies from the archive"
         )
 

@@ -146,7 +146,7 @@ def _teacher(
 
 
 def require_same_inputs(teacher: ModelFacts, student: ModelFacts, folder: Path) -> None:
-    """Refuse a live teacher that is shown or told something else than the student.
+    """Refuse a live teacher that takes other views or covariates than the student.
 
     Raises:
         TrainingError: other views, or other covariates; ``folder`` is the teacher's.

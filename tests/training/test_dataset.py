@@ -7,20 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from engine.errors import TableError, TrainingError
 from engine.ingest.samples_folder import data_facts
 from engine.store import verification
 from engine.store.files import read_json, write_json
+from engine.store.labels import Label
 from engine.tasks.hand_age import HAND_AGE
 from engine.training.dataset import (
     SPLITS,
     TrainingSet,
     open_training_set,
     pack_images,
-    refuse_twins,
+    require_no_duplicates_across_splits,
     splits_by_patient,
+    truth_on_view,
 )
 from tests.fixtures.training_fixture import LABEL, LABELS, SIZE, Made, disc, disc_set, write_ingest
 
@@ -179,12 +182,25 @@ def test_the_same_pixels_in_two_splits_are_refused() -> None:
     data = disc_set(20)
     images = data.images_NVHW.copy()
     images[:, 0, 0, 0] = np.arange(20)  # discs of nearly the same age have the same pixels
-    refuse_twins(replace(data, images_NVHW=images))
+    require_no_duplicates_across_splits(replace(data, images_NVHW=images))
     train, test = data.index_of("train")[0], data.index_of("test")[0]
     images[test] = images[train]
     with pytest.raises(TrainingError, match=r"1 image\(s\) lie in two splits"):
-        refuse_twins(replace(data, images_NVHW=images))
+        require_no_duplicates_across_splits(replace(data, images_NVHW=images))
     images[[train, test]] = 0  # two black films are no leak
-    refuse_twins(replace(data, images_NVHW=images))
+    require_no_duplicates_across_splits(replace(data, images_NVHW=images))
     images[data.index_of("train")[1]] = images[data.index_of("train")[2]]  # nor is a copy within a split
-    refuse_twins(replace(data, images_NVHW=images))
+    require_no_duplicates_across_splits(replace(data, images_NVHW=images))
+
+
+def test_points_and_boxes_lie_on_the_view() -> None:
+    """A view of the original turned by 90 degrees and halved: (x, y) goes to (10 - y / 2, x / 2)."""
+    apex, roi = Label(name="apex", kind="point"), Label(name="roi", kind="box")
+    columns = {"apex_x": [4.0, None], "apex_y": [6.0, None]}
+    columns |= {"roi_left": [2.0, 0.0], "roi_top": [4.0, None]}
+    columns |= {"roi_right": [8.0, 1.0], "roi_bottom": [12.0, 1.0]}
+    turned_33 = np.array([[0, -0.5, 10], [0.5, 0, 0], [0, 0, 1]])
+    found = truth_on_view(Path("in"), pa.table(columns), (apex, roi), np.stack([turned_33] * 2))
+    assert [found[name][0] for name in apex.columns] == [7.0, 2.0]
+    assert [found[name][0] for name in roi.columns] == [4.0, 1.0, 8.0, 4.0]
+    assert all(np.isnan(found[name][1]) for name in (*apex.columns, *roi.columns))

@@ -20,9 +20,9 @@ def gradcam(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
 
     Of a dense head a map is the closed form; of another it is made by autograd at the deepest features.
     """
-    taught_Bhw = attention_of(teacher).detach()
-    map_s = resized(attention_of(student)[:, None], taught_Bhw[:, None]).flatten(1)
-    map_t = taught_Bhw.flatten(1)
+    teacher_Bhw = attention_of(teacher).detach()
+    map_s = resized(attention_of(student)[:, None], teacher_Bhw[:, None]).flatten(1)
+    map_t = teacher_Bhw.flatten(1)
     is_alive = (map_s.amax(1) > 0) & (map_t.amax(1) > 0)
     distance_B = (1 - F.cosine_similarity(map_s, map_t, dim=1, eps=_EPS)) * is_alive
     return distance_B.sum() / is_alive.sum().clamp_min(1)
