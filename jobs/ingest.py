@@ -68,13 +68,14 @@ def ingest(
     erase: EraseOption = False,
     options: RunOptions,
 ) -> None:
-    """Read an archive into Parquet samples that training and other tools can use.
+    """Read an archive into Parquet samples for training.
 
-    Every file ends as a sample, as filtered (sound, but not for this task) or as quarantined (unusable), with
-    a reason code. Exit code 3 says that some were quarantined, 4 that they were more than --max-failures, 75
-    that another run holds the folder, 143 that SIGTERM ended it in order; in each case the same command goes
-    on. With --incremental a file that changed gets a row of a higher version, and its earlier rows stay;
-    training and reports use the last version.
+    Every file ends as a sample, as filtered (not an image for this task) or as quarantined (unusable), with a
+    reason code. With --incremental a changed file gets a row of a higher version; training and reports use
+    the last version.
+
+    Exit codes: 3 some files were quarantined, 4 more than --max-failures, 75 another run holds the folder,
+    143 ended by SIGTERM. After each of them the same command continues.
     """
     question = task_named(task)
     facts, rule = question.facts(), question.rule

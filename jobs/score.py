@@ -1,4 +1,4 @@
-"""``osteoray score``: a whole archive through a bundle, resumable, each instance exactly once."""
+"""`osteoray score`: scores a whole archive, resumable, each instance exactly once a task."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 CORES_PER_PREDICTOR = 8
 
 ROUTE_HELP = (
-    "Who scores an instance whose BodyPartExamined names a body part of no bundle: all that accept it, the "
-    "first of them, or none (named)."
+    "Which bundles score an instance whose BodyPartExamined names the body part of none: all that accept it, "
+    "the first of them, or none (named)."
 )
-REPORT_HELP = "Write OUT/report.html when all is scored, as `osteoray report` does."
-DELIVER_HELP = "Deliver there when all is scored, as `osteoray deliver --to` does; may be repeated."
+REPORT_HELP = "Write OUT/report.html when all is scored."
+DELIVER_HELP = "Deliver there when all is scored (see `osteoray deliver --to`); may be repeated."
 
 
 @with_run_options
@@ -55,20 +55,22 @@ def score(
     model: Annotated[
         list[Path],
         typer.Option(
-            metavar="BUNDLE", help="Of `osteoray export`; repeated, each that accepts an instance scores it."
+            metavar="BUNDLE", help="Folder that `osteoray export` wrote; may be repeated, one a task."
         ),
     ],
     *,
-    engine: Annotated[str | None, typer.Option(help="Engine instead of the bundle's own.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Use this engine, not the one of the bundle.")] = None,
     route: Annotated[str, typer.Option(metavar="all|first|named", help=ROUTE_HELP)] = "all",
     resume: Annotated[
         bool,
-        typer.Option(help="Go on where an earlier run of the same command stopped; --no-resume refuses to."),
+        typer.Option(help="Continue an earlier run of the same command; --no-resume refuses to."),
     ] = True,
     reuse_from: Annotated[
         list[Path] | None,
         typer.Option(
-            "--reuse", metavar="DIR", help="Earlier score folder whose rows are taken for the same bytes."
+            "--reuse",
+            metavar="DIR",
+            help="Take the results of this earlier score folder where the bytes are the same.",
         ),
     ] = None,
     report: Annotated[bool, typer.Option("--report", help=REPORT_HELP)] = False,
@@ -77,14 +79,13 @@ def score(
 ) -> None:
     """Score an archive. Every file ends as scored, filtered, abstained or quarantined, with a reason code.
 
-    With several bundles of different tasks each file is read once, and every bundle that accepts it scores
-    it: those whose body part the header names, or, where it names none, those that --route says. The column
-    `route` says why. There is one table of predictions a task, and the counts add up for each task.
+    With several bundles each file is read once. Of the bundles that accept it, those whose body part the
+    header names score it; where it names none of them, --route decides. There is one table of predictions a
+    task, and the counts add up for each task.
 
-    Kill it at any time and give the same command again: finished shards are kept, no row is lost or doubled.
-    Exit code 3 says that some files were quarantined or some results not delivered, 4 that more failed than
-    --max-failures allows, 75 that another run holds the folder, 143 that SIGTERM ended it in order; in each
-    case the same command goes on.
+    After a kill, the same command continues: no row is lost or doubled. Exit codes: 3 some files were
+    quarantined or some results not delivered, 4 more failures than --max-failures, 75 another run holds the
+    folder, 143 ended by SIGTERM. After each of them the same command continues.
     """
     bundles, where_open = opened_bundles(model, engine), read_route(route)
     if options.dry_run:
