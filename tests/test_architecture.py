@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,6 +61,11 @@ DOORS: dict[str, tuple[str, ...]] = {
 # A job joins parts of the engine; of the libraries with a door it may only speak to Ray's core.
 OPEN_TO_JOBS = frozenset({"ray"})
 STARTS_RAY = "jobs.cluster_session"
+
+WITHOUT_FRAMEWORK = (
+    "engine.tasks", "jobs.score", "jobs.verify", "jobs.report", "jobs.deliver", "jobs.compare",
+)  # fmt: skip
+"""Modules that load neither torch nor Ray when they are imported: the answer of a task is all they need."""
 
 UNPICKLING_MODULES = frozenset({"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"})
 READS_A_CHECKPOINT = "benchmarks.imagenet_weights"
@@ -217,6 +226,13 @@ def _may_pass(module: Module, library: str) -> bool:
         return library in OPEN_TO_JOBS
     name = module.name.removeprefix("engine.")
     return any(fnmatch(name, door) for door in DOORS[library])
+
+
+@pytest.mark.parametrize("module", WITHOUT_FRAMEWORK)
+def test_what_trains_nothing_loads_no_framework(module: str) -> None:
+    code = f"import sys, {module}; print(*{{'ray', 'torch', 'timm'}} & set(sys.modules), 'and no other')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "and no other", done.stderr
 
 
 def test_a_longer_door_is_listed_before_its_prefix() -> None:
