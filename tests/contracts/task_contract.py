@@ -180,6 +180,19 @@ def rows_are_exactly_the_columns_in_their_types(task: Task) -> None:
         assert column.nullable or made.null_count == 0
 
 
+def a_row_is_the_same_in_every_batch(task: Task) -> None:
+    """A service scores one instance, a night many: both must give the same number, to the bit."""
+    _, calibration, raw = held_out_of(task, net_of(task))
+    samples = values_of(task)
+    together = task.answer.rows(raw, samples, calibration)
+    for place in range(COUNT):
+        one = {name: values[place : place + 1] for name, values in raw.items()}
+        alone = task.answer.rows(one, samples[place : place + 1], calibration)
+        for column in task.answer.columns:
+            given = (together[column.name][place], alone[column.name][0])
+            assert np.array_equal(*given) or given == (None, None), column.name
+
+
 def the_graph_gives_what_an_evaluation_kept(task: Task) -> None:
     net = net_of(task)
     _, calibration, raw = held_out_of(task, net)
@@ -325,6 +338,7 @@ CHECKS: tuple[Callable[[Task], None], ...] = (
     covariates_have_one_width_whether_known_or_missing,
     an_answer_names_columns_that_are_free_and_that_it_reads,
     rows_are_exactly_the_columns_in_their_types,
+    a_row_is_the_same_in_every_batch,
     the_graph_gives_what_an_evaluation_kept,
     the_loss_falls_and_only_the_student_learns,
     without_a_teacher_the_task_alone_is_minimised,

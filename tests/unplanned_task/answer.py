@@ -58,12 +58,13 @@ def rows(raw: Raw, samples: Sequence[Row], calibration: Facts) -> dict[str, Valu
 
 
 def expected(p_BK: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean grade [B]."""
-    return (p_BK @ np.arange(GRADES, dtype=np.float32)).astype(np.float32)
+    """Mean grade [B]; in float64, since a row must not depend on the batch that it came in."""
+    return (p_BK.astype(np.float64) * np.arange(GRADES)).sum(1).astype(np.float32)
 
 
 def entropy(p_BK: NDArray[np.float32]) -> NDArray[np.float32]:
     """Nats [B]."""
+    p_BK = p_BK.astype(np.float64)
     return -(p_BK * np.log(np.maximum(p_BK, 1e-12))).sum(1).astype(np.float32)
 
 

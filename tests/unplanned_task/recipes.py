@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from engine.training.recipe import Architecture, Inputs, Optimiser, Recipe, Schedule, changed
+from dataclasses import replace
+
+from engine.training.recipe import Architecture, Inputs, Optimiser, Recipe, Schedule
 
 
 def wear_teacher() -> Recipe:
@@ -14,8 +16,9 @@ def wear_teacher() -> Recipe:
         schedule=Schedule(epochs=2),
         optimiser=Optimiser(batch_size=16),
         inputs=Inputs(covariate_dropout=0.3),
+        objective={"smoothing": 0.1},
     )
 
 
 def wear_student() -> Recipe:
-    return changed(wear_teacher(), name="wear-student", role="student", distill={"kd": 1.0, "hint": 1.0})
+    return replace(wear_teacher(), name="wear-student", role="student", distill={"kd": 1.0, "hint": 1.0})
