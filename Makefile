@@ -1,6 +1,7 @@
 # make demo    the whole story on small synthetic input
 # make test    lint, format, types and tests: what a change must pass
 # make test-all  the same, with the tests and the long counts that are for a night
+# make picture   the rooms of engine/ and who imports whom
 #
 # VENV and PYTHON can be set from outside: make test VENV=/some/where PYTHON=python3.12
 

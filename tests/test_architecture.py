@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -66,6 +67,10 @@ WITHOUT_FRAMEWORK = (
     "engine.tasks", "jobs.score", "jobs.verify", "jobs.report", "jobs.deliver", "jobs.compare",
 )  # fmt: skip
 """Modules that load neither torch nor Ray when they are imported: the answer of a task is all they need."""
+
+KNOW_MONTHS = ("tasks", "datasets.phantom", "dicom")
+"""Where months may stand: the tasks that answer in them, their phantoms, and the ages of DICOM headers."""
+AN_AGE = re.compile(r"\b_?(age|oldest|least|most)_months\w*|ages? in months")
 
 UNPICKLING_MODULES = frozenset({"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"})
 READS_A_CHECKPOINT = "benchmarks.imagenet_weights"
@@ -233,6 +238,31 @@ def test_what_trains_nothing_loads_no_framework(module: str) -> None:
     code = f"import sys, {module}; print(*{{'ray', 'torch', 'timm'}} & set(sys.modules), 'and no other')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "and no other", done.stderr
+
+
+def test_only_the_tasks_count_in_months() -> None:
+    """Of the other rooms one knows the unit of an answer; a header's age is data like any other column."""
+    findings = []
+    for module in engine_modules():
+        if not any(is_within(module.name, f"engine.{room}") for room in KNOW_MONTHS):
+            findings += [f"{module.at(node)}: {word}" for word, node in _words(module) if "months" in word]
+    for template in sorted((ROOT / "engine" / "report").glob("*.j2")):
+        for number, line in enumerate(template.read_text(encoding="utf-8").splitlines(), 1):
+            if "months" in AN_AGE.sub("", line):
+                findings.append(f"{template.relative_to(ROOT)}:{number}: {line.strip()}")
+    report("The unit is the Answer's to say (Column.unit, Figure.unit):", findings)
+
+
+def _words(module: Module) -> Iterator[tuple[str, ast.stmt | ast.expr]]:
+    """Names and texts of the code, without documentation and without ages of a header."""
+    texts = {id(node.value) for node in ast.walk(module.tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            yield AN_AGE.sub("", node.id if isinstance(node, ast.Name) else node.attr), node
+        elif isinstance(node, Function | ast.ClassDef):
+            yield AN_AGE.sub("", node.name), node
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
+            yield AN_AGE.sub("", node.value), node
 
 
 def test_a_longer_door_is_listed_before_its_prefix() -> None:
