@@ -20,20 +20,20 @@ FACTS_NAME, PAGE_NAME = "comparison.json", "comparison.html"
 
 
 def compare(
-    run_a: Annotated[
-        Path, typer.Argument(help="Run that hopes to be better; or the scores of the model in use.")
-    ],
+    run_a: Annotated[Path, typer.Argument(help="Run that may be better; or the scores of the model in use.")],
     run_b: Annotated[
-        Path, typer.Argument(help="Run it is held against; or the scores of the model to come, same archive.")
+        Path, typer.Argument(help="Run to compare with; or the scores of the new model on the same archive.")
     ],
     out: Annotated[Path, typer.Option(help=f"Folder for {FACTS_NAME} and {PAGE_NAME}.")],
     teacher: Annotated[
         Path | None,
-        typer.Option(help="Teacher's run: adds fidelity and the share of its gap to RUN_B closed."),
+        typer.Option(
+            help="Run of the teacher: adds fidelity, and how much of the gap to the teacher is closed."
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
-    """Say if RUN_A is better than RUN_B on the instances that both held out: difference, interval, groups.
+    """Say whether RUN_A is better than RUN_B on the instances that both held out.
 
     Patients are resampled with all their instances, and pairs stay together. Below zero, RUN_A is better.
     Of two score folders it says which instances would get another value, and how far (no truth is asked).

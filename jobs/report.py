@@ -22,28 +22,31 @@ REPORT_NAME = "report.html"
 def report(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR_OR_RUN", help="Folder of `osteoray score`, or run of `osteoray train`."),
+        typer.Argument(
+            metavar="DIR_OR_RUN", help="Folder that `osteoray score` wrote, or a run of `osteoray train`."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help=f"HTML file; default: {REPORT_NAME} in the folder.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Label table; with a split column only its test rows are judged.")
+        Path | None, typer.Option(help="Label table; if it has a split, only its test rows are used.")
     ] = None,
     compare: Annotated[
-        list[str] | None, typer.Option(help="NAME=RUN, may be repeated: runs for the table of models.")
+        list[str] | None, typer.Option(help="A run for the table of models, as NAME=RUN; may be repeated.")
     ] = None,
     images: Annotated[
-        bool, typer.Option(help="Show cases as pictures: reads a dozen files of the archive again.")
+        bool, typer.Option(help="Show cases as pictures; reads some files of the archive again.")
     ] = True,
     names: Annotated[
-        bool, typer.Option("--names", help="Say what files are called: a name may be that of a patient.")
+        bool, typer.Option("--names", help="Show file names, which may be names of patients.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
-    """Write tables, plots and the cases worth a look as one HTML page that needs no network.
+    """Write tables, plots and selected cases as one HTML page that needs no network.
 
-    Pictures show what the network saw, burned-in text included: give --no-images before it leaves the house.
+    Pictures show what the network saw, with any text that was burned into the image. Use --no-images before
+    the page leaves the hospital.
     """
     from engine.report.build import run_report
     from engine.report.folders import is_run

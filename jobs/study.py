@@ -40,7 +40,7 @@ def study(
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Rows of the table; may be repeated. Default: all.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a machine-readable last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
     """Train what a study of a task compares, step by step, down to one table.
 
