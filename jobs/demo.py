@@ -12,7 +12,7 @@ import typer
 
 from engine.deploy.bundle import BUNDLE_NAME, Bundle, open_bundle
 from engine.ingest.shard import ReadSpec
-from engine.sources import LABELS_NAME
+from engine.sources.names import LABELS_NAME
 from engine.store import lease
 from engine.store.labels import read_label_table
 from engine.tasks import task_named

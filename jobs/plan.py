@@ -15,6 +15,7 @@ from engine import sources
 from engine.errors import InstanceError, UsageError
 from engine.ingest.shard import ReadSpec
 from engine.ingest.throttle import Meter
+from engine.sources.listing import fitting_shard_size
 from engine.store import ledger, revisions, schema
 from engine.store.files import MANIFEST_NAME, read_json, sha256_of_bytes
 from jobs.console import planning
@@ -60,7 +61,7 @@ def begin(spec: ReadSpec, manifest_of: ManifestOf, shard_size: int | None) -> Li
     with planning() as on_plan:
         listing = sources.plan(spec.source, size, on_plan)
     if not size:
-        size = sources.fitting_shard_size(listing.num_rows)
+        size = fitting_shard_size(listing.num_rows)
         _write_manifest(spec, manifest_of(size))
     return Listing(listing, size)
 

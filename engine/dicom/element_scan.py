@@ -1,6 +1,6 @@
 """Where the wanted elements of a data set lie, found without reading any value.
 
-The walk goes over tags and lengths only (PS3.5 section 7), under caps on depth and count, and hands
+The scan goes over tags and lengths only (PS3.5 section 7), under caps on depth and count, and hands
 pydicom the few elements that somebody asked for. So what else a file holds (private elements, deep or
 broken sequences, encapsulated icons) costs no memory and cannot mislead the parser.
 """
@@ -14,7 +14,7 @@ from engine.errors import OverLimitError
 
 UNDEFINED = 0xFFFFFFFF
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-"""Float, double float and integer pixel data: the walk ends before them."""
+"""Float, double float and integer pixel data: the scan ends before them."""
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _MARKS = frozenset({_ITEM, _ITEM_END, _SEQUENCE_END})
@@ -58,9 +58,9 @@ class _CutError(Exception):
 
 
 def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is_little: bool) -> Found:
-    """Walk the data set that begins at ``start`` up to its pixel element or its end.
+    """Scan the data set that begins at ``start`` up to its pixel element or its end.
 
-    An element that claims more bytes than there are ends the walk (``is_cut``); a sequence without its
+    An element that claims more bytes than there are ends the scan (``is_cut``); a sequence without its
     delimiter ends where something else than an item follows; stray delimiters, and zeros after the end,
     are passed over.
 
@@ -68,12 +68,12 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
         OverLimitError: one of the caps is reached.
     """
     is_implicit = not _is_vr(bytes(data[start + 4 : start + 6]))
-    walk = _Walk(data, caps, is_little=is_little)
+    scan = _Scan(data, caps, is_little=is_little)
     spans: list[tuple[int, int]] = []
     position, wanted_bytes, pixel_at, is_cut = start, 0, None, False
     try:
         while position + _SHORT_HEAD <= len(data):
-            head = walk.head(position, is_implicit=is_implicit)
+            head = scan.head(position, is_implicit=is_implicit)
             if head.tag in PIXEL_TAGS:
                 pixel_at = position
                 break
@@ -83,7 +83,7 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
                 position += _SHORT_HEAD
                 continue
             is_wanted = head.tag in wanted
-            end = walk.end_of(head, is_implicit=is_implicit, enters=is_wanted, depth=0)
+            end = scan.end_of(head, is_implicit=is_implicit, enters=is_wanted, depth=0)
             if is_wanted:
                 spans.append((position, end))
                 wanted_bytes += end - position
@@ -97,8 +97,8 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
     return Found(tuple(spans), pixel_at, is_cut, is_implicit)
 
 
-class _Walk:
-    """A count of elements that one walk shares between its levels."""
+class _Scan:
+    """A count of elements that one scan shares between its levels."""
 
     def __init__(self, data: memoryview, caps: Caps, *, is_little: bool) -> None:
         order = "<" if is_little else ">"

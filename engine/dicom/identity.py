@@ -53,10 +53,10 @@ class Identity:
 
 
 def identity(data: bytes, limits: Limits | None = None) -> Identity:
-    """Read the identity of one image, through the guard; no pixel is decoded.
+    """Read the identity of one image, through ``parse``; no pixel is decoded.
 
     Raises:
-        InstanceError: the guard refuses the bytes.
+        InstanceError: the bytes cannot be parsed.
         FilteredError: the bytes are a DICOMDIR.
         HeaderError: study, series or instance have no valid UID: a result would belong to no study.
     """

@@ -1,7 +1,7 @@
 """The guarded door: raw bytes to a parsed header and the untouched pixel element.
 
 pydicom never sees a file whole. We find the transfer syntax ourselves, inflate Deflated data only as far
-as the image needs, walk the header under caps, and let pydicom parse no more than the whitelisted elements.
+as the image needs, scan the header under caps, and let pydicom parse no more than the whitelisted elements.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def parse(data: bytes, tags: tuple[int, ...], limits: Limits) -> DataSet:
         return _parse_deflated(memoryview(data)[meta.start :], meta, wanted, limits)
     whole = memoryview(data)
     is_little = is_little_endian(whole[meta.start :], meta.transfer_syntax_uid)
-    found = element_scan.find(whole, meta.start, wanted, walk_caps(limits), is_little=is_little)
+    found = element_scan.find(whole, meta.start, wanted, scan_caps(limits), is_little=is_little)
     header = _header(whole, found, meta, is_little=is_little)
     return _data_set(whole, found, header, meta, is_little=is_little)
 
@@ -177,7 +177,7 @@ def element_value(header: Dataset, key: str | BaseTag) -> Any:
 
 
 def elements_found(data: memoryview, found: element_scan.Found, *, is_little: bool) -> Dataset:
-    """The elements that a walk found, and nothing else, through pydicom.
+    """The elements that a scan found, and nothing else, through pydicom.
 
     Raises:
         HeaderError: pydicom cannot parse them.
@@ -190,8 +190,8 @@ def elements_found(data: memoryview, found: element_scan.Found, *, is_little: bo
         raise HeaderError(f"the header cannot be parsed ({type(error).__name__})") from error
 
 
-def walk_caps(limits: Limits) -> element_scan.Caps:
-    """The part of the limits that a walk keeps."""
+def scan_caps(limits: Limits) -> element_scan.Caps:
+    """The part of the limits that a scan keeps."""
     return element_scan.Caps(depth=limits.depth, elements=limits.elements, wanted_bytes=limits.header_bytes)
 
 
@@ -258,7 +258,7 @@ def _parse_deflated(deflated: memoryview, meta: Meta, wanted: frozenset[int], li
         inflater.grow_to(size)
         with memoryview(inflater.data) as view:
             is_little = is_little_endian(view, meta.transfer_syntax_uid)
-            found = element_scan.find(view, 0, wanted, walk_caps(limits), is_little=is_little)
+            found = element_scan.find(view, 0, wanted, scan_caps(limits), is_little=is_little)
             pixels = _pixel_element(view, found, is_little=is_little)
             if pixels is not None or inflater.is_at_end:
                 header = _header(view, found, meta, is_little=is_little)

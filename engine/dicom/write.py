@@ -23,7 +23,6 @@ from pydicom.uid import UID
 from engine.errors import UnknownNameError
 
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
-COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _COLOUR = 3  # dimensions of an array with a colour axis
 IMPLEMENTATION_UID = "2.25.219743176028714025713849620127463218054"

@@ -26,15 +26,9 @@ from engine.sources.archives import is_archive
 from engine.sources.dicomdir import DicomDir
 from engine.sources.dicomweb import SCHEMES, DicomWeb
 from engine.sources.limits import ArchiveLimits
-from engine.sources.listing import Entry, OnProgress, fitting_shard_size, listed, planned
-from engine.sources.names import LABELS_NAME
+from engine.sources.listing import Entry, OnProgress, listed, planned
 from engine.sources.store_s3 import SCHEME, S3Store
 from engine.sources.tree import Folder, LoneArchive, Tree, reason
-
-__all__ = [
-    "FORMS", "LABELS_NAME", "SOURCES",
-    "fitting_shard_size", "head", "identity", "local_root", "plan", "read", "release",
-]  # fmt: skip
 
 FORMS = (
     "Folder of DICOM files, nested at will, any file names, ZIP and TAR files among them; or a .zip, .tar "
@@ -92,7 +86,7 @@ SOURCES: tuple[Kind, ...] = (
 def plan(source: str, shard_size: int | None = None, on_progress: OnProgress | None = None) -> pa.Table:
     """The plan (``schema.PLAN``) of a source: every member, sorted by path, cut in shards.
 
-    Without a ``shard_size`` it follows from the number of members (``fitting_shard_size``).
+    Without a ``shard_size`` it follows from the number of members (``listing.fitting_shard_size``).
 
     ``on_progress`` is told from time to time how many members were listed. ``size_bytes`` is -1 where the
     source does not say it.
