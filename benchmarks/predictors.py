@@ -46,7 +46,7 @@ def main() -> None:
             compiled[name].append(compiled_speed(predictor, samples, seconds=2))
     result = {
         "teacher": teacher.facts.backbone,
-        "student": bundle.facts["backbone"],
+        "student": bundle.facts["model"]["backbone"],
         "view": bundle.rule.view.size_HW,
         "threads": options.threads,
         "teacher_eager_images_per_second": round(statistics.median(eager), 1),

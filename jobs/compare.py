@@ -124,12 +124,12 @@ def compared(run_a: Path, run_b: Path, teacher: Path | None) -> dict[str, Any]:
 
 
 def _network(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    terms = facts["distill"]
+    recipe = facts["recipe"]
     return {
         "name": run.resolve().name,
-        "role": facts["role"],
-        "backbone": facts["backbone"],
-        "distill": ", ".join(f"{k} ({v:g})" for k, v in terms.items()) if isinstance(terms, dict) else terms,
+        "role": recipe["role"],
+        "backbone": facts["model"]["backbone"],
+        "distill": ", ".join(f"{k} ({v:g})" for k, v in recipe["distill"].items()) or "none",
         "parameters_millions": facts["parameters"] / 1e6,
         "gigaflops": facts["gigaflops"],
         "images_per_second": facts["speed"]["images_per_second_eager"],

@@ -173,7 +173,11 @@ def _manifest(
     passes: int,
 ) -> dict[str, Any]:
     teachers = [
-        {"run": str(run.resolve()), "backbone": one["backbone"], "sha256": sha256_of_file(run / WEIGHTS_NAME)}
+        {
+            "run": str(run.resolve()),
+            "backbone": one["model"]["backbone"],
+            "sha256": sha256_of_file(run / WEIGHTS_NAME),
+        }
         for run, one in zip(runs, facts, strict=True)
     ]
     config = {

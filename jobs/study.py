@@ -175,10 +175,10 @@ def _table_row(row: Row, run: Path) -> dict[str, Any]:
     return {
         "name": row.name,
         "run": str(run),
-        "backbone": facts["backbone"],
+        "backbone": facts["model"]["backbone"],
         "parameters": facts["parameters"],
         "seconds": facts["seconds"],
-        "distill": facts["distill"],
+        "distill": facts["recipe"]["distill"],
         "instances": evaluation["instances"],
         "headline": evaluation["figures"]["headline"],
     }

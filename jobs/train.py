@@ -136,9 +136,6 @@ def _facts(recipe: Recipe, data: Path, out: Path, teacher: Path | None) -> dict[
     started = {
         "recipe": recipe.facts(),
         "task": recipe.task,
-        "role": recipe.role,
-        "backbone": recipe.network.backbone,
-        "distill": recipe.distill or "none",
         "data": {"folder": str(data), **data_facts(data)},
         "teacher": _teacher_facts(teacher),
         "weights_sha256": _weights_digest(recipe.network.weights),
@@ -168,7 +165,7 @@ def _teacher_facts(teacher: Path | None) -> dict[str, Any] | None:
     run = read_run(teacher)
     return {
         "run": str(teacher),
-        "backbone": run["backbone"],
+        "backbone": run["model"]["backbone"],
         "sha256": sha256_of_file(teacher / WEIGHTS_NAME),
     }
 

@@ -83,7 +83,7 @@ class Models:
                 facts["model_sha256"]: Model(
                     sha256=facts["model_sha256"],
                     task=_task_named(facts["task"]["name"]),
-                    name=f"osteoray {facts['task']['name']} {facts.get('backbone', 'model')}",
+                    name=f"osteoray {facts['task']['name']} {facts['model']['backbone']}",
                     version=str(facts.get("code_version", manifest["code_version"])),
                     scored_at=datetime.fromisoformat(manifest["started"]),
                 )

@@ -215,7 +215,7 @@ def images_per_second(predictor: Predictor, samples: ParitySamples, *, seconds: 
 def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
     """What a bundle says beside its graph and its gates."""
     kept = (
-        "role", "backbone", "distill", "parameters", "gigaflops", "evaluation", "data", "recipe", "teacher",
+        "parameters", "gigaflops", "evaluation", "data", "recipe", "teacher",
     )  # fmt: skip
     return {
         "format": FORMAT,

@@ -21,7 +21,7 @@ def card(facts: Mapping[str, Any], blocks: Sequence[Block]) -> str:
         *([["## What stands behind the figures", *_words(blocks)]] if blocks else []),
         _limits(figures.groups),
     )
-    lines = [f"# {facts['task']['name']}: {facts['backbone']}", "", NOTICE]
+    lines = [f"# {facts['task']['name']}: {facts['model']['backbone']}", "", NOTICE]
     for section in sections:
         lines += ["", *section]
     return "\n".join([*lines, "", f"Written {facts['written']} by osteoray {facts['code_version']}.", ""])
@@ -30,14 +30,15 @@ def card(facts: Mapping[str, Any], blocks: Sequence[Block]) -> str:
 def _model(facts: Mapping[str, Any]) -> list[str]:
     view = facts["task"]["rule"]["view"]
     rows, columns = view["size_HW"]
-    terms = facts["distill"] if isinstance(facts["distill"], Mapping) else {}
+    recipe = facts["recipe"]
+    terms = recipe["distill"]
     covariates = ", ".join(facts["model"]["covariates"]) or "no covariates"
     origin = facts["task"].get("origin")
     return [
         "## Model",
         "",
         *([origin, ""] if origin else []),
-        f"- Role: {facts['role']}, {facts['parameters']:,} parameters, {facts['gigaflops']:g} GFLOP an "
+        f"- Role: {recipe['role']}, {facts['parameters']:,} parameters, {facts['gigaflops']:g} GFLOP an "
         f"image, engine {facts['engine']}",
         f"- Input: {rows} x {columns} pixels and {covariates}; steps {', '.join(view['steps'])}",
         f"- Distilled by: {', '.join(f'{name} x {weight:g}' for name, weight in terms.items()) or 'nothing'}",

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from engine.evaluation.answer import FEW, Block, Figures, Plot
 from engine.report import plots, tables
 from engine.report.drift import Drift, drift
-from engine.report.facts import flat_facts, main_facts
+from engine.report.facts import backbone, flat_facts, main_facts, role
 from engine.report.folders import (
     RunFolder,
     ScoreFolder,
@@ -78,6 +78,8 @@ class ModelPart:
     mark: str
     suffix: str
     facts: Mapping[str, Any]
+    backbone: str
+    role: str
     digest: str
     scored: int
     who: Evaluated | None
@@ -220,6 +222,8 @@ def _part(
         mark=mark,
         suffix="" if len(score.predictions) == 1 else f": {task.title}",
         facts=facts,
+        backbone=backbone(facts),
+        role=role(facts),
         digest=_digest(facts, frame),
         scored=len(frame),
         who=who,

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from engine.errors import UsageError
 from engine.evaluation.answer import Answer, Plot
 from engine.report import plots
+from engine.report.facts import backbone, role
 from engine.report.folders import ScoreFolder, read_score_folder, sexes_of
 from engine.report.page import render
 from engine.report.tables import finite_rows
@@ -219,8 +220,8 @@ def _model(folder: Path, score: ScoreFolder) -> dict[str, Any]:
     facts = score.models[0] if score.models else {}
     return {
         "folder": folder.resolve().name,
-        "backbone": facts.get("backbone", "unnamed"),
-        "role": facts.get("role", "model"),
+        "backbone": backbone(facts),
+        "role": role(facts),
         "digest": facts.get("model_sha256", ""),
         "headline": ((facts.get("evaluation") or {}).get("figures") or {}).get("headline"),
         "scored": sum(len(frame) for frame in score.predictions.values()),

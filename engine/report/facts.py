@@ -8,8 +8,8 @@ from typing import Any
 from engine.report.page import value
 
 _MAIN = {
-    "Role": "role",
-    "Backbone": "backbone",
+    "Role": "recipe.role",
+    "Backbone": "recipe.network.backbone",
     "Parameters": "parameters",
     "Engine": "engine",
     "Input, pixels (rows, columns)": "task.rule.view.size_HW",
@@ -43,7 +43,7 @@ def main_facts(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
         rows.append(
             (f"Departs from the uncompiled model by at most, {name}", _with_unit(gate["departure"], gate))
         )
-    if "distill" in facts:
+    if facts.get("recipe"):
         rows.insert(min(4, len(rows)), ("Distilled by (weight)", distillation(facts)))
     return rows
 
@@ -54,7 +54,15 @@ def _with_unit(number: float | None, facts: Mapping[str, Any]) -> str:
 
 def distillation(facts: Mapping[str, Any]) -> str:
     """The distillation terms of a run or bundle with their weights; ``none`` without a teacher."""
-    terms = facts.get("distill") or "none"
-    if not isinstance(terms, Mapping):
-        return str(terms)
-    return ", ".join(f"{name} ({value(weight)})" for name, weight in terms.items())
+    terms = (facts.get("recipe") or {}).get("distill") or {}
+    return ", ".join(f"{name} ({value(weight)})" for name, weight in terms.items()) or "none"
+
+
+def role(facts: Mapping[str, Any]) -> str:
+    """Teacher or student; ``model`` where a run or bundle does not say it."""
+    return str((facts.get("recipe") or {}).get("role", "model"))
+
+
+def backbone(facts: Mapping[str, Any]) -> str:
+    """Timm's name of the trunk of a run or bundle; ``unnamed`` where it does not say it."""
+    return str(((facts.get("recipe") or {}).get("network") or {}).get("backbone", "unnamed"))

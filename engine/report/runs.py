@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from engine.evaluation.answer import Figure
 from engine.report import plots, tables
-from engine.report.facts import distillation
+from engine.report.facts import backbone, distillation, role
 from engine.report.folders import RunFolder
 
 
@@ -58,8 +58,8 @@ def model_row(run: RunFolder) -> ModelRow:
         figures = run.task.answer.figures(run.held, facts.get("calibration") or {})
     return ModelRow(
         name=run.name,
-        role=str(facts.get("role") or "model"),
-        backbone=str(facts.get("backbone") or "unnamed"),
+        role=role(facts),
+        backbone=backbone(facts),
         parameters=facts.get("parameters"),
         distillation=distillation(facts),
         instances=len(run.held.uids_N) if run.held else 0,

@@ -292,7 +292,7 @@ def _described(bundle: Bundle) -> ServedModel:
     return ServedModel(
         task=bundle.task,
         model_sha256=bundle.sha256,
-        backbone=bundle.facts["backbone"],
+        backbone=bundle.facts["model"]["backbone"],
         engine=bundle.engine,
         parameters=bundle.facts["parameters"],
         headline=bundle.facts["evaluation"].get("figures", {}).get("headline"),

@@ -20,14 +20,15 @@ from tests.fixtures.judged_fixture import judged_facts, made_predictions
 def bundle_facts(**changes: Any) -> dict[str, Any]:
     return {
         "task": {**TASKS["hand-age"].facts()},
-        "role": "student",
-        "backbone": "mobilenetv3_small_100",
         "parameters": 1_068_656,
         "gigaflops": 0.0333,
         "engine": "openvino",
-        "model": {"covariates": ["sex"]},
-        "distill": {"kd": 1.0, "reg": 0.5},
-        "recipe": {"split": {"folds": 0, "fold": 0}},
+        "model": {"covariates": ["sex"], "backbone": "mobilenetv3_small_100"},
+        "recipe": {
+            "role": "student",
+            "distill": {"kd": 1.0, "reg": 0.5},
+            "split": {"folds": 0, "fold": 0},
+        },
         "data": {"counts": {"samples": 11111}, "sha256": "ab" * 32},
         "parity": {
             "instances": 256,
@@ -86,7 +87,7 @@ def test_every_table_is_whole_and_no_figure_is_nan() -> None:
 
 
 def test_folds_teacher_and_small_groups_are_said() -> None:
-    facts = bundle_facts(recipe={"split": {"folds": 5, "fold": 2}}, distill="none")
+    facts = bundle_facts(recipe={"role": "student", "distill": {}, "split": {"folds": 5, "fold": 2}})
     facts["evaluation"]["fidelity"] = {"mean": 3.0, "p95": 8.0}
     text = card(facts)
     assert "fold 2 of 5 held out for validation" in text

@@ -31,7 +31,7 @@ from jobs.salt import read_salt
 from tests.fixtures.report_fixture import Page
 from tests.fixtures.source_fixture import instance
 from tests.fixtures.story import Ended, column, osteoray
-from tests.fixtures.training_fixture import BACKBONE, disc, tiny_recipe
+from tests.fixtures.training_fixture import disc, tiny_recipe
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -58,7 +58,7 @@ def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
         intercept=0.0,
     )
     facts = {
-        "task": task.facts(), "model": model.facts(), "engine": "torch", "backbone": BACKBONE,
+        "task": task.facts(), "model": model.facts(), "engine": "torch",
         "outputs": {"months": [], "sd_months": [], "attention": [-(-size // 32)] * 2, "embedding": [64]},
         "format": FORMAT, "calibration": calibration.facts(), "checks": None,
         "sha256": {name: sha256_of_file(folder / name) for name in SEALED},

@@ -12,9 +12,14 @@ import typer
 from engine.errors import TableError, TrainingError
 from engine.report.compared import comparison_page
 from jobs.compare import FACTS_NAME, PAGE_NAME, compare
-from tests.fixtures.report_fixture import HeldOut, Page, write_run
+from tests.fixtures.report_fixture import BACKBONE, RECIPE, HeldOut, Page, write_run
 
-PLAN = {"data": {"plan_sha256": "p", "sha256": "d"}, "status": "done", "gigaflops": 0.03}
+PLAN = {
+    "data": {"plan_sha256": "p", "sha256": "d"},
+    "status": "done",
+    "gigaflops": 0.03,
+    "model": {"backbone": BACKBONE},
+}
 
 
 def run_with(folder: Path, error: float, **changes: Any) -> Path:
@@ -38,7 +43,8 @@ def compared(
 
 
 def test_a_distilled_student_against_itself_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    student, alone = run_with(tmp_path / "student", 7), run_with(tmp_path / "alone", 10, distill="none")
+    by_itself = {**RECIPE, "distill": {}}
+    student, alone = run_with(tmp_path / "student", 7), run_with(tmp_path / "alone", 10, recipe=by_itself)
     teacher = run_with(tmp_path / "teacher", 5)
     summary, facts, page = compared(capsys, student, alone, tmp_path / "out", teacher)
     assert summary["difference"] == pytest.approx(-3.3, abs=1e-3)

@@ -341,9 +341,7 @@ def test_a_run_shows_what_it_recorded_and_that_it_is_not_finished(tmp_path: Path
     text = Page(run_report(run)).text
     assert "mean absolute error 7.25 months (95 % interval 6.50 to 8.00)" in text  # not 2, of the table
     assert "This training has not finished." in text
-    bare = write_run(
-        tmp_path / "bare", evaluation=None, parameters=None, distill="none", recipe={}, speed=None
-    )
+    bare = write_run(tmp_path / "bare", evaluation=None, parameters=None, recipe={}, speed=None)
     text = Page(run_report(bare)).text
     assert "its accuracy is not known" in text
     assert "It learned from labels alone" in text

@@ -59,7 +59,7 @@ def finished(folder: Path, data: Path, seed: int) -> Path:
     write_json(
         folder / RUN_NAME,
         {
-            "status": "done", "task": "hand-age", "backbone": BACKBONE, "model": facts.facts(), "data": line,
+            "status": "done", "task": "hand-age", "model": facts.facts(), "data": line,
             "recipe": tiny_recipe().facts(),
         },
     )  # fmt: skip
