@@ -68,18 +68,19 @@ class EngineError(Exception):
     code: ClassVar[str] = "ORY-E00"
     exit_code: ClassVar[int] = 1
 
+    def __init_subclass__(cls, **facts: str | int) -> None:
+        """Take ``code``, ``reason`` and ``exit_code`` from the line that names the class."""
+        super().__init_subclass__()
+        for name, value in facts.items():
+            setattr(cls, name, value)
 
-class UsageError(EngineError):
+
+class UsageError(EngineError, code="ORY-U01", exit_code=2):
     """The request itself is wrong: a missing folder, a bad option, two that exclude each other."""
 
-    code = "ORY-U01"
-    exit_code = 2
 
-
-class UnknownNameError(UsageError):
+class UnknownNameError(UsageError, code="ORY-U02"):
     """A name is in none of our tables."""
-
-    code = "ORY-U02"
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         """Say what kind of name was unknown, and the nearest known one."""
@@ -94,260 +95,164 @@ class UnknownNameError(UsageError):
         return type(self), self._arguments
 
 
-class InstanceError(EngineError):
+class InstanceError(EngineError, code="ORY-I00"):
     """One input cannot be used. ``reason`` is the value of the quarantine table's reason column."""
 
-    code = "ORY-I00"
     reason: ClassVar[str] = "unusable"
     content_sha256: str | None = None
     """Of the file's bytes, where they were read."""
 
 
-class EmptyFileError(InstanceError):
+class EmptyFileError(InstanceError, code="ORY-I01", reason="empty_file"):
     """The file has no bytes."""
 
-    code = "ORY-I01"
-    reason = "empty_file"
 
-
-class NotDicomError(InstanceError):
+class NotDicomError(InstanceError, code="ORY-I02", reason="not_dicom"):
     """The bytes are no DICOM data set."""
 
-    code = "ORY-I02"
-    reason = "not_dicom"
 
-
-class TruncatedError(InstanceError):
+class TruncatedError(InstanceError, code="ORY-I03", reason="truncated"):
     """The data set or its pixel data ends early."""
 
-    code = "ORY-I03"
-    reason = "truncated"
 
-
-class HeaderError(InstanceError):
+class HeaderError(InstanceError, code="ORY-I04", reason="bad_header"):
     """A header element that decoding or identity needs is missing or has no sense."""
 
-    code = "ORY-I04"
-    reason = "bad_header"
 
-
-class OverLimitError(InstanceError):
+class OverLimitError(InstanceError, code="ORY-I05", reason="over_limit"):
     """File, inflated or pixel size is above the cap, checked before any allocation."""
 
-    code = "ORY-I05"
-    reason = "over_limit"
 
-
-class UnsupportedSyntaxError(InstanceError):
+class UnsupportedSyntaxError(InstanceError, code="ORY-I06", reason="unsupported_syntax"):
     """No decoder for this transfer syntax is installed."""
 
-    code = "ORY-I06"
-    reason = "unsupported_syntax"
 
-
-class NoPixelDataError(InstanceError):
+class NoPixelDataError(InstanceError, code="ORY-I07", reason="no_pixel_data"):
     """An image SOP class without pixel data."""
 
-    code = "ORY-I07"
-    reason = "no_pixel_data"
 
-
-class PixelDecodeError(InstanceError):
+class PixelDecodeError(InstanceError, code="ORY-I08", reason="pixel_decode"):
     """The decoder refused the code stream, or gave another shape than the header says."""
 
-    code = "ORY-I08"
-    reason = "pixel_decode"
 
-
-class SourceReadError(InstanceError):
+class SourceReadError(InstanceError, code="ORY-I09", reason="source_read"):
     """The source could not hand over the bytes."""
 
-    code = "ORY-I09"
-    reason = "source_read"
 
-
-class DecoderCrashError(InstanceError):
+class DecoderCrashError(InstanceError, code="ORY-I10", reason="decoder_crash"):
     """The process that read and decoded the file ended; a fresh one went on with the next file."""
 
-    code = "ORY-I10"
-    reason = "decoder_crash"
 
-
-class DecoderTimeoutError(InstanceError):
+class DecoderTimeoutError(InstanceError, code="ORY-I11", reason="decoder_timeout"):
     """Reading and decoding took longer than the deadline, and was stopped."""
 
-    code = "ORY-I11"
-    reason = "decoder_timeout"
 
-
-class DecoderMemoryError(InstanceError):
+class DecoderMemoryError(InstanceError, code="ORY-I12", reason="decoder_memory"):
     """Reading and decoding asked for more memory than its bound."""
 
-    code = "ORY-I12"
-    reason = "decoder_memory"
 
-
-class CovariateError(InstanceError):
+class CovariateError(InstanceError, code="ORY-I13", reason="covariate"):
     """A value given beside the image is no number, is out of its range, or is not one the model takes."""
 
-    code = "ORY-I13"
-    reason = "covariate"
 
-
-class FilteredError(EngineError):
+class FilteredError(EngineError, code="ORY-F00"):
     """One sound input is not for this task. ``reason`` is the value of the filtered table's reason column."""
 
-    code = "ORY-F00"
     reason: ClassVar[str] = "filtered"
     content_sha256: str | None = None
     """Of the file's bytes."""
 
 
-class SopClassFilteredError(FilteredError):
+class SopClassFilteredError(FilteredError, code="ORY-F01", reason="sop_class"):
     """The SOP class is not among those the task takes."""
 
-    code = "ORY-F01"
-    reason = "sop_class"
 
-
-class NotGrayscaleError(FilteredError):
+class NotGrayscaleError(FilteredError, code="ORY-F02", reason="not_grayscale"):
     """Colour pixels: a photograph or a screenshot, not a radiograph."""
 
-    code = "ORY-F02"
-    reason = "not_grayscale"
 
-
-class MultiFrameError(FilteredError):
+class MultiFrameError(FilteredError, code="ORY-F03", reason="multi_frame"):
     """More than one frame where the task takes a single projection image."""
 
-    code = "ORY-F03"
-    reason = "multi_frame"
 
-
-class NoLabelError(FilteredError):
+class NoLabelError(FilteredError, code="ORY-F04", reason="no_label"):
     """A label table was given and has no row for this instance."""
 
-    code = "ORY-F04"
-    reason = "no_label"
 
-
-class AlreadyScoredError(FilteredError):
+class AlreadyScoredError(FilteredError, code="ORY-F05", reason="already_scored"):
     """The same bytes were scored before in the same way: the earlier row is taken, nothing is decoded."""
 
-    code = "ORY-F05"
-    reason = "already_scored"
     route: str = "only_fit"
     """Why the rule takes the instance (``engine.ingest.routing``)."""
 
 
-class BodyPartError(FilteredError):
+class BodyPartError(FilteredError, code="ORY-F06", reason="body_part"):
     """The header says that the instance shows another part of the body than the task is about."""
 
-    code = "ORY-F06"
-    reason = "body_part"
 
-
-class BodyPartOpenError(FilteredError):
+class BodyPartOpenError(FilteredError, code="ORY-F07", reason="body_part_open"):
     """The header names no body part, or not one of exactly one task, where only that was to be taken."""
 
-    code = "ORY-F07"
-    reason = "body_part_open"
 
-
-class TableError(EngineError):
+class TableError(EngineError, code="ORY-T01"):
     """A table or folder on disk is not what its manifest says."""
 
-    code = "ORY-T01"
 
-
-class LedgerError(TableError):
+class LedgerError(TableError, code="ORY-T02"):
     """Inputs, samples, filtered and quarantined rows do not add up."""
 
-    code = "ORY-T02"
 
-
-class TrainingError(EngineError):
+class TrainingError(EngineError, code="ORY-L01"):
     """A run cannot start, continue or stay finite."""
 
-    code = "ORY-L01"
 
-
-class TeacherCacheError(TrainingError):
+class TeacherCacheError(TrainingError, code="ORY-L02"):
     """Recorded teacher outputs are absent, damaged, of another teacher, or not what a term needs."""
 
-    code = "ORY-L02"
 
-
-class ExportError(EngineError):
+class ExportError(EngineError, code="ORY-X01"):
     """The student could not be compiled."""
 
-    code = "ORY-X01"
 
-
-class ParityError(ExportError):
+class ParityError(ExportError, code="ORY-X02"):
     """The compiled student departs from the torch student by more than the gate allows."""
 
-    code = "ORY-X02"
 
-
-class BundleError(EngineError):
+class BundleError(EngineError, code="ORY-B01"):
     """A model bundle is incomplete or was changed after it was written."""
 
-    code = "ORY-B01"
 
-
-class ClusterError(EngineError):
+class ClusterError(EngineError, code="ORY-C01"):
     """Ray cannot be started here, or the cluster that RAY_ADDRESS names cannot be joined."""
 
-    code = "ORY-C01"
 
-
-class MissingDependencyError(EngineError):
+class MissingDependencyError(EngineError, code="ORY-D01"):
     """An optional package is absent."""
 
-    code = "ORY-D01"
 
-
-class IsolationError(EngineError):
+class IsolationError(EngineError, code="ORY-P01"):
     """The process that reads and decodes cannot be started, or ends before it has a file in hand."""
 
-    code = "ORY-P01"
 
-
-class StorageError(EngineError):
+class StorageError(EngineError, code="ORY-S01"):
     """The disk refused a read or a write: full, read-only, or broken."""
 
-    code = "ORY-S01"
 
-
-class SinkError(EngineError):
+class SinkError(EngineError, code="ORY-O01"):
     """The place that results go to takes nothing now; what is not sent stays in the outbox."""
 
-    code = "ORY-O01"
 
-
-class LeaseHeldError(EngineError):
+class LeaseHeldError(EngineError, code="ORY-R01", exit_code=75):
     """Another run holds the output folder; try again when it has ended."""
 
-    code = "ORY-R01"
-    exit_code = 75
 
-
-class LeaseLostError(LeaseHeldError):
+class LeaseLostError(LeaseHeldError, code="ORY-R02"):
     """Another run took the output folder over while this one made no sound; nothing more is written."""
 
-    code = "ORY-R02"
 
-
-class BudgetSpentError(EngineError):
+class BudgetSpentError(EngineError, code="ORY-R03", exit_code=4):
     """More inputs were quarantined than the caller allows; what was finished is kept."""
 
-    code = "ORY-R03"
-    exit_code = 4
 
-
-class StoppedError(EngineError):
+class StoppedError(EngineError, code="ORY-R04", exit_code=143):
     """The run was asked to end (SIGTERM) and did; what was finished is kept."""
-
-    code = "ORY-R04"
-    exit_code = 143

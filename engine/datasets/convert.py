@@ -38,12 +38,7 @@ from engine.datasets.archive import (
     write_labels,
 )
 from engine.dicom.write import Stored, write_instance
-from engine.errors import (
-    NotGrayscaleError,
-    PixelDecodeError,
-    SourceReadError,
-    UsageError,
-)
+from engine.errors import NotGrayscaleError, PixelDecodeError, SourceReadError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +143,4 @@ def _write(job: _Job) -> Label | Skipped:
     path = job.out / planned.name[-2:] / f"{planned.name}.dcm"
     path.parent.mkdir(exist_ok=True)
     write_instance(path, stored_HW, facts, syntax=job.syntax)
-    return Label(
-        sop_instance_uid=facts.sop_instance_uid,
-        split=planned.split,
-        values=planned.values,
-    )
+    return Label(sop_instance_uid=facts.sop_instance_uid, split=planned.split, values=planned.values)

@@ -7,71 +7,43 @@ from typing import ClassVar
 from engine.errors import EngineError
 
 
-class AbstainedError(EngineError):
+class AbstainedError(EngineError, code="ORY-A00"):
     """One instance was scored, and the score is withheld. ``reason`` is the abstained table's column."""
 
-    code = "ORY-A00"
     reason: ClassVar[str] = "abstained"
 
 
-class AgeAboveRangeError(AbstainedError):
+class AgeAboveRangeError(AbstainedError, code="ORY-A01", reason="age_above_range"):
     """The patient is older than those the task is for."""
 
-    code = "ORY-A01"
-    reason = "age_above_range"
 
-
-class BlankError(AbstainedError):
+class BlankError(AbstainedError, code="ORY-A02", reason="blank"):
     """The image is all of one grey."""
 
-    code = "ORY-A02"
-    reason = "blank"
 
-
-class NoStructureError(AbstainedError):
+class NoStructureError(AbstainedError, code="ORY-A03", reason="no_structure"):
     """The image is noise."""
 
-    code = "ORY-A03"
-    reason = "no_structure"
 
-
-class InvertedError(AbstainedError):
+class InvertedError(AbstainedError, code="ORY-A04", reason="inverted"):
     """Black and white seem to be exchanged."""
 
-    code = "ORY-A04"
-    reason = "inverted"
 
-
-class UncertainError(AbstainedError):
+class UncertainError(AbstainedError, code="ORY-A05", reason="uncertain"):
     """The model is less sure than on nearly all images it was validated on."""
 
-    code = "ORY-A05"
-    reason = "uncertain"
 
-
-class RotatedError(AbstainedError):
+class RotatedError(AbstainedError, code="ORY-A06", reason="rotated"):
     """The image resembles those of the task turned by 90 or 180 degrees."""
 
-    code = "ORY-A06"
-    reason = "rotated"
 
-
-class CroppedError(AbstainedError):
+class CroppedError(AbstainedError, code="ORY-A07", reason="cropped"):
     """The image resembles a part of those of the task."""
 
-    code = "ORY-A07"
-    reason = "cropped"
 
-
-class SeveralPartsError(AbstainedError):
+class SeveralPartsError(AbstainedError, code="ORY-A08", reason="several_parts"):
     """The image resembles two of the task's side by side."""
 
-    code = "ORY-A08"
-    reason = "several_parts"
 
-
-class OutOfDistributionError(AbstainedError):
+class OutOfDistributionError(AbstainedError, code="ORY-A09", reason="out_of_distribution"):
     """The image is unlike nearly all that the model was validated on."""
-
-    code = "ORY-A09"
-    reason = "out_of_distribution"

@@ -26,15 +26,7 @@ from pydicom.uid import UID
 from engine.dicom import allowed_values, element_scan
 from engine.dicom import deid_values as values
 from engine.dicom.coded_text import without_text
-from engine.dicom.deid_profile import (
-    BINARY_VRS,
-    KEPT_TEXT,
-    NUMBER_VRS,
-    Action,
-    action_of,
-    is_taken,
-    vr_of,
-)
+from engine.dicom.deid_profile import BINARY_VRS, KEPT_TEXT, NUMBER_VRS, Action, action_of, is_taken, vr_of
 from engine.dicom.header import TAGS, age_months, patient_key, text
 from engine.dicom.parse import (  # fmt: skip
     PARSER_ERRORS,

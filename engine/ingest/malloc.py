@@ -13,11 +13,7 @@ from contextlib import suppress
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
 _MOST = 2**31 - 1
 
-FRAMES: Mapping[int, int] = {
-    _M_MMAP_THRESHOLD: 32 << 20,
-    _M_TRIM_THRESHOLD: 256 << 20,
-    _M_TOP_PAD: 64 << 20,
-}
+FRAMES: Mapping[int, int] = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 256 << 20, _M_TOP_PAD: 64 << 20}
 """For one decoded frame after the other: at most 256 MiB stay."""
 ACTIVATIONS: Mapping[int, int] = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _MOST, _M_TOP_PAD: 256 << 20}
 """For the steps of a training, which all need the same: up to 2 GiB stay."""

@@ -81,10 +81,7 @@ def client_of(address: SplitResult, *, connections: int, timeout_s: float) -> ht
     return httpx.Client(
         base_url=f"{address.scheme}://{address.netloc}{address.path}".rstrip("/") + "/",
         auth=httpx.BasicAuth(user, password) if user and not token else None,
-        headers={
-            "Accept-Encoding": "identity",
-            **({"Authorization": f"Bearer {token}"} if token else {}),
-        },
+        headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {token}"} if token else {})},
         timeout=timeout_s,
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         follow_redirects=False,

@@ -16,10 +16,7 @@ from engine.errors import NoLabelError, UsageError
 
 KEY = "sop_instance_uid"
 Kind = Literal["number", "class", "point", "box"]
-_PARTS: dict[str, tuple[str, ...]] = {
-    "point": ("_x", "_y"),
-    "box": ("_left", "_top", "_right", "_bottom"),
-}
+_PARTS: dict[str, tuple[str, ...]] = {"point": ("_x", "_y"), "box": ("_left", "_top", "_right", "_bottom")}
 _PLACE = re.compile(r"(?:CSV column|Row) #\d+")
 
 
