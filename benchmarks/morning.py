@@ -33,7 +33,8 @@ _OF_A_RUN = ("complete", "counts", "plan_sha256", "finished", ledger.AUDIT_HEAD)
 def repeated(scores: Path, target: Path, rows: int) -> None:
     """A folder of ``rows`` instances at ``target``, each one of ``scores`` under another name."""
     plan = ledger.read_plan(scores)
-    tables = {name: _whole(scores, name) for name in ("predictions", *ledger.REJECT_TABLES)}
+    names = {path.stem for path in scores.glob("shards/*/*.parquet")}
+    tables = {name: _whole(scores, name) for name in sorted(names)}
     place = pa.array(range(rows), pa.int64())
     of_source = pa.array([row % plan.num_rows for row in range(rows)], pa.int64())
     grown = _under(plan.take(of_source), place, plan.num_rows)

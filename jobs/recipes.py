@@ -122,12 +122,12 @@ def knee_teacher() -> Recipe:
 
 
 def knee_image_sex() -> Recipe:
-    """The control that is not told the chronological age."""
+    """The control without the chronological age."""
     return changed(knee_teacher(), name="knee-image-sex", covariates=("sex",), covariate_dropout=0.0)
 
 
-def knee_told() -> Recipe:
-    """A network that reads knees, as that of knee-image-sex, told the chronological age as well.
+def knee_with_age() -> Recipe:
+    """The network of knee-image-sex with the chronological age as a further covariate.
 
     Only the layer that takes the covariates learns, on films as they are: a network that learns both at once
     leans on the age. Give the run with ``--set weights=RUN/model.safetensors``; ``--set covariates=sex`` is
@@ -135,7 +135,7 @@ def knee_told() -> Recipe:
     """
     return changed(
         knee_teacher(),
-        name="knee-told",
+        name="knee-with-age",
         learns="covariates",
         epochs=16,
         batch_size=16,
@@ -188,7 +188,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         hand_region_student,
         knee_teacher,
         knee_image_sex,
-        knee_told,
+        knee_with_age,
         knee_no_image,
         knee_student,
         demo_teacher,

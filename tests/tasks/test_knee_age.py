@@ -219,7 +219,7 @@ def test_a_run_of_another_view_is_refused(ingested: Path, tmp_path: Path) -> Non
 
 
 def test_a_recipe_that_adds_to_a_network_wants_one(tmp_path: Path) -> None:
-    ended = osteoray("train", "knee-told", "--data", tmp_path, "--out", tmp_path / "run")
+    ended = osteoray("train", "knee-with-age", "--data", tmp_path, "--out", tmp_path / "run")
     assert (ended.code, ended.facts["error"]) == (2, "ORY-U01")
     assert "--set weights=" in ended.facts["message"]
     assert not (tmp_path / "run").exists()
