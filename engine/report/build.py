@@ -81,7 +81,7 @@ class ModelPart:
     backbone: str
     role: str
     digest: str
-    scored: int
+    counts: Counts
     who: Evaluated | None
     accuracy: Accuracy | None
     values: Markup | None
@@ -93,7 +93,7 @@ class ModelPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Where every planned instance ended, counted from the tables, not copied from the manifest."""
+    """Where every planned instance ended for one task, counted from the tables, not from the manifest."""
 
     planned: int
     scored: int
@@ -158,7 +158,7 @@ def score_report(
         parts=parts,
         models_seen=everything["model_sha256"].n_unique(),
         patients=everything["patient_key"].n_unique(),
-        counts=_counts(score),
+        planned=score.planned,
         comparison=comparison_of([read_run(path, name) for name, path in compare.items()]),
         abstained=_rejects(score.abstained, has_names),
         quarantined=_rejects(score.quarantined, has_names),
@@ -225,7 +225,7 @@ def _part(
         backbone=backbone(facts),
         role=role(facts),
         digest=_digest(facts, frame),
-        scored=len(frame),
+        counts=_counts(score, name),
         who=who,
         accuracy=accuracy,
         values=_histogram(frame, task, mark),
@@ -258,25 +258,20 @@ def _digest(facts: Mapping[str, Any], predictions: pl.DataFrame) -> str:
     return str(facts.get("model_sha256") or (seen[0] if seen else ""))
 
 
-def _counts(score: ScoreFolder) -> Counts:
-    """Of several models each planned instance counts once for each; a row without a task is one of every."""
-    tasks = max(len(score.models), 1)
+def _counts(score: ScoreFolder, name: str) -> Counts:
+    """A row without a task is one of every task."""
 
     def ended(frame: pl.DataFrame) -> int:
-        return len(frame) + (tasks - 1) * int(frame["task"].null_count())
+        return len(frame.filter(pl.col("task").is_null() | (pl.col("task") == name)))
 
     stated = score.manifest["counts"]
-    if "tasks" in stated:
-        of_tasks = stated["tasks"].values()
-        sums = {name: sum(of_one.get(name, 0) for of_one in of_tasks) for name in OUTCOMES}
-        stated = {"planned": stated["planned"] * len(of_tasks), **sums}
     return Counts(
-        planned=score.planned * tasks,
-        scored=sum(len(frame) for frame in score.predictions.values()),
+        planned=score.planned,
+        scored=len(score.predictions[name]),
         filtered=ended(score.filtered),
-        abstained=len(score.abstained),
+        abstained=ended(score.abstained),
         quarantined=ended(score.quarantined),
-        manifest=stated,
+        manifest={**stated, **stated.get("tasks", {}).get(name, {})},
     )
 
 

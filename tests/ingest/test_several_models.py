@@ -250,11 +250,15 @@ def test_the_report_has_a_part_for_each_task_and_compare_refuses(night: Night, t
     page = tmp_path / "report.html"
     labels = night.archive / "labels.csv"
     assert osteoray("report", night.out, "--out", page, "--labels", labels).code == 0
-    told = Page(page.read_text())
-    assert len(told.ids) == len(set(told.ids))
-    assert {"ages", "ages-2", "cases", "cases-2", "facts", "facts-2"} <= set(told.ids)
-    assert "Predicted ages: Bone age of the knee" in told.text
-    assert "different models wrote" not in told.text
+    report = Page(page.read_text())
+    assert len(report.ids) == len(set(report.ids))
+    assert {"values", "values-2", "cases", "cases-2", "facts", "facts-2"} <= set(report.ids)
+    assert "Predictions: Bone age of the knee" in report.text
+    assert "different models wrote" not in report.text
+    for part, scored in (("Bone age of the hand", OF_HAND), ("Bone age of the knee", OF_KNEE)):
+        for counted in ("Tables", "Manifest"):
+            row = report.row(f"{counted}: {part}")
+            assert (row[1], row[2], row[-2], row[-1]) == (str(PLANNED), str(scored), "1", "0")
     ended = osteoray("compare", night.out, night.out, "--out", tmp_path / "compared")
     assert (ended.code, ended.facts["error"]) == (2, "ORY-U01")
 
