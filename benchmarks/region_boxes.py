@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.attention_boxes import hull, in_the_middle, true_shares
-from engine.datasets.phantom.hand_visits import true_carpals
+from engine.datasets.phantom.visits import true_carpals
 from engine.dicom.write import uid_from
 from engine.imaging.boxes import Box, covered, iou
 from engine.store import ledger

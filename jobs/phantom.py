@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from engine.datasets.phantom.archive import Phantom, write_archive
-from engine.datasets.phantom.hand_visits import HANDS
-from engine.datasets.phantom.knee_visits import KNEES
+from engine.datasets.phantom.visits import HANDS, KNEES
 from engine.errors import UnknownNameError
 from jobs.console import finish, progress
 

@@ -31,7 +31,7 @@ Value = float | str | None
 """A cell of labels.csv; None is empty."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Label:
     """One row of labels.csv; ``split`` is "train", "test" (held out) or empty, ``values`` are by column."""
 

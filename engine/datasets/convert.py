@@ -15,6 +15,7 @@ which nobody recorded, and hand films of those years were mostly taken on storag
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -75,10 +76,10 @@ def convert(
         raise UsageError(f"{source} is not a folder")
     listing = layout.listing(source)[:limit]
     prepare_folder(out)
-    jobs = [_Job(out, planned, syntax_of(index, syntax)) for index, planned in enumerate(listing)]
+    jobs = [(planned, syntax_of(index, syntax)) for index, planned in enumerate(listing)]
     labels: list[Label] = []
     skipped: Counter[str] = Counter()
-    for outcome in each(_write, jobs, on_progress=on_progress):
+    for outcome in each(functools.partial(_write, out), jobs, on_progress=on_progress):
         if isinstance(outcome, Label):
             labels.append(outcome)
         else:
@@ -123,15 +124,8 @@ def read_grey(path: Path) -> Stored:
     return image_HW3[..., 0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    out: Path
-    planned: Planned | Skipped
-    syntax: str
-
-
-def _write(job: _Job) -> Label | Skipped:
-    planned = job.planned
+def _write(out: Path, job: tuple[Planned | Skipped, str]) -> Label | Skipped:
+    planned, syntax = job
     if isinstance(planned, Skipped):
         return planned
     try:
@@ -140,7 +134,7 @@ def _write(job: _Job) -> Label | Skipped:
         return Skipped(planned.name, error.reason, str(error))
     facts = dataclasses.replace(planned.facts, bits_stored=stored_HW.dtype.itemsize * 8)
     # A hundred folders at most: some file systems are slow with ten thousand files in one.
-    path = job.out / planned.name[-2:] / f"{planned.name}.dcm"
+    path = out / planned.name[-2:] / f"{planned.name}.dcm"
     path.parent.mkdir(exist_ok=True)
-    write_instance(path, stored_HW, facts, syntax=job.syntax)
-    return Label(sop_instance_uid=facts.sop_instance_uid, split=planned.split, values=planned.values)
+    write_instance(path, stored_HW, facts, syntax=syntax)
+    return Label(facts.sop_instance_uid, planned.split, planned.values)

@@ -18,7 +18,8 @@ from engine.datasets.phantom.archive import split_of, write_archive
 from engine.datasets.phantom.bones import build_hand
 from engine.datasets.phantom.faults import FAULTS
 from engine.datasets.phantom.hand import FULL_SCALE, Pose, draw_bones, draw_hand, expose
-from engine.datasets.phantom.hand_visits import HANDS, plan_visit
+from engine.datasets.phantom.visits import HANDS
+from engine.datasets.phantom.visits import plan_hand as plan_visit
 from engine.dicom.write import ENCODERS, SECONDARY_CAPTURE
 from engine.errors import UnknownNameError, UsageError
 from jobs.__main__ import command_line

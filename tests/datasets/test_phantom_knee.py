@@ -14,7 +14,8 @@ from engine.datasets.phantom import maturity
 from engine.datasets.phantom.archive import write_archive
 from engine.datasets.phantom.hand import FULL_SCALE, Pose, draw_bones
 from engine.datasets.phantom.knee import build_knee, expose_knee, plate_gap_mm
-from engine.datasets.phantom.knee_visits import KNEES, plan_visit
+from engine.datasets.phantom.visits import KNEES
+from engine.datasets.phantom.visits import plan_knee as plan_visit
 from engine.errors import UsageError
 
 

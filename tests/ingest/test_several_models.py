@@ -14,7 +14,7 @@ import torch
 
 from engine import sources
 from engine.datasets.phantom.archive import write_archive
-from engine.datasets.phantom.knee_visits import KNEES
+from engine.datasets.phantom.visits import KNEES
 from engine.deploy.bundle import BUNDLE_NAME, FORMAT, SEALED, WEIGHTS_NAME, Bundle, open_bundle, sealed
 from engine.deploy.score import Scorer, predictions_schema, result_tables
 from engine.dicom.write import Facts, uid_from, write_instance

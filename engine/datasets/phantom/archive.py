@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.datasets.archive import Label, Value, check_syntax, each, prepare_folder, syntax_of, write_labels
-from engine.datasets.phantom.faults import write_faults
+from engine.datasets.phantom.faults import plant
 from engine.dicom.write import Facts, write_instance
 from engine.errors import UsageError
 
@@ -73,11 +73,9 @@ def write_archive(  # noqa: PLR0913  these are the options of `osteoray phantom`
     check_syntax(syntax)
     _check_numbers(count=count, seed=seed, size=size)
     prepare_folder(out)
-    write_one = functools.partial(
-        _write, _Request(phantom=phantom, out=out, seed=seed, size=size, syntax=syntax)
-    )
+    write_one = functools.partial(_write, phantom, out, seed, size, syntax)
     labels = [label for films in each(write_one, range(count), on_progress=on_progress) for label in films]
-    number_of_faults = write_faults(out, seed) if faults else 0
+    number_of_faults = len(plant(out, seed)) if faults else 0
     write_labels(out, labels, phantom.labels)
     splits = Counter(label.split for label in labels)
     return {
@@ -104,30 +102,13 @@ def _check_numbers(*, count: int, seed: int, size: int) -> None:
         raise UsageError(f"size is {size}: it goes from {SMALLEST_SIZE} to {LARGEST_SIZE} rows")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    phantom: Phantom
-    out: Path
-    seed: int
-    size: int
-    syntax: str
-
-
-def _write(request: _Request, index: int) -> list[Label]:
-    phantom = request.phantom
-    films = phantom.expose(phantom.plan_visit(request.seed, index), request.seed, request.size)
+def _write(phantom: Phantom, out: Path, seed: int, size: int, syntax: str, index: int) -> list[Label]:
+    films = phantom.expose(phantom.plan_visit(seed, index), seed, size)
     digest = hashlib.sha256(films[0].facts.study_instance_uid.encode()).hexdigest()
-    folder = request.out / f"study-{digest[:12]}"
+    folder = out / f"study-{digest[:12]}"
     folder.mkdir()
     for film in films:
-        write_instance(
-            folder / film.file, film.stored_HW, film.facts, syntax=syntax_of(index, request.syntax)
-        )
+        write_instance(folder / film.file, film.stored_HW, film.facts, syntax=syntax_of(index, syntax))
     return [
-        Label(
-            sop_instance_uid=film.facts.sop_instance_uid,
-            split=split_of(film.facts.patient_id),
-            values=film.values,
-        )
-        for film in films
+        Label(film.facts.sop_instance_uid, split_of(film.facts.patient_id), film.values) for film in films
     ]

@@ -94,15 +94,7 @@ _PROFILES = {
 
 _CARPALS: dict[str, tuple[tuple[float, float], ...]] = {
     "capitate": (
-        (-5.6, 18),
-        (-6, 9),
-        (-5, 2),
-        (-1, -1.2),
-        (3.6, 0),
-        (5.8, 5),
-        (5, 11),
-        (6.4, 18),
-        (0.4, 19.8),
+        (-5.6, 18), (-6, 9), (-5, 2), (-1, -1.2), (3.6, 0), (5.8, 5), (5, 11), (6.4, 18), (0.4, 19.8),
     ),
     "hamate": ((-8, 18.2), (-7.8, 9), (-8.4, 2.6), (-12, 2.6), (-18, 8), (-21.6, 13.6), (-15, 18.6)),
     "triquetrum": ((-22.4, -2), (-20.5, -8.6), (-14.4, -9.6), (-11.2, -5), (-11.6, 0), (-17, 4.6)),
@@ -111,7 +103,7 @@ _CARPALS: dict[str, tuple[tuple[float, float], ...]] = {
     "trapezium": ((18.6, 16.6), (18.2, 9.4), (22, 5.6), (28.4, 7.6), (31, 12.4), (25, 17.6)),
     "trapezoid": ((7.8, 17.4), (7.4, 10), (12, 7.2), (16.6, 10.2), (17, 16.6), (12, 20)),
     "pisiform": ((-23, -4), (-20.6, -8), (-17, -7), (-15.8, -3), (-18, 0.6), (-21.6, 0)),
-}
+}  # fmt: skip
 
 
 def build_hand(bone_age_months: float, sex: str, rng: np.random.Generator) -> Hand:
@@ -124,14 +116,8 @@ def build_hand(bone_age_months: float, sex: str, rng: np.random.Generator) -> Ha
     """
     maturity.check(bone_age_months, sex)
     scale = maturity.length_fraction(bone_age_months, sex) * float(rng.normal(1.0, 0.04))
-    build = _Build(
-        bone_age_months,
-        sex,
-        scale=scale,
-        width=float(rng.normal(1.0, 0.04)) * (1.0 + 0.25 * (1.0 - scale)),
-        spread=float(rng.uniform(0.7, 1.6)),
-        rng=rng,
-    )
+    width = float(rng.normal(1.0, 0.04)) * (1.0 + 0.25 * (1.0 - scale))
+    build = _Build(bone_age_months, sex, scale, width, spread=float(rng.uniform(0.7, 1.6)), rng=rng)
     bones: list[Bone] = []
     flesh: list[Points] = []
     for number, ray in enumerate(_RAYS):
@@ -162,9 +148,7 @@ class _Build:
     rng: np.random.Generator
 
     def state(self, centre: Centre) -> tuple[float, float]:
-        """(extent, fusion) of one centre, with its own small lead or lag."""
-        age = self.bone_age_months + float(self.rng.normal(0.0, 2.5))
-        return maturity.extent(centre, age, self.sex), maturity.fusion(centre, age, self.sex)
+        return maturity.state(centre, self.bone_age_months, self.sex, self.rng)
 
 
 def _ray(number: int, ray: _Ray, build: _Build) -> tuple[list[Bone], list[Points]]:
@@ -254,9 +238,8 @@ def _marrow(kind: str, frame: _Frame, begin: float, end: float) -> Points:
     """The hollow of the shaft, a spindle in its middle."""
     turn = np.linspace(0.0, math.pi, 14)
     distances = begin + (end - begin) * (0.5 - 0.40 * np.cos(turn))
-    sides = (
-        0.62 * frame.half * np.interp(distances / frame.length, _ALONG, _PROFILES[kind]) * np.sin(turn) ** 0.7
-    )
+    widths = np.interp(distances / frame.length, _ALONG, _PROFILES[kind])
+    sides = 0.62 * frame.half * widths * np.sin(turn) ** 0.7
     return frame.place(np.concatenate([distances, distances[::-1]]), np.concatenate([sides, -sides[::-1]]))
 
 
@@ -290,7 +273,7 @@ def _sesamoid(joint: Points, axis: Points, build: _Build) -> list[Bone]:
         return []
     radius = 2.9 * build.scale * size
     centre = joint - axis * 1.5 * build.scale + np.array([-axis[1], axis[0]]) * 7.0 * build.scale
-    return [Bone("sesamoid", (centre + radius * _circle(14) * (1.0, 0.8),), None, 0.6, radius, 0.5, 0.5)]
+    return [Bone("sesamoid", (centre + radius * circle(14) * (1.0, 0.8),), None, 0.6, radius, 0.5, 0.5)]
 
 
 def _carpals(build: _Build) -> list[Bone]:
@@ -359,11 +342,12 @@ def _palm(build: _Build) -> list[Points]:
 
 def capsule(begin: Points, end: Points, begin_half: float, end_half: float) -> Points:
     """A piece of a limb: the convex hull of a disc at either end."""
-    disc = _circle(20)
+    disc = circle(20)
     discs = np.concatenate([begin + begin_half * disc, end + end_half * disc]).astype(np.float32)
     return cv2.convexHull(discs)[:, 0].astype(np.float64)
 
 
-def _circle(corners: int) -> Points:
+def circle(corners: int) -> Points:
+    """Points [corners, 2] of the unit circle."""
     turn = np.linspace(0.0, 2 * math.pi, corners, endpoint=False)
     return np.stack([np.cos(turn), np.sin(turn)], axis=1)

@@ -66,20 +66,13 @@ class Fault:
     make: Callable[[Sound], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Planted:
-    """A bad file that was written, and where it has to end."""
-
-    path: Path
-    kind: str
-    table: str
-    reason: str
-
-
-def plant(out: Path, seed: int, count: int | None = None) -> list[Planted]:
+def plant(out: Path, seed: int, count: int | None = None) -> list[tuple[Path, Fault]]:
     """Write ``count`` bad files, by default one of each kind, in folders of their own below ``out``.
 
     The kinds of FAULTS come in turn; the same seed and count give the same bytes. None is in labels.csv.
+
+    Returns:
+        The path of each file, and where it has to end.
     """
     rng = np.random.default_rng([seed, 3])
     sound = _sound(seed, rng)
@@ -94,15 +87,9 @@ def plant(out: Path, seed: int, count: int | None = None) -> list[Planted]:
         data = FAULTS[kind].make(sound)
         # Copies of a turn must not be the same instance again.
         data = data.replace(_instance_uid(seed, 0), _instance_uid(seed, turn))
-        path = folder / kind
-        path.write_bytes(data)
-        planted.append(Planted(path, kind, FAULTS[kind].table, FAULTS[kind].reason))
+        (folder / kind).write_bytes(data)
+        planted.append((folder / kind, FAULTS[kind]))
     return planted
-
-
-def write_faults(out: Path, seed: int) -> int:
-    """Write one bad file of each kind of FAULTS, and return how many files that were."""
-    return len(plant(out, seed))
 
 
 def _sound(seed: int, rng: np.random.Generator) -> Sound:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.datasets.phantom import maturity
-from engine.datasets.phantom.bones import Bone, Points, Tissue, capsule, rounded, smooth
+from engine.datasets.phantom.bones import Bone, Points, Tissue, capsule, circle, rounded, smooth
 from engine.datasets.phantom.hand import FULL_SCALE, Film, Pose, develop, draw_bones, draw_tissue
 from engine.errors import UsageError
 
@@ -22,7 +22,6 @@ SIDES = ("L", "R")
 _FIELD_MM = 150.0
 """Height of a grown man's film, about."""
 _FAR_MM = 260.0
-_LAG_MONTHS = 2.5
 
 _EPIPHYSES: dict[str, tuple[tuple[float, float], ...]] = {
     "femur": (
@@ -88,12 +87,14 @@ def build_knee(bone_age_months: float, sex: str, rng: np.random.Generator) -> Kn
     maturity.check(bone_age_months, sex)
     scale = maturity.length_fraction(bone_age_months, sex) * float(rng.normal(1.0, 0.04))
     wide = scale * float(rng.normal(1.0, 0.04))
-    states = {name: _state(centre, bone_age_months, sex, rng) for name, centre in maturity.KNEE.items()}
+    states = {
+        name: maturity.state(centre, bone_age_months, sex, rng) for name, centre in maturity.KNEE.items()
+    }
     bones = [_long_bone(name, states[name], scale, wide) for name in ("femur", "tibia", "fibula")]
     for name, middle, radii in (("patella", (1, 20), (21, 22)), ("tubercle", (5, -33), (7, 10))):
         size, fused = states[name]
         if size > 0:
-            outline = (np.array(middle) + np.array(radii) * size * _circle()) * (wide, scale)
+            outline = (np.array(middle) + np.array(radii) * size * circle(24)) * (wide, scale)
             grey = 0.22 * (1 - 0.8 * fused)
             bones.append(Bone(name, (outline,), None, 0.9 * scale, 8 * scale * size, grey, grey))
     return Knee(tuple(bones), _tissue(scale, wide), _FIELD_MM * scale)
@@ -102,13 +103,6 @@ def build_knee(bone_age_months: float, sex: str, rng: np.random.Generator) -> Kn
 def plate_gap_mm(size: float, fused: float, scale: float) -> float:
     """Height of a growth plate: wider in the young, gone when fused."""
     return (2.0 * scale + 0.5 + 1.5 * (1 - size)) * (1 - fused)
-
-
-def _state(
-    centre: maturity.Centre, bone_age_months: float, sex: str, rng: np.random.Generator
-) -> tuple[float, float]:
-    age = bone_age_months + float(rng.normal(0.0, _LAG_MONTHS))
-    return maturity.extent(centre, age, sex), maturity.fusion(centre, age, sex)
 
 
 def _long_bone(name: str, state: tuple[float, float], scale: float, wide: float) -> Bone:
@@ -176,8 +170,3 @@ def _pose(knee: Knee, side: str, rng: np.random.Generator, size: int) -> Pose:
         centre_mm=np.zeros(2),
         centre_px=np.array([columns, size]) * (0.5 + shift),
     )
-
-
-def _circle() -> Points:
-    turn = np.linspace(0.0, 2 * math.pi, 24, endpoint=False)
-    return np.stack([np.cos(turn), np.sin(turn)], axis=1)

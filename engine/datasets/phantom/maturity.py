@@ -1,31 +1,7 @@
 """The rule of the phantoms: what bone age and sex make of each ossification centre. No drawing here.
 
 A centre *appears* and grows to its *full* extent; where it is an epiphysis, its growth plate starts *fusing*
-and is *fused*. All in months, boys / girls:
-
-    centre                        appears    full      fusing    fused
-    capitate                        3 / 2    156/132
-    hamate                          4 / 3    156/132
-    triquetrum                     29 / 22   156/132
-    lunate                         46 / 34   156/132
-    scaphoid                       66 / 50   162/138
-    trapezium                      68 / 48   162/138
-    trapezoid                      70 / 52   162/138
-    pisiform                      118 / 98   168/144
-    adductor sesamoid             156 / 132  186/162
-    distal phalanges               22 / 14   126/102   165/141   180/156
-    middle phalanges               22 / 14   132/108   171/147   189/165
-    proximal phalanges             16 / 10   126/102   174/150   192/168
-    first metacarpal (base)        30 / 20   132/108   174/150   192/168
-    metacarpals 2-5 (head)         19 / 13   132/108   177/153   195/171
-    ulna                           74 / 64   150/126   183/159   204/183
-    radius                         12 / 9    138/114   189/165   213/189
-
-    distal femur                   -1 / -2   150/126   186/162   213/189
-    proximal tibia                  0 / -1   156/132   180/156   207/183
-    proximal fibula                50 / 36   156/132   183/159   210/186
-    patella                        54 / 36   162/138
-    tibial tubercle               144 / 120  180/156   183/159   207/183
+and is *fused*.
 
 Extent of a centre at age a:     0.2 + 0.8 ((a - appears) / (full - appears))^0.6, at most 1; 0 before.
 Fusion of a growth plate:        (a - fusing) / (fused - fusing), held within 0..1.
@@ -45,11 +21,12 @@ from engine.errors import UsageError
 
 SEXES = ("M", "F")
 AGE_RANGE_MONTHS = (12.0, 216.0)
+LAG_SD_MONTHS = 2.5
 
 
 @dataclass(frozen=True, slots=True)
 class Centre:
-    """Ages in months, (boys, girls). ``fusing`` and ``fused`` are None where nothing fuses."""
+    """Ages in months, each (boys, girls). ``fusing`` and ``fused`` are None where nothing fuses."""
 
     appears: tuple[float, float]
     full: tuple[float, float]
@@ -113,6 +90,12 @@ def fusion(centre: Centre, bone_age_months: float, sex: str) -> float:
 def length_fraction(bone_age_months: float, sex: str) -> float:
     """Bone length as a fraction of a grown man's."""
     return float(np.interp(bone_age_months, GROWTH_MONTHS, GROWTH[sex]))
+
+
+def state(centre: Centre, bone_age_months: float, sex: str, rng: np.random.Generator) -> tuple[float, float]:
+    """(extent, fusion) of one centre, with its own small lead or lag (sd 2.5 months), as in nature."""
+    age = bone_age_months + float(rng.normal(0.0, LAG_SD_MONTHS))
+    return extent(centre, age, sex), fusion(centre, age, sex)
 
 
 def check(bone_age_months: float, sex: str) -> None:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from engine.datasets.phantom.hand import carpal_box, expose
-from engine.datasets.phantom.hand_visits import plan_visit, true_carpals
+from engine.datasets.phantom.visits import plan_hand as plan_visit
+from engine.datasets.phantom.visits import true_carpals
 from engine.errors import UsageError
 from engine.imaging.boxes import read_boxes, whole_image, write_boxes
 from engine.models.network import Network
