@@ -114,9 +114,7 @@ def _content(scored: Scored, source: Identity) -> hd.MeasurementReport:
         finding_type=_concept(scored.finding),
         finding_sites=[hd.FindingSite(_concept(task.anatomy))],
         algorithm_id=hd.AlgorithmIdentification(
-            name=model.name,
-            version=model.version,
-            parameters=[f"model_sha256={model.sha256}", RESEARCH_USE],
+            name=model.name, version=model.version, parameters=[f"model_sha256={model.sha256}", RESEARCH_USE]
         ),
         measurements=[
             _number(one, one.value, source) for one in measurements if not isinstance(one.value, Code)

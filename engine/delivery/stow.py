@@ -50,10 +50,7 @@ class Stow:
             response = self._client.post(
                 "studies",
                 content=body + b"\r\n--" + _BOUNDARY + b"--\r\n",
-                headers={
-                    "Accept": "application/dicom+json",
-                    "Content-Type": _CONTENT_TYPE,
-                },
+                headers={"Accept": "application/dicom+json", "Content-Type": _CONTENT_TYPE},
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return SendResult(UNREACHABLE, type(error).__name__)

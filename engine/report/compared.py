@@ -63,11 +63,7 @@ def _taught(teacher: Mapping[str, Any]) -> dict[str, Any]:
             "difference": fidelity["difference"],
             "interval": _interval(fidelity["interval"]),
         }
-    return {
-        **teacher,
-        "gap_closed_interval": _interval(teacher["gap_closed_interval"]),
-        "fidelity": fidelity,
-    }
+    return {**teacher, "gap_closed_interval": _interval(teacher["gap_closed_interval"]), "fidelity": fidelity}
 
 
 def _distance(distance: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,10 +75,7 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "Not a kind of image that this model reads, for example a report or a CT slice.",
         "Nothing to do.",
     ),
-    "not_grayscale": (
-        "A colour image: a photograph or a screenshot, not a radiograph.",
-        "Nothing to do.",
-    ),
+    "not_grayscale": ("A colour image: a photograph or a screenshot, not a radiograph.", "Nothing to do."),
     "multi_frame": (
         "More than one frame, where the model takes a single projection image.",
         "Nothing to do; single projections of the same study are scored.",
@@ -99,14 +96,8 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "The header does not name a body part of exactly one model, and the run took only such instances.",
         "Ask the sender to fill in BodyPartExamined, and score again; or score without --route named.",
     ),
-    "age_above_range": (
-        "The patient is older than those the model is for.",
-        "Nothing to do.",
-    ),
-    "blank": (
-        "The image is all of one grey.",
-        "Look at the film: it may not have been exposed.",
-    ),
+    "age_above_range": ("The patient is older than those the model is for.", "Nothing to do."),
+    "blank": ("The image is all of one grey.", "Look at the film: it may not have been exposed."),
     "no_structure": (
         "The image is noise: neighbouring pixels do not resemble each other.",
         "Look at the film; the detector or the copy may be at fault.",

@@ -182,7 +182,7 @@ def _coverage(held: HeldOut, calibration: Calibration) -> Iterator[Block]:
         words=f"The sd is that of the predicted distribution at temperature {calibration.temperature:.2f}, "
         f"fitted on {calibration.instances:,} images of the validation split; predicted ages stay as "
         f"they are. The linear bias seen there, error = {calibration.slope:.4f} x predicted "
-        f"{calibration.intercept:+.2f}, is not applied.",
+        f"{calibration.intercept:+.2f}, is not applied."
     )
 
 

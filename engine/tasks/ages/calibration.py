@@ -180,11 +180,7 @@ def coverage(held: HeldOut, calibration: Calibration) -> dict[str, Any]:
             {"group": name, **_covered(held.chosen(members_N), width_N[members_N])}
             for name, members_N in (*by_sex(held), *bands(held))
         ]
-    return {
-        "level": LEVEL,
-        "levels": levels,
-        "subgroups": by_group,
-    }
+    return {"level": LEVEL, "levels": levels, "subgroups": by_group}
 
 
 def _covered(held: HeldOut, half_N: Floats) -> dict[str, Any]:

@@ -12,12 +12,7 @@ from engine.evaluation.agreement import ICC, bland_altman, icc_2_1
 from engine.evaluation.answer import TRAINING_MEANS, Facts, Figure, Figures, Group
 from engine.evaluation.held_out import Bools, HeldOut, by_sex
 from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, bands, error_figures, errors, figure
-from engine.tasks.ages.calibration import (
-    LOGITS,
-    calibration_from_facts,
-    negative_log_likelihood,
-    tempered_sd,
-)
+from engine.tasks.ages.calibration import LOGITS, calibration_from_facts, negative_log_likelihood, tempered_sd
 
 
 def error(held: HeldOut) -> NDArray[np.float64]:

@@ -273,7 +273,4 @@ def _meaning(row: Row, name: str, meanings: Mapping[str, str | None], at: str) -
     return meanings[text]
 
 
-LAYOUTS = {
-    "rsna": Layout(rsna, labels=(BONE_AGE.name,)),
-    "knee": Layout(knee, labels=(BONE_AGE.name,)),
-}
+LAYOUTS = {"rsna": Layout(rsna, labels=(BONE_AGE.name,)), "knee": Layout(knee, labels=(BONE_AGE.name,))}

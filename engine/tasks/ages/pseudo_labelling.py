@@ -45,11 +45,7 @@ class PseudoLabel:
 
 
 def pseudo_labels(
-    runs: Sequence[Path],
-    data: Path,
-    *,
-    views: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    runs: Sequence[Path], data: Path, *, views: int = 1, on_progress: Callable[[int, int], None] | None = None
 ) -> dict[str, PseudoLabel]:
     """What the runs say of every sample of an ingest folder, by SOP instance UID.
 
