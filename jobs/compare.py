@@ -77,14 +77,16 @@ def _compare_scores(scores_a: Path, scores_b: Path, out: Path, *, as_json: bool)
     with archive_images(scores_a) as again:
         page, changes = changed_page(scores_a, scores_b, again)
     write_page(page, out / PAGE_NAME)
-    overall = changes.rows[0]
+    overall = changes["rows"][0]
     facts: dict[str, Any] = {
-        "instances": overall.instances,
-        "unit": changes.unit,
-        "mean_change": round(overall.mean, 3),
-        "mean_absolute": round(overall.mean_absolute, 3),
-        "p95_absolute": round(overall.percentiles[PERCENTILES.index(95)], 3),
-        "outcomes": [{"a": before, "b": after, "instances": count} for before, after, count in changes.moved],
+        "instances": overall["instances"],
+        "unit": changes["unit"],
+        "mean_change": round(overall["mean"], 3),
+        "mean_absolute": round(overall["mean_absolute"], 3),
+        "p95_absolute": round(overall["percentiles"][PERCENTILES.index(95)], 3),
+        "outcomes": [
+            {"a": before, "b": after, "instances": count} for before, after, count in changes["moved"]
+        ],
     }
     write_json(out / FACTS_NAME, {**facts, "code_version": code_version()})
     shown = {name: fact for name, fact in facts.items() if name != "outcomes"}

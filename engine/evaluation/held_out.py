@@ -21,6 +21,7 @@ Columns = Mapping[str, NDArray[Any]]
 
 TRUTH = "truth_"
 """Begins the name of a label's column in the table; the other columns are the answer's."""
+_SEXES = {"F": "female", "M": "male"}
 _HEADER = {
     "uids_N": "sop_instance_uid",
     "patients_N": "patient_key",
@@ -90,9 +91,14 @@ def read_held_out(path: Path) -> HeldOut:
     )
 
 
+def in_words(sex: str | None) -> str:
+    """PatientSex in words."""
+    return _SEXES.get(sex or "", "not stated")
+
+
 def by_sex(held: HeldOut) -> Iterator[tuple[str, Bools]]:
     """Name and members [N] of each sex that is there; of who states none there is no group."""
-    for code, name in (("F", "female"), ("M", "male")):
+    for code, name in _SEXES.items():
         if (members_N := held.sexes_N == code).any():
             yield name, members_N
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,117 +10,22 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from engine.evaluation.answer import FEW, Block, Figures, Plot
+from engine.evaluation.answer import FEW, Block, Figures, Grid, Plot
+from engine.evaluation.held_out import HeldOut
 from engine.report import plots, tables
-from engine.report.drift import Drift, drift
-from engine.report.facts import backbone, flat_facts, main_facts, role
-from engine.report.folders import (
-    RunFolder,
-    ScoreFolder,
-    Truth,
-    read_run,
-    read_score_folder,
-    read_truth,
-    sexes_of,
-)
+from engine.report.drift import drift
+from engine.report.facts import backbone, flat_facts, main_facts, recorded_figures, role
+from engine.report.folders import ScoreFolder, Truth, read_run, read_score_folder, read_truth, sexes_of
 from engine.report.page import render
-from engine.report.reasons import ReasonRow, reason_rows
+from engine.report.reasons import reason_rows
 from engine.report.runs import comparison_of, loss_plot, model_row, validation_plot
 from engine.report.tables import Evaluated
-from engine.report.thumbnails import Case, Images, ReadAgain, cases, kept_cases
+from engine.report.thumbnails import Images, ReadAgain, cases, kept_cases
 from engine.tasks import task_named
 from engine.tasks.task import Task
 from engine.training.run_folder import CASES_NAME
 
-OUTCOMES = ("scored", "filtered", "abstained", "quarantined")
 NUM_WORST, NUM_LEAST_SURE, NUM_FILES = 8, 4, 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """A block of an answer as the page shows it: ``kind`` is text, grid or plot; ``markup`` is the plot's."""
-
-    kind: str
-    block: Block
-    markup: Markup | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """The accuracy section; ``rows`` are blocks in rows of one or more side by side."""
-
-    title: str
-    instances: int
-    patients: int
-    has_split: bool
-    figures: Figures
-    rows: list[list[Drawn]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cases:
-    """Cases to look at; ``has_images`` is False where the archive could not be read again."""
-
-    worst: list[Case]
-    least_sure: list[Case]
-    has_images: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPart:
-    """What one model did, of one or several in a folder; ``facts`` are its bundle's, empty where unknown.
-
-    ``mark`` ends the ids of its sections, ``suffix`` their headings; both are empty for a model alone.
-    """
-
-    title: str
-    mark: str
-    suffix: str
-    facts: Mapping[str, Any]
-    backbone: str
-    role: str
-    digest: str
-    counts: Counts
-    who: Evaluated | None
-    accuracy: Accuracy | None
-    values: Markup | None
-    drift: Drift | None
-    cases: Cases
-    main_facts: list[tuple[str, Any]]
-    all_facts: list[tuple[str, Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Where every planned instance ended for one task, counted from the tables, not from the manifest."""
-
-    planned: int
-    scored: int
-    filtered: int
-    abstained: int
-    quarantined: int
-    manifest: dict[str, int]
-
-    @property
-    def balance(self) -> bool:
-        """True when the tables add up and say what the manifest says."""
-        outcomes = {name: getattr(self, name) for name in OUTCOMES}
-        adds_up = self.planned == sum(outcomes.values())
-        counted = {"planned": self.planned, **outcomes}
-        return adds_up and all(self.manifest.get(name, 0) == number for name, number in counted.items())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejects:
-    """One table of instances that were not scored: by reason, and the first files.
-
-    A file is named by its row in the plan or, where ``has_names``, by its path in the archive.
-    """
-
-    total: int
-    reasons: list[ReasonRow]
-    files: list[dict[str, Any]]
-    has_names: bool
 
 
 def score_report(
@@ -146,14 +50,14 @@ def score_report(
         TableError: a manifest or table is damaged.
     """
     score = read_score_folder(folder)
-    parts = [_part(score, place, name, labels, images) for place, name in enumerate(score.predictions)]
+    parts = [_part(score, place, labels, images) for place in range(len(score.predictions))]
     everything = pl.concat(
         [frame.select("patient_key", "model_sha256") for frame in score.predictions.values()]
         or [pl.DataFrame(schema={"patient_key": pl.String, "model_sha256": pl.String})]
     )
     return render(
         "score.html.j2",
-        title=" · ".join(dict.fromkeys(part.title for part in parts)) or "Nothing scored",
+        title=" · ".join(dict.fromkeys(part["title"] for part in parts)) or "Nothing scored",
         manifest=score.manifest,
         parts=parts,
         models_seen=everything["model_sha256"].n_unique(),
@@ -179,7 +83,10 @@ def run_report(folder: Path, *, compare: Mapping[str, Path] | None = None) -> st
     errors = {}
     if task and held:
         errors = dict(zip(held.uids_N.tolist(), task.answer.error(held).tolist(), strict=True))
-    accuracy = _run_accuracy(run)
+    accuracy = None
+    if task and held:
+        calibration = run.facts.get("calibration") or {}
+        accuracy = _accuracy(task, held, calibration, "block", recorded=recorded_figures(run.facts))
     evaluation = run.facts.get("evaluation") or {}
     return render(
         "run.html.j2",
@@ -201,41 +108,62 @@ def run_report(folder: Path, *, compare: Mapping[str, Path] | None = None) -> st
     )
 
 
-def _part(
-    score: ScoreFolder, place: int, name: str, labels: Path | None, images: ReadAgain | None
-) -> ModelPart:
-    """The sections of one task's model."""
-    task, frame = task_named(name), score.predictions[name]
+def _part(score: ScoreFolder, place: int, labels: Path | None, images: ReadAgain | None) -> dict[str, Any]:
+    """The sections of one task's model.
+
+    ``mark`` ends the ids of its sections, ``suffix`` their headings; both are empty for a model alone.
+    """
+    name, frame = list(score.predictions.items())[place]
+    task, mark = task_named(name), "" if place == 0 else f"-{place + 1}"
     facts = next((one for one in score.models if one["task"]["name"] == name), {})
     who = _who(score, name, task, read_truth(labels, task.labels)) if labels else None
-    mark = "" if place == 0 else f"-{place + 1}"
-    accuracy = None
-    if who and len(who.frame):
-        figures = task.answer.figures(who.held, facts.get("calibration") or {})
-        blocks = task.answer.blocks(who.held, facts.get("calibration") or {})
-        accuracy = Accuracy(
-            title=task.title, instances=len(who.frame), patients=who.patients, has_split=who.has_split,
-            figures=figures, rows=_in_rows(blocks, f"block{mark}"),
-        )  # fmt: skip
-    return ModelPart(
-        title=task.title,
-        mark=mark,
-        suffix="" if len(score.predictions) == 1 else f": {task.title}",
-        facts=facts,
-        backbone=backbone(facts),
-        role=role(facts),
-        digest=_digest(facts, frame),
-        counts=_counts(score, name),
-        who=who,
-        accuracy=accuracy,
-        values=_histogram(frame, task, mark),
-        drift=drift(frame, task.answer, facts.get("calibration")),
-        cases=_cases(
+    calibration = facts.get("calibration") or {}
+    accuracy = (
+        _accuracy(task, who.held, calibration, f"block{mark}", has_split=who.has_split) if who else None
+    )
+    digests = frame["model_sha256"].unique(maintain_order=True).to_list()
+    return {
+        "title": task.title,
+        "mark": mark,
+        "suffix": "" if len(score.predictions) == 1 else f": {task.title}",
+        "backbone": backbone(facts),
+        "role": role(facts),
+        "digest": str(facts.get("model_sha256") or (digests[0] if digests else "")),
+        "counts": _counts(score, name),
+        "who": who,
+        "accuracy": accuracy,
+        "histogram": _histogram(frame, task, mark),
+        "drift": drift(frame, task.answer, calibration),
+        "cases": _cases(
             score.root, frame, task, who, partial(images, facts["task"]["rule"]) if images and facts else None
         ),
-        main_facts=main_facts(facts),
-        all_facts=list(flat_facts(facts)),
-    )
+        "main_facts": main_facts(facts),
+        "all_facts": list(flat_facts(facts)),
+    }
+
+
+def _accuracy(
+    task: Task,
+    held: HeldOut,
+    calibration: Mapping[str, Any],
+    name: str,
+    *,
+    has_split: bool = True,
+    recorded: Figures | None = None,
+) -> dict[str, Any] | None:
+    """The accuracy section, with the figures of the table unless some were recorded; None of no instances.
+
+    ``rows`` are blocks in rows of one or more side by side; ``name`` begins their ids.
+    """
+    if not len(held.uids_N):
+        return None
+    return {
+        "instances": len(held.uids_N),
+        "patients": len(set(held.patients_N.tolist())),
+        "has_split": has_split,
+        "figures": recorded or task.answer.figures(held, calibration),
+        "rows": _in_rows(task.answer.blocks(held, calibration), name),
+    }
 
 
 def _who(score: ScoreFolder, name: str, task: Task, truth: Truth) -> Evaluated:
@@ -252,39 +180,39 @@ def _who(score: ScoreFolder, name: str, task: Task, truth: Truth) -> Evaluated:
     return tables.evaluated(frame, Truth(frame=kept, has_split=truth.has_split), task)
 
 
-def _digest(facts: Mapping[str, Any], predictions: pl.DataFrame) -> str:
-    """The model's digest, from its facts or else from the predictions themselves."""
-    seen = predictions["model_sha256"].unique(maintain_order=True).to_list()
-    return str(facts.get("model_sha256") or (seen[0] if seen else ""))
+def _counts(score: ScoreFolder, name: str) -> dict[str, Any]:
+    """Where every planned instance ended for one task, by the tables and by the manifest.
 
-
-def _counts(score: ScoreFolder, name: str) -> Counts:
-    """A row without a task is one of every task."""
+    A row without a task is one of every task.
+    """
 
     def ended(frame: pl.DataFrame) -> int:
         return len(frame.filter(pl.col("task").is_null() | (pl.col("task") == name)))
 
+    ends = {
+        "scored": len(score.predictions[name]),
+        "filtered": ended(score.filtered),
+        "abstained": ended(score.abstained),
+        "quarantined": ended(score.quarantined),
+    }
     stated = score.manifest["counts"]
-    return Counts(
-        planned=score.planned,
-        scored=len(score.predictions[name]),
-        filtered=ended(score.filtered),
-        abstained=ended(score.abstained),
-        quarantined=ended(score.quarantined),
-        manifest={**stated, **stated.get("tasks", {}).get(name, {})},
+    stated = {**stated, **stated.get("tasks", {}).get(name, {})}
+    counted = {"planned": score.planned, **ends}
+    balance = counted["planned"] == sum(ends.values()) and all(
+        stated.get(name, 0) == number for name, number in counted.items()
     )
+    return {**counted, "manifest": stated, "balance": balance}
 
 
-def _rejects(frame: pl.DataFrame, has_names: bool) -> Rejects:  # noqa: FBT001
-    """Counts by reason, and files taken from the reasons in turn: a frequent one hides no rare one."""
+def _rejects(frame: pl.DataFrame, has_names: bool) -> dict[str, Any]:  # noqa: FBT001
+    """Counts by reason, and files taken from the reasons in turn: a frequent one hides no rare one.
+
+    A file is named by its row in the plan or, where ``has_names``, by its path in the archive.
+    """
     in_turn = frame.sort("path").with_columns(pl.int_range(pl.len()).over("reason").alias("turn"))
     first = in_turn.sort("turn", "reason").head(NUM_FILES).sort("reason", "path")
-    return Rejects(
-        total=len(frame),
-        reasons=reason_rows(frame),
-        files=first.select("path", "instance_index", "reason", "message").to_dicts(),
-        has_names=has_names,
-    )
+    files = first.select("path", "instance_index", "reason", "message").to_dicts()
+    return {"total": len(frame), "reasons": reason_rows(frame), "files": files, "has_names": has_names}
 
 
 def _histogram(frame: pl.DataFrame, task: Task, mark: str) -> Markup | None:
@@ -299,35 +227,18 @@ def _histogram(frame: pl.DataFrame, task: Task, mark: str) -> Markup | None:
     return plots.draw(plot, f"values{mark}")
 
 
-def _in_rows(blocks: Sequence[Block], name: str) -> list[list[Drawn]]:
+def _in_rows(blocks: Sequence[Block], name: str) -> list[list[dict[str, Any]]]:
     """Plots and tables that take half of the width stand side by side; all else has a row of its own."""
-    rows: list[list[Drawn]] = []
+    rows: list[list[dict[str, Any]]] = []
     is_open = False
     for place, block in enumerate(blocks):
         markup = plots.draw(block, f"{name}-{place}") if isinstance(block, Plot) else None
-        drawn = Drawn(kind=type(block).__name__.lower(), block=block, markup=markup)
-        is_half = drawn.kind == "grid" or (isinstance(block, Plot) and not plots.is_wide(block))
-        if is_half and is_open:
-            rows[-1].append(drawn)
-        else:
-            rows.append([drawn])
+        is_half = isinstance(block, Grid) or (isinstance(block, Plot) and not plots.is_wide(block))
+        if not (is_half and is_open):
+            rows.append([])
+        rows[-1].append({"kind": type(block).__name__.lower(), "block": block, "markup": markup})
         is_open = is_half
     return rows
-
-
-def _run_accuracy(run: RunFolder) -> Accuracy | None:
-    """Figures as the run recorded them, else of its table; None without held-out predictions."""
-    if run.task is None or run.held is None or not len(run.held.uids_N):
-        return None
-    calibration = run.facts.get("calibration") or {}
-    return Accuracy(
-        title=run.task.title,
-        instances=len(run.held.uids_N),
-        patients=len(set(run.held.patients_N.tolist())),
-        has_split=True,
-        figures=run.figures or run.task.answer.figures(run.held, calibration),
-        rows=_in_rows(run.task.answer.blocks(run.held, calibration), "block"),
-    )
 
 
 def _cases(
@@ -336,8 +247,11 @@ def _cases(
     task: Task,
     who: Evaluated | None,
     load: Callable[[Sequence[str]], Images] | None,
-) -> Cases:
-    """The worst held-out cases where truth is known, and the least sure of all."""
+) -> dict[str, Any]:
+    """The worst held-out cases where truth is known, and the least sure of all.
+
+    ``has_images`` is False where the archive could not be read again.
+    """
     least_sure = tables.least_sure(predictions, task.answer, NUM_LEAST_SURE)
     worst = predictions.head(0)
     if who is not None:
@@ -347,8 +261,5 @@ def _cases(
         least_sure = least_sure.join(truth, on="instance_index", how="left", maintain_order="left")
     paths = list(dict.fromkeys([*worst["path"], *least_sure["path"]]))
     images = load(paths) if load else {}
-    return Cases(
-        worst=cases(root, worst, task, images),
-        least_sure=cases(root, least_sure, task, images),
-        has_images=load is not None,
-    )
+    shown = {"worst": cases(root, worst, task, images), "least_sure": cases(root, least_sure, task, images)}
+    return {**shown, "has_images": load is not None}

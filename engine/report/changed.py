@@ -7,18 +7,18 @@ the task's answer names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from engine.errors import UsageError
 from engine.evaluation.answer import Answer, Plot
 from engine.report import plots
-from engine.report.facts import backbone, role
+from engine.report.facts import backbone, recorded_figures, role
 from engine.report.folders import ScoreFolder, read_score_folder, sexes_of
 from engine.report.page import render
 from engine.report.tables import finite_rows
@@ -32,50 +32,19 @@ _PLOTTED_PERCENT = 99
 _QUARTERS_FROM = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeRow:
-    """Changes of one group; ``percentiles`` of the absolute changes follow PERCENTILES."""
+def changed_page(
+    folder_a: Path, folder_b: Path, again: ReadAgain | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The HTML page of two score folders, and what it says; ``again`` reads images of their archive.
 
-    group: str
-    instances: int
-    mean: float
-    mean_absolute: float
-    percentiles: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mover:
-    """One of the largest changes, and how sure each model was."""
-
-    uid_tail: str
-    before: float
-    after: float
-    change: float
-    doubt_before: float
-    doubt_after: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """All of a comparison; ``moved`` counts instances by where they ended in A and in B."""
-
-    task: Task
-    unit: str
-    instances: int
-    rows: list[ChangeRow]
-    movers: list[Mover]
-    moved: list[tuple[str, str, int]]
-    frame: pl.DataFrame
-    """Predictions of A, those of B with the suffix ``_b``, and ``change``; the largest change first."""
-
-
-def changes(a: ScoreFolder, b: ScoreFolder) -> Changes:
-    """What B says otherwise than A of the instances that both planned.
+    ``rows`` and ``movers`` are groups and single instances, ``moved`` counts by where A and B ended.
 
     Raises:
         UsageError: the folders are of two tasks or one is of several, the task's answer has no value to
             compare, or no instance was scored by both.
+        TableError: a manifest or table is damaged.
     """
+    a, b = read_score_folder(folder_a), read_score_folder(folder_b)
     of_a, of_b = _task(a), _task(b)
     if of_a != of_b:
         raise UsageError(f"the folders are of two tasks: {of_a} and {of_b}")
@@ -86,27 +55,15 @@ def changes(a: ScoreFolder, b: ScoreFolder) -> Changes:
     both = _joined(a.predictions[of_a], b.predictions[of_a], task.answer, value)
     if both.is_empty():
         raise UsageError("no instance was scored in both folders: compare scores of the same archive")
-    return Changes(
-        task=task,
-        unit=task.answer.unit_of(value),
-        instances=len(both),
-        rows=_rows(both, value),
-        movers=_movers(both, value, task.answer.doubt),
-        moved=_moved(a, b),
-        frame=both,
-    )
-
-
-def changed_page(folder_a: Path, folder_b: Path, again: ReadAgain | None = None) -> tuple[str, Changes]:
-    """The HTML page of two score folders, and what it says; ``again`` reads images of their archive.
-
-    Raises:
-        UsageError: see ``changes``.
-        TableError: a manifest or table is damaged.
-    """
-    a, b = read_score_folder(folder_a), read_score_folder(folder_b)
-    found = changes(a, b)
-    pictured = found.frame.head(NUM_PICTURED)
+    found: dict[str, Any] = {
+        "task": task,
+        "unit": task.answer.unit_of(value),
+        "instances": len(both),
+        "rows": _rows(both, value),
+        "movers": _movers(both, value, task.answer.doubt),
+        "moved": _moved(a, b),
+    }
+    pictured = both.head(NUM_PICTURED)
     images = again(a.models[0]["task"]["rule"], pictured["path"].to_list()) if again and a.models else {}
     page = render(
         "changed.html.j2",
@@ -115,8 +72,8 @@ def changed_page(folder_a: Path, folder_b: Path, again: ReadAgain | None = None)
         b=_model(folder_b, b),
         changes=found,
         percentiles=PERCENTILES,
-        plot=_plot(found),
-        pictures=_pairs(a, b, pictured, found.task, images) if images else [],
+        plot=_plot(both["change"].to_numpy(), found["unit"]),
+        pictures=_pairs(a, b, pictured, task, images) if images else [],
         code_version=b.manifest["code_version"],
     )
     return page, found
@@ -140,7 +97,10 @@ def _task(score: ScoreFolder) -> str:
 
 
 def _joined(a: pl.DataFrame, b: pl.DataFrame, answer: Answer, value: str) -> pl.DataFrame:
-    """One row a UID that both scored with finite numbers, the largest change first."""
+    """One row a UID that both scored with finite numbers, the largest change first.
+
+    Columns of B have the suffix ``_b``; ``change`` is B minus A.
+    """
     kept = [
         finite_rows(frame, answer).unique("sop_instance_uid", keep="first", maintain_order=True)
         for frame in (a, b)
@@ -155,7 +115,7 @@ def _joined(a: pl.DataFrame, b: pl.DataFrame, answer: Answer, value: str) -> pl.
     )
 
 
-def _rows(both: pl.DataFrame, value: str) -> list[ChangeRow]:
+def _rows(both: pl.DataFrame, value: str) -> list[dict[str, Any]]:
     """All, by sex, and by quarters of what A said where there are enough for quarters."""
     sex_N = sexes_of(both)
     change_N, value_N = both["change"].to_numpy(), both[value].to_numpy()
@@ -170,42 +130,43 @@ def _rows(both: pl.DataFrame, value: str) -> list[ChangeRow]:
     return [_row(name, change_N[members_N]) for name, members_N in groups if members_N.any()]
 
 
-def _row(group: str, change_N: Any) -> ChangeRow:
+def _row(group: str, change_N: NDArray[Any]) -> dict[str, Any]:
+    """Changes of one group; ``percentiles`` of the absolute changes follow PERCENTILES."""
     absolute_N = np.abs(change_N)
-    return ChangeRow(
-        group=group,
-        instances=len(change_N),
-        mean=float(change_N.mean()),
-        mean_absolute=float(absolute_N.mean()),
-        percentiles=tuple(float(value) for value in np.percentile(absolute_N, PERCENTILES)),
+    return {
+        "group": group,
+        "instances": len(change_N),
+        "mean": float(change_N.mean()),
+        "mean_absolute": float(absolute_N.mean()),
+        "percentiles": np.percentile(absolute_N, PERCENTILES).tolist(),
+    }
+
+
+def _movers(both: pl.DataFrame, value: str, doubt: str) -> list[dict[str, Any]]:
+    """The largest changes, and how sure each model was."""
+    names = {"before": value, "after": f"{value}_b", "doubt_before": doubt, "doubt_after": f"{doubt}_b"}
+    shown = both.head(NUM_MOVERS).select(
+        "change",
+        pl.col("sop_instance_uid").str.tail(12).alias("uid_tail"),
+        *(pl.col(column).alias(name) for name, column in names.items()),
     )
-
-
-def _movers(both: pl.DataFrame, value: str, doubt: str) -> list[Mover]:
-    return [
-        Mover(
-            uid_tail=row["sop_instance_uid"][-12:], before=row[value], after=row[f"{value}_b"],
-            change=row["change"], doubt_before=row[doubt], doubt_after=row[f"{doubt}_b"],
-        )
-        for row in both.head(NUM_MOVERS).iter_rows(named=True)
-    ]  # fmt: skip
+    return shown.to_dicts()
 
 
 def _moved(a: ScoreFolder, b: ScoreFolder) -> list[tuple[str, str, int]]:
     """(outcome in A, outcome in B, instances) of every pair, by path, the most frequent first."""
     outcomes = [
         pl.concat(
-            [
-                frame.select("path").with_columns(pl.lit(name).alias("outcome"))
-                for name, frame in (
-                    *(("scored", scored) for scored in folder.predictions.values()),
-                    ("filtered", folder.filtered),
-                    ("abstained", folder.abstained), ("quarantined", folder.quarantined),
-                )
-            ]
+            frame.select("path", pl.lit(name).alias("outcome"))
+            for name, frame in (
+                *(("scored", scored) for scored in folder.predictions.values()),
+                ("filtered", folder.filtered),
+                ("abstained", folder.abstained),
+                ("quarantined", folder.quarantined),
+            )
         )
         for folder in (a, b)
-    ]  # fmt: skip
+    ]
     joined = outcomes[0].join(outcomes[1], on="path", how="full", suffix="_b", coalesce=True)
     counts = (
         joined.fill_null("not in this folder")
@@ -213,7 +174,7 @@ def _moved(a: ScoreFolder, b: ScoreFolder) -> list[tuple[str, str, int]]:
         .agg(pl.len().alias("instances"))
     )
     ordered = counts.sort(["instances", "outcome", "outcome_b"], descending=[True, False, False])
-    return [(before, after, count) for before, after, count in ordered.iter_rows()]
+    return list(ordered.iter_rows())
 
 
 def _model(folder: Path, score: ScoreFolder) -> dict[str, Any]:
@@ -223,18 +184,17 @@ def _model(folder: Path, score: ScoreFolder) -> dict[str, Any]:
         "backbone": backbone(facts),
         "role": role(facts),
         "digest": facts.get("model_sha256", ""),
-        "headline": ((facts.get("evaluation") or {}).get("figures") or {}).get("headline"),
+        "headline": figures.headline if (figures := recorded_figures(facts)) else None,
         "scored": sum(len(frame) for frame in score.predictions.values()),
         "abstained": len(score.abstained),
         "images_per_second": score.manifest["speed"].get("images_per_second"),
     }
 
 
-def _plot(found: Changes) -> Markup:
+def _plot(change_N: NDArray[Any], unit: str) -> Markup:
     """Histogram of the changes; those beyond the 99th percentile are counted in the outermost bars."""
-    change_N = found.frame["change"].to_numpy()
     limit = float(np.percentile(np.abs(change_N), _PLOTTED_PERCENT))
-    words = f"B minus A, {found.unit}" if found.unit else "B minus A"
+    words = f"B minus A, {unit}" if unit else "B minus A"
     series = {"values": np.clip(change_N, -limit, limit)}
     plot = Plot(kind="histogram", title="Changes between two models", x=words, y="Images", series=series)
     return plots.draw(plot, "changes")

@@ -57,17 +57,11 @@ def _verdict(row: Mapping[str, Any], interval: Interval, *, is_group: bool) -> s
 def _taught(teacher: Mapping[str, Any]) -> dict[str, Any]:
     fidelity = teacher["fidelity"]
     if fidelity:
-        fidelity = {
-            "a": _distance(fidelity["a"]),
-            "b": _distance(fidelity["b"]),
-            "difference": fidelity["difference"],
-            "interval": _interval(fidelity["interval"]),
+        nets = {
+            one: {**fidelity[one], "mean_interval": _interval(fidelity[one]["mean_interval"])} for one in "ab"
         }
+        fidelity = {**fidelity, **nets, "interval": _interval(fidelity["interval"])}
     return {**teacher, "gap_closed_interval": _interval(teacher["gap_closed_interval"]), "fidelity": fidelity}
-
-
-def _distance(distance: Mapping[str, Any]) -> dict[str, Any]:
-    return {**distance, "mean_interval": _interval(distance["mean_interval"])}
 
 
 def _interval(bounds: Sequence[float] | None) -> Interval:

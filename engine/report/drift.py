@@ -9,12 +9,10 @@ differs, the patients or the images, not that the model is wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-from markupsafe import Markup
 
 from engine.evaluation.answer import Answer, Plot
 from engine.evaluation.metrics import Floats
@@ -27,31 +25,15 @@ _BINS = 10
 _SMALLEST_SHARE = 1e-3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriftRow:
-    """One column of the predictions: its deciles 10, 50, 90 then and now, and the index."""
-
-    name: str
-    then: tuple[float, float, float]
-    now: tuple[float, float, float]
-    index: float
-    verdict: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """The drift section; ``is_small`` where there are too few instances to say anything."""
-
-    rows: list[DriftRow]
-    plot: Markup
-    is_small: bool
-
-
 def drift(
-    predictions: pl.DataFrame, answer: Answer, calibration: Mapping[str, Any] | None, name: str = "drift"
-) -> Drift | None:
-    """Predictions held against the deciles of the model's calibration; None where it has none of them."""
-    rows: list[DriftRow] = []
+    predictions: pl.DataFrame, answer: Answer, calibration: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """Predictions held against the deciles of the model's calibration; None where it has none of them.
+
+    ``rows`` hold the deciles 10, 50, 90 of a column then and now, and the index; ``is_small`` where there are
+    too few instances to say anything.
+    """
+    rows: list[dict[str, Any]] = []
     shares: dict[str, Floats] = {}
     for column, decile_name in ((answer.value, "validation_value"), (answer.doubt, "validation_doubt")):
         deciles = list((calibration or {}).get(decile_name) or [])
@@ -64,15 +46,14 @@ def drift(
         shares_B = bin_shares(values_N, deciles)
         shares[words] = 100 * shares_B
         index = stability_index(shares_B)
-        tenth, middle, ninetieth = (float(value) for value in np.percentile(values_N, (10, 50, 90)))
         rows.append(
-            DriftRow(
-                name=f"{words}, {unit}" if unit else words,
-                then=(deciles[1], deciles[5], deciles[9]),
-                now=(tenth, middle, ninetieth),
-                index=index,
-                verdict="stable" if index < STABLE else "shifted" if index > SHIFTED else "some change",
-            )
+            {
+                "name": f"{words}, {unit}" if unit else words,
+                "then": (deciles[1], deciles[5], deciles[9]),
+                "now": tuple(float(value) for value in np.percentile(values_N, (10, 50, 90))),
+                "index": index,
+                "verdict": "stable" if index < STABLE else "shifted" if index > SHIFTED else "some change",
+            }
         )
     if not rows:
         return None
@@ -83,7 +64,7 @@ def drift(
         y="% of this archive",
         series={"names": np.arange(1, _BINS + 1), **shares, "reference": np.array([100 / _BINS])},
     )
-    return Drift(rows=rows, plot=plots.draw(plot, name), is_small=len(predictions) < LEAST)
+    return {"rows": rows, "plot": plots.draw(plot, "drift"), "is_small": len(predictions) < LEAST}
 
 
 def bin_shares(values_N: Floats, deciles: Sequence[float]) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from engine.evaluation.answer import Figures, figures_from_facts
 from engine.report.page import value
 
 _MAIN = {
@@ -34,22 +35,25 @@ def main_facts(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What a reader asks first of a bundle, in plain words; what it does not say is left out."""
     flat = dict(flat_facts(facts))
     rows = [(words, flat[name]) for words, name in _MAIN.items() if flat.get(name) is not None]
-    headline = ((facts.get("evaluation") or {}).get("figures") or {}).get("headline")
-    if headline:
-        rows.append(
-            (f"{headline['words']} on its own held-out images", _with_unit(headline["value"], headline))
-        )
+    if figures := recorded_figures(facts):
+        words, headline = f"{figures.headline.words} on its own held-out images", figures.headline
+        rows.append((words, _with_unit(headline.value, headline.unit)))
     for name, gate in ((facts.get("parity") or {}).get("gates") or {}).items():
-        rows.append(
-            (f"Departs from the uncompiled model by at most, {name}", _with_unit(gate["departure"], gate))
-        )
+        words = f"Departs from the uncompiled model by at most, {name}"
+        rows.append((words, _with_unit(gate["departure"], gate.get("unit", ""))))
     if facts.get("recipe"):
         rows.insert(min(4, len(rows)), ("Distilled by (weight)", distillation(facts)))
     return rows
 
 
-def _with_unit(number: float | None, facts: Mapping[str, Any]) -> str:
-    return f"{value(number)} {facts.get('unit', '')}".rstrip()
+def _with_unit(number: float | None, unit: str) -> str:
+    return f"{value(number)} {unit}".rstrip()
+
+
+def recorded_figures(facts: Mapping[str, Any]) -> Figures | None:
+    """Figures of held-out predictions, as a run or bundle recorded them."""
+    recorded = (facts.get("evaluation") or {}).get("figures")
+    return figures_from_facts(recorded) if recorded else None
 
 
 def distillation(facts: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ was read: making it harmless is the page's work.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,22 +17,20 @@ import polars as pl
 from numpy.typing import NDArray
 
 from engine.errors import TableError, UsageError
-from engine.evaluation.answer import Figures, figures_from_facts
-from engine.evaluation.held_out import HeldOut, read_held_out
+from engine.evaluation.held_out import HeldOut, in_words, read_held_out
 from engine.store import ledger, schema
 from engine.store.counts import predictions_of
 from engine.store.files import MANIFEST_NAME, read_json
 from engine.store.labels import Label, read_label_table
 from engine.tasks import task_named
 from engine.tasks.task import Task
+from engine.training.run_folder import EVALUATION_NAME, RUN_NAME, read_metrics
 
-RUN_NAME = "run.json"
 HELD_OUT = "test"
 """The split of a label table that no training has seen."""
 
 _HEADER = ("sop_instance_uid", "patient_key", "patient_sex", "age_months")
 _SCORE_COLUMNS = ("instance_index", "path", "shard", *_HEADER, "task", "model_sha256")
-_SEXES = {"F": "female", "M": "male"}
 _UNFINISHED: dict[str, Any] = {
     "complete": False, "counts": {}, "speed": {}, "models": [], "source": None,
     "code_version": None, "started": None, "finished": None,
@@ -49,7 +46,7 @@ class ScoreFolder:
     manifest: dict[str, Any]
     planned: int
     predictions: dict[str, pl.DataFrame]
-    """By task: header and answer columns of what was scored."""
+    """By task: header and answer columns; without a patient key every instance is its own patient."""
     filtered: pl.DataFrame
     abstained: pl.DataFrame
     quarantined: pl.DataFrame
@@ -69,12 +66,6 @@ class RunFolder:
     epochs: tuple[dict[str, Any], ...]
     task: Task | None
     held: HeldOut | None
-
-    @property
-    def figures(self) -> Figures | None:
-        """As the run recorded them."""
-        recorded = (self.facts.get("evaluation") or {}).get("figures")
-        return figures_from_facts(recorded) if recorded else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +113,9 @@ def read_score_folder(folder: Path) -> ScoreFolder:
     for name in dict.fromkeys([*named, *tasks]):
         answer = task_named(name).answer
         frame = rows(predictions_of(name), [*_SCORE_COLUMNS, *(column.name for column in answer.columns)])
-        predictions[name] = _known_patients(frame)
+        predictions[name] = frame.with_columns(
+            pl.coalesce("patient_key", "sop_instance_uid").alias("patient_key")
+        )
     return ScoreFolder(
         root=folder,
         manifest={**_UNFINISHED, **manifest},
@@ -141,11 +134,11 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
         TableError: run.json is absent, or a table is damaged.
     """
     facts = read_json(folder / RUN_NAME)
-    path = folder / "evaluation.parquet"
+    path = folder / EVALUATION_NAME
     return RunFolder(
         name=name or folder.resolve().name,
         facts=facts,
-        epochs=tuple(_json_lines(folder / "metrics.jsonl")),
+        epochs=tuple(read_metrics(folder)),
         task=task_named(facts["task"]) if facts.get("task") else None,
         held=read_held_out(path) if path.is_file() else None,
     )
@@ -185,7 +178,7 @@ def held_out_of(frame: pl.DataFrame, task: Task) -> HeldOut:
 
 def sexes_of(frame: pl.DataFrame) -> NDArray[Any]:
     """PatientSex in words [N]."""
-    return np.array([_SEXES.get(sex, "not stated") for sex in frame["patient_sex"].to_list()], dtype=object)
+    return np.array([in_words(sex) for sex in frame["patient_sex"].to_list()], dtype=object)
 
 
 def read_attention(folder: Path, frame: pl.DataFrame, task: str) -> dict[int, NDArray[np.uint8]]:
@@ -201,22 +194,6 @@ def read_attention(folder: Path, frame: pl.DataFrame, task: str) -> dict[int, ND
             stacked_Nhw = schema.tensor_values(chosen["attention_map"])
             maps.update(zip(chosen["instance_index"].to_pylist(), stacked_Nhw, strict=True))
     return maps
-
-
-def read_kept_cases(path: Path) -> tuple[list[dict[str, Any]], NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Test cases that a run kept: their rows, images [N, H, W] and attention maps [N, h, w], if it has any.
-
-    Raises:
-        TableError: the table is damaged or lacks a column.
-    """
-    table = ledger.read_table(path)
-    if "image" not in table.column_names:
-        raise TableError(f"{path} has no column image: train the run again")
-    images_NHW = schema.tensor_values(table["image"])
-    has_maps = "attention_map" in table.column_names
-    maps_Nhw = schema.tensor_values(table["attention_map"]) if has_maps else None
-    rows = table.select([name for name in table.column_names if name not in ("image", "attention_map")])
-    return rows.to_pylist(), images_NHW, maps_Nhw
 
 
 def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:
@@ -236,26 +213,3 @@ def _empty(columns: Sequence[str]) -> pl.DataFrame:
     texts = {*_SCORE_COLUMNS, *schema.REJECTS.names}
     default = {name: types.get(name, pl.String if name in texts else pl.Float32) for name in columns}
     return pl.DataFrame(schema=default)
-
-
-def _known_patients(frame: pl.DataFrame) -> pl.DataFrame:
-    """Without a patient key every instance is its own patient."""
-    return frame.with_columns(pl.coalesce("patient_key", "sop_instance_uid").alias("patient_key"))
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a last line torn by a kill is dropped, an absent file is empty."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise TableError(f"{path}, line {number}, is no JSON: the file was damaged") from error
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows

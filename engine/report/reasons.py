@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReasonRow:
-    """One reason with its stable code, its number of instances, and its explanation in plain words."""
-
-    reason: str
-    code: str
-    instances: int
-    meaning: str
-    action: str
-
 
 EXPLANATIONS: dict[str, tuple[str, str]] = {
     "empty_file": (
@@ -132,12 +120,11 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
 _UNKNOWN = ("A reason this version does not know.", "Read the message beside the file.")
 
 
-def reason_rows(rejects: pl.DataFrame) -> list[ReasonRow]:
-    """Counts by reason and code, the most frequent first."""
+def reason_rows(rejects: pl.DataFrame) -> list[dict[str, Any]]:
+    """Reason, code, ``instances``, ``meaning`` and ``action`` of each, the most frequent first."""
     counts = rejects.group_by("reason", "code").agg(pl.len().alias("instances"))
     ordered = counts.sort(["instances", "reason", "code"], descending=[True, False, False])
-    rows = []
-    for reason, code, instances in ordered.iter_rows():
-        meaning, action = EXPLANATIONS.get(reason, _UNKNOWN)
-        rows.append(ReasonRow(reason=reason, code=code, instances=instances, meaning=meaning, action=action))
-    return rows
+    return [
+        {**row, **dict(zip(("meaning", "action"), EXPLANATIONS.get(row["reason"], _UNKNOWN), strict=True))}
+        for row in ordered.to_dicts()
+    ]

@@ -2,70 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
-from engine.evaluation.answer import Figure
 from engine.report import plots, tables
-from engine.report.facts import backbone, distillation, role
+from engine.report.facts import backbone, distillation, recorded_figures, role
 from engine.report.folders import RunFolder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRow:
-    """One run in the table of models; ``headline`` is on its own held-out instances."""
-
-    name: str
-    role: str
-    backbone: str
-    parameters: int | None
-    distillation: str
-    instances: int
-    headline: Figure | None
-    images_per_second: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Runs beside each other; ``curves`` is None where no run kept a validation curve."""
-
-    models: list[ModelRow]
-    pairs: list[tables.PairedRow]
-    unit: str
-    level: float
-    curves: Markup | None
-
-
-def comparison_of(runs: list[RunFolder]) -> Comparison | None:
+def comparison_of(runs: list[RunFolder]) -> dict[str, Any] | None:
     """Runs beside each other, each pair on the instances of both; None for no run."""
     if not runs:
         return None
-    return Comparison(
-        models=[model_row(run) for run in runs],
-        pairs=tables.paired_rows(runs),
-        unit=next((run.task.answer.error_unit for run in runs if run.task), ""),
-        level=tables.LEVEL,
-        curves=validation_plot(runs, "compared"),
-    )
+    return {
+        "models": [model_row(run) for run in runs],
+        "pairs": tables.paired_rows(runs),
+        "unit": next((run.task.answer.error_unit for run in runs if run.task), ""),
+        "level": tables.LEVEL,
+        "curves": validation_plot(runs, "compared"),
+    }
 
 
-def model_row(run: RunFolder) -> ModelRow:
-    """The figures of one run, as recorded, else of its table."""
+def model_row(run: RunFolder) -> dict[str, Any]:
+    """The figures of one run on its own held-out instances, as recorded, else of its table."""
     facts = run.facts
-    figures = run.figures
+    figures = recorded_figures(facts)
     if figures is None and run.task and run.held and len(run.held.uids_N):
         figures = run.task.answer.figures(run.held, facts.get("calibration") or {})
-    return ModelRow(
-        name=run.name,
-        role=role(facts),
-        backbone=backbone(facts),
-        parameters=facts.get("parameters"),
-        distillation=distillation(facts),
-        instances=len(run.held.uids_N) if run.held else 0,
-        headline=figures.headline if figures else None,
-        images_per_second=(facts.get("speed") or {}).get("images_per_second_eager"),
-    )
+    return {
+        "name": run.name,
+        "role": role(facts),
+        "backbone": backbone(facts),
+        "parameters": facts.get("parameters"),
+        "distillation": distillation(facts),
+        "instances": len(run.held.uids_N) if run.held else 0,
+        "headline": figures.headline if figures else None,
+        "images_per_second": (facts.get("speed") or {}).get("images_per_second_eager"),
+    }
 
 
 def validation_plot(runs: list[RunFolder], name: str) -> Markup | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.evaluation.held_out import TRUTH
+from engine.errors import TableError
+from engine.evaluation.held_out import TRUTH, in_words
 from engine.imaging.overlay import overlay
-from engine.report.folders import read_attention, read_kept_cases
+from engine.report.folders import read_attention
+from engine.store import ledger
+from engine.store.schema import tensor_values
 from engine.tasks.task import Task
 
 Images = Mapping[str, NDArray[np.uint8]]
@@ -25,7 +28,6 @@ ReadAgain = Callable[[Mapping[str, Any], Sequence[str]], Images]
 """Facts of an input rule, and paths in the archive -> images as the rule's network saw them."""
 
 SIDE_PX = 240
-_SEXES = {"F": "female", "M": "male"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,26 +54,28 @@ def cases(folder: Path, frame: pl.DataFrame, task: Task, images: Images) -> list
 
 
 def kept_cases(path: Path, task: Task, errors: Mapping[str, float]) -> list[Case]:
-    """The cases that a run kept with their images, in its order; none where there is no such table.
+    """The test cases that a run kept with their images, in its order; none where there is no such table.
 
     ``errors`` are those of the held-out instances by UID.
 
     Raises:
-        TableError: the table is damaged.
+        TableError: the table is damaged or lacks the images.
     """
     if not path.is_file():
         return []
-    rows, images_NHW, maps_Nhw = read_kept_cases(path)
-    maps: Iterable[NDArray[np.uint8] | None] = [None] * len(rows) if maps_Nhw is None else maps_Nhw
-    named = [
-        {"error": errors.get(row["sop_instance_uid"])}
-        | {name.removeprefix(TRUTH): value for name, value in row.items()}
-        for row in rows
-    ]
-    return [
-        _case(row, task, image_HW, map_hw)
-        for row, image_HW, map_hw in zip(named, images_NHW, maps, strict=True)
-    ]
+    table = ledger.read_table(path)
+    if "image" not in table.column_names:
+        raise TableError(f"{path} has no column image: train the run again")
+    images_NHW = tensor_values(table["image"])
+    has_maps = "attention_map" in table.column_names
+    maps = tensor_values(table["attention_map"]) if has_maps else [None] * table.num_rows
+    names = [name for name in table.column_names if name not in ("image", "attention_map")]
+    shown = []
+    for row, image_HW, map_hw in zip(table.select(names).to_pylist(), images_NHW, maps, strict=True):
+        known = {name.removeprefix(TRUTH): value for name, value in row.items()}
+        known["error"] = errors.get(row["sop_instance_uid"])
+        shown.append(_case(known, task, image_HW, map_hw))
+    return shown
 
 
 def _case(
@@ -79,7 +83,7 @@ def _case(
 ) -> Case:
     return Case(
         uid_tail=row["sop_instance_uid"][-12:],
-        sex=_SEXES.get(row["patient_sex"], "not stated"),
+        sex=in_words(row["patient_sex"]),
         sentence=task.answer.sentence(row),
         error=row.get("error"),
         unit=task.answer.error_unit,

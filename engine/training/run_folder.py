@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import TrainingError
+from engine.errors import TableError, TrainingError
 from engine.store.files import read_json, replacing
 
 if TYPE_CHECKING:
@@ -74,14 +73,21 @@ def append_metrics(folder: Path, log: Mapping[str, float]) -> None:
             writer.add_scalar(name, value, int(log["step"]))
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The epochs in ``metrics.jsonl``, in order; a line that a kill cut, or not yet whole, is left out."""
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The epochs in ``metrics.jsonl``, in order; a last line that a kill cut, or not yet whole, is left out.
+
+    Raises:
+        TableError: another line is damaged.
+    """
     path = folder / METRICS_NAME
-    lines = path.read_text().splitlines() if path.exists() else []
-    logs = []
-    for line in lines:
-        with suppress(ValueError):
-            logs.append(json.loads(line))
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    logs: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            logs.append(dict(json.loads(line)))
+        except (TypeError, ValueError) as error:
+            if number < len(lines):
+                raise TableError(f"{path}, line {number}, is no JSON: the file was damaged") from error
     return logs
 
 

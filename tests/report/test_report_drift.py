@@ -48,8 +48,8 @@ def test_a_planted_shift_is_found(shift: float, verdict: str) -> None:
     frame = pl.DataFrame({"predicted_months": grid_N + shift, "sd_months": grid_N})
     found = drift(frame, AGE, {"validation_value": DECILES, "validation_doubt": DECILES})
     assert found is not None
-    assert [row.verdict for row in found.rows] == [verdict, "stable"]
-    assert not found.is_small
+    assert [row["verdict"] for row in found["rows"]] == [verdict, "stable"]
+    assert not found["is_small"]
 
 
 @pytest.mark.parametrize("calibration", [None, {}, {"validation_value": []}])
@@ -79,11 +79,11 @@ def two_models(root: Path) -> tuple[Path, Path]:
 
 def test_changes_between_two_models_are_joined_by_uid(tmp_path: Path) -> None:
     page, changes = changed_page(*two_models(tmp_path))
-    assert changes.instances == 5
-    assert changes.rows[0].mean == changes.rows[0].mean_absolute == 10.0
-    assert changes.rows[0].percentiles == pytest.approx((10, 18, 19, 19.8))  # of 0, 5, 10, 15, 20
-    assert [mover.change for mover in changes.movers] == [20.0, 15.0, 10.0, 5.0, 0.0]
-    assert changes.moved == [("scored", "scored", 5), ("scored", "abstained", 1)]
+    assert changes["instances"] == 5
+    assert changes["rows"][0]["mean"] == changes["rows"][0]["mean_absolute"] == 10.0
+    assert changes["rows"][0]["percentiles"] == pytest.approx((10, 18, 19, 19.8))  # of 0, 5, 10, 15, 20
+    assert [mover["change"] for mover in changes["movers"]] == [20.0, 15.0, 10.0, 5.0, 0.0]
+    assert changes["moved"] == [("scored", "scored", 5), ("scored", "abstained", 1)]
     assert "…1.4" in page
     assert ".dcm" not in page  # a file may be called as the patient is
 

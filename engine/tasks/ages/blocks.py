@@ -11,7 +11,7 @@ import numpy as np
 from engine.evaluation import metrics
 from engine.evaluation.agreement import bland_altman
 from engine.evaluation.answer import FEW, Block, Facts, Grid, Plot, Text
-from engine.evaluation.held_out import HeldOut
+from engine.evaluation.held_out import HeldOut, in_words
 from engine.evaluation.metrics import Interval
 from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, errors
 from engine.tasks.ages.calibration import Calibration, calibration_from_facts, coverage
@@ -20,7 +20,6 @@ from engine.tasks.ages.controls import controls
 _QUARTERS = ("Surest quarter", "Second quarter", "Third quarter", "Least sure quarter")
 _QUARTERS_FROM = 40
 _CLAIMED = np.linspace(0.05, 0.95, 19)
-_SEXES = {"F": "female", "M": "male"}
 _KINDS = {"sd": "multiple of the sd", "months": "same for all"}
 
 
@@ -209,7 +208,7 @@ def _controls(held: HeldOut) -> Iterator[Block]:
 
 
 def _sexes(held: HeldOut) -> Any:
-    return np.array([_SEXES.get(sex, "not stated") for sex in held.sexes_N.tolist()])
+    return np.array([in_words(sex) for sex in held.sexes_N.tolist()])
 
 
 def _covered(row: Mapping[str, Any]) -> tuple[str, str, str]:
