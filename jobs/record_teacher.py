@@ -17,7 +17,7 @@ from engine.distillation.teacher_cache import KIND, OUTPUTS
 from engine.errors import TrainingError, UsageError
 from engine.evaluation.held_out import read_held_out
 from engine.ingest.samples_folder import data_facts
-from engine.store import lease
+from engine.store import lease, ledger
 from engine.store.files import code_version, sha256_of_facts, sha256_of_file
 from engine.tasks import task_named
 from engine.training.record_teacher import RecordSpec, open_teachers, require_outputs, sample_shards
@@ -123,7 +123,7 @@ def run_recording(spec: RecordSpec) -> tuple[dict[str, int], float]:
     shards = sample_shards(spec.data)
     if not shards:
         raise UsageError(f"{spec.data} holds no sample")
-    teacher_cache.begin(spec.folder, spec.facts)
+    ledger.begin(spec.folder, spec.facts)
     if teacher_cache.missing_shards(spec.folder, len(shards)):
         from engine.training.record_on_ray import record
 

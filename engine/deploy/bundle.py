@@ -9,7 +9,7 @@ BUNDLE/checks.safetensors  fitted checks of its embedding; absent where too few 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def open_bundle(folder: Path) -> Bundle:
             task=facts["task"]["name"],
             rule=rule_from_facts(facts["task"]["rule"]),
             covariates=_covariates(folder, facts),
-            map_HW=_grid(facts["outputs"].get(ATTENTION)),
+            map_HW=tuple(grid) if (grid := facts["outputs"].get(ATTENTION)) else None,
             engine=facts["engine"],
             calibration=dict(facts["calibration"]),
             checks=load_checks(folder / CHECKS_NAME, facts["checks"]) if facts["checks"] else None,
@@ -103,10 +103,6 @@ def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
 def sealed_files(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """The files of a bundle whose digests its facts hold."""
     return (*SEALED, CHECKS_NAME) if facts["checks"] else SEALED
-
-
-def _grid(shape: Sequence[int] | None) -> tuple[int, int] | None:
-    return (shape[0], shape[1]) if shape is not None else None
 
 
 def _identity(facts: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,30 +19,19 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from engine.deploy.bundle import (
-    ATTENTION,
-    BUNDLE_NAME,
-    CARD_NAME,
-    CHECKS_NAME,
-    EMBEDDING,
-    FORMAT,
-    ONNX_NAME,
-    WEIGHTS_NAME,
-    Bundle,
-    open_bundle,
-    sealed,
-    sealed_files,
-)
+from engine.deploy import bundle as files
+from engine.deploy.bundle import ATTENTION, EMBEDDING, ONNX_NAME, WEIGHTS_NAME, Bundle
 from engine.deploy.engines import Predictor, choose_engine, open_predictor
 from engine.deploy.model_card import card
 from engine.deploy.out_of_distribution import Checks, fit_checks
 from engine.deploy.parity import ParitySamples, require_parity
 from engine.errors import ExportError
 from engine.evaluation.held_out import read_held_out
-from engine.models.network import example_inputs, load_model
+from engine.models.network import Outputs, example_inputs, load_model
 from engine.store.files import code_version, now, sha256_of_file, write_json
 from engine.tasks import task_named
 from engine.training.dataset import TrainingSet
+from engine.training.forward import outputs, per_second
 from engine.training.run_folder import EVALUATION_NAME, load_net, read_run
 
 OPSET = 20
@@ -86,17 +74,27 @@ def export(
             "images_per_second": round(images_per_second(compiled, samples), 1),
             "threads": threads,
         }
-        described = {**_facts(facts), **needed, "engine": chosen, "parity": parity}
-        described["checks"] = checks.facts() if checks else None
+        kept = ("parameters", "gigaflops", "evaluation", "data", "recipe", "teacher")
+        described = {
+            "format": files.FORMAT,
+            "research_use_only": True,
+            "code_version": code_version(),
+            "written": now(),
+            **{name: facts[name] for name in kept},
+            **needed,
+            "engine": chosen,
+            "parity": parity,
+            "checks": checks.facts() if checks else None,
+        }
         if checks:
-            checks.save(staging / CHECKS_NAME)
-        (staging / CARD_NAME).write_text(card(described, blocks))
-        described["sha256"] = {name: sha256_of_file(staging / name) for name in sealed_files(described)}
-        write_json(staging / BUNDLE_NAME, sealed(described))
+            checks.save(staging / files.CHECKS_NAME)
+        (staging / files.CARD_NAME).write_text(card(described, blocks))
+        described["sha256"] = {name: sha256_of_file(staging / name) for name in files.sealed_files(described)}
+        write_json(staging / files.BUNDLE_NAME, files.sealed(described))
         if bundle.exists():
             bundle.rmdir()
         staging.replace(bundle)
-    return open_bundle(bundle)
+    return files.open_bundle(bundle)
 
 
 def stage(folder: Path, run: Mapping[str, Any], weights: Path) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def stage(folder: Path, run: Mapping[str, Any], weights: Path) -> dict[str, Any]
     shutil.copyfile(weights, folder / WEIGHTS_NAME)
     kept = {name: run[name] for name in ("model", "calibration")}
     facts = {"task": {**task.facts(), "rule": rule}, **kept, "outputs": shapes}
-    write_json(folder / BUNDLE_NAME, facts)
+    write_json(folder / files.BUNDLE_NAME, facts)
     return facts
 
 
@@ -129,12 +127,12 @@ def output_shapes(graph: torch.nn.Module, names: Sequence[str], example: Inputs)
         ExportError: the graph gives another number of outputs.
     """
     with torch.inference_mode():
-        outputs = graph(*example)
-    has_map = len(outputs) == len(names) + 2
+        given = graph(*example)
+    has_map = len(given) == len(names) + 2
     known = (*names, *((ATTENTION,) if has_map else ()), EMBEDDING)
-    if len(outputs) != len(known):
-        raise ExportError(f"the graph gives {len(outputs)} outputs, not {', '.join(known)}")
-    return {name: list(output.shape[1:]) for name, output in zip(known, outputs, strict=True)}
+    if len(given) != len(known):
+        raise ExportError(f"the graph gives {len(given)} outputs, not {', '.join(known)}")
+    return {name: list(output.shape[1:]) for name, output in zip(known, given, strict=True)}
 
 
 def write_onnx(graph: torch.nn.Module, names: Sequence[str], example: Inputs, path: Path) -> None:
@@ -177,16 +175,15 @@ def checks_of(run: Path, data: TrainingSet) -> Checks | None:
     net = load_net(run, task_named(read_run(run)["task"]).learning().network)
 
     def embed(images_NVHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-        unknown_1Q = example_inputs(net.facts, 1, (1, 1))[1]
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(images_NVHW), _EMBED_BATCH):
-                batch_BVHW = torch.from_numpy(images_NVHW[start : start + _EMBED_BATCH])
-                outputs = net(batch_BVHW.float() / 255, unknown_1Q.expand(len(batch_BVHW), -1))
-                parts.append(outputs.embedding_BC.numpy())
-        return np.concatenate(parts)
+        unknown_NQ = np.zeros((len(images_NVHW), sum(net.facts.covariate_columns)), np.float32)
+        kept = outputs(net, images_NVHW, unknown_NQ, _embedding, batch_size=_EMBED_BATCH)
+        return kept["embedding"]
 
     return fit_checks(embed, *(data.images_NVHW[data.index_of(split)] for split in ("train", "val")))
+
+
+def _embedding(answer: Outputs) -> dict[str, torch.Tensor]:
+    return {"embedding": answer.embedding_BC}
 
 
 def require_one_pass(run: Path, facts: Mapping[str, Any]) -> None:
@@ -202,25 +199,8 @@ def require_one_pass(run: Path, facts: Mapping[str, Any]) -> None:
         )
 
 
-def images_per_second(predictor: Predictor, samples: ParitySamples, *, seconds: float = 3.0) -> float:
+def images_per_second(predictor: Predictor, samples: ParitySamples) -> float:
     """Images per second of a predictor, after a warm-up."""
-    predictor.predict(samples.images_BVHW, samples.covariates_BQ)
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        predictor.predict(samples.images_BVHW, samples.covariates_BQ)
-        count += len(samples.images_BVHW)
-    return count / (time.perf_counter() - started)
-
-
-def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What a bundle says beside its graph and its gates."""
-    kept = (
-        "parameters", "gigaflops", "evaluation", "data", "recipe", "teacher",
-    )  # fmt: skip
-    return {
-        "format": FORMAT,
-        "research_use_only": True,
-        "code_version": code_version(),
-        "written": now(),
-        **{name: run[name] for name in kept},
-    }
+    return len(samples.images_BVHW) * per_second(
+        lambda: predictor.predict(samples.images_BVHW, samples.covariates_BQ)
+    )

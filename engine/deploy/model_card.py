@@ -33,7 +33,8 @@ def _model(facts: Mapping[str, Any]) -> list[str]:
     recipe = facts["recipe"]
     terms = recipe["distill"]
     covariates = ", ".join(facts["model"]["covariates"]) or "no covariates"
-    origin = facts["task"].get("origin")
+    origin, parity = facts["task"].get("origin"), facts["parity"]
+    gates = [f"{name} {gate['departure']:.2g} {gate['unit']}" for name, gate in parity["gates"].items()]
     return [
         "## Model",
         "",
@@ -42,13 +43,8 @@ def _model(facts: Mapping[str, Any]) -> list[str]:
         f"image, engine {facts['engine']}",
         f"- Input: {rows} x {columns} pixels and {covariates}; steps {', '.join(view['steps'])}",
         f"- Distilled by: {', '.join(f'{name} x {weight:g}' for name, weight in terms.items()) or 'nothing'}",
-        f"- Parity with torch on {facts['parity']['instances']} real samples: {_parity(facts['parity'])}",
+        f"- Parity with torch on {parity['instances']} real samples: {', '.join(gates)} at most",
     ]
-
-
-def _parity(parity: Mapping[str, Any]) -> str:
-    gates = [f"{name} {gate['departure']:.2g} {gate['unit']}" for name, gate in parity["gates"].items()]
-    return f"{', '.join(gates)} at most"
 
 
 def _data(facts: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.errors import TeacherCacheError
-from engine.store import ledger, schema
+from engine.store import schema
 from engine.store.files import (
     MANIFEST_NAME,
     now,
@@ -106,20 +106,11 @@ class TeacherCache:
         return np.array(found, np.int64)
 
     def read(self, column: str, places_B: NDArray[np.int64]) -> NDArray[Any]:
-        """Rows of a column of ``column_names``, copied from disk."""
+        """Rows of a column, copied from disk."""
         parts = self.columns[column]
         shards_B = np.searchsorted(self.starts_S, places_B, side="right") - 1
         rows = [parts[s][p - self.starts_S[s]] for s, p in zip(shards_B, places_B, strict=True)]
         return np.stack(rows) if rows else parts[0][:0]
-
-
-def column_names(outputs: Sequence[str], taps: int) -> list[str]:
-    """The columns of some outputs."""
-    return [
-        column
-        for name in outputs
-        for column in ([f"features_{tap}" for tap in range(taps)] if name == "features" else [name])
-    ]
 
 
 def is_cache(folder: Path) -> bool:
@@ -183,15 +174,6 @@ def close(folder: Path, count: int) -> dict[str, int]:
     return counts
 
 
-def begin(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a cache that starts, or accept the one that is gone on with.
-
-    Raises:
-        TableError: it was begun with other teachers, data or outputs.
-    """
-    ledger.begin(folder, facts)
-
-
 def open_cache(folder: Path) -> TeacherCache:
     """Map a finished cache into memory.
 
@@ -205,7 +187,8 @@ def open_cache(folder: Path) -> TeacherCache:
             f"{folder} is no finished teacher cache: run the same `osteoray record-teacher` again"
         )
     tables = list(_tables(folder, facts))
-    columns = column_names(facts["outputs"], len(facts["channels"]))
+    columns = [name for name in facts["outputs"] if name != "features"]
+    columns += [f"features_{tap}" for tap in range(len(facts["channels"])) if "features" in facts["outputs"]]
     uids = [uid for table in tables for uid in table["sop_instance_uid"].to_pylist()]
     matrices = [_stack(table["original_to_network"].combine_chunks(), (3, 3)) for table in tables]
     return TeacherCache(

@@ -38,22 +38,15 @@ def with_terms(
 ) -> dict[str, Tensor]:
     """The parts of a task's own loss, its sum ``task`` among them, with ``loss``: what is minimised.
 
-    With a teacher also the terms and their sum ``distill``, see ``distillation``.
+    With a teacher also each term as ``term/NAME/raw`` and ``term/NAME/weighted``, and ``distill``, the sum of
+    the weighted.
     """
+    parts = dict(parts)
     if teacher is None or not weights:
         return {**parts, "loss": parts["task"]}
-    terms = distillation(student, teacher, batch, weights)
-    return {**parts, **terms, "loss": parts["task"] + terms["distill"]}
-
-
-def distillation(
-    student: Outputs, teacher: Outputs, batch: Batch, weights: Mapping[str, float]
-) -> dict[str, Tensor]:
-    """Each term as ``term/NAME/raw`` and ``term/NAME/weighted``; ``distill`` is the sum of the weighted."""
-    parts: dict[str, Tensor] = {}
     total = student.logits_BK.new_zeros(())
     for name, weight in weights.items():
         raw = TERMS[name].loss(student, teacher, batch)
         parts[f"term/{name}/raw"], parts[f"term/{name}/weighted"] = raw, weight * raw
         total = total + weight * raw
-    return {**parts, "distill": total}
+    return {**parts, "distill": total, "loss": parts["task"] + total}

@@ -5,7 +5,6 @@ Legend: N instances, V views, h, w attention grid.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from engine.models.network import Network, Outputs, example_inputs
 from engine.store.files import replacing
 from engine.store.schema import tensor_column
 from engine.training.dataset import TrainingSet
-from engine.training.forward import outputs
+from engine.training.forward import outputs, per_second
 from engine.training.learning import Learning
 from engine.training.run_folder import CASES_NAME, EVALUATION_NAME, VALIDATION_NAME
 
@@ -141,16 +140,12 @@ def gigaflops(net: Network, size_HW: tuple[int, int]) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def images_per_second(net: Network, size_HW: tuple[int, int], *, seconds: float = 3.0) -> float:
+def images_per_second(net: Network, size_HW: tuple[int, int]) -> float:
     """Eager float32 images per second of a network in this process, batches of 32."""
     inputs = example_inputs(net.facts, _SPEED_BATCH, size_HW)
+    net.eval()
     with torch.inference_mode():
-        net.eval()(*inputs)
-        started, batches = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
-            net(*inputs)
-            batches += 1
-    return batches * _SPEED_BATCH / (time.perf_counter() - started)
+        return _SPEED_BATCH * per_second(lambda: net(*inputs))
 
 
 def _kept(net: Network, data: TrainingSet, index_N: NDArray[np.int64], learning: Learning) -> HeldOut:

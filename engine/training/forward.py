@@ -5,6 +5,7 @@ Legend: N images, B images of one pass, V views, H, W view, Q covariate columns.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -46,3 +47,13 @@ def outputs(
             for name, values in keep(net(see(x_BVHW) if see else x_BVHW, covariates_BQ)).items():
                 kept[name].append(values.cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in kept.items()}
+
+
+def per_second(work: Callable[[], object], seconds: float = 3.0) -> float:
+    """How often a second some work is done, after a warm-up."""
+    work()
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        work()
+        count += 1
+    return count / (time.perf_counter() - started)

@@ -28,6 +28,7 @@ from engine.distillation.terms import TERMS
 from engine.errors import TableError, TeacherCacheError, UnknownNameError, UsageError
 from engine.imaging.augment import Augmentation, draw
 from engine.models.network import Network, frozen
+from engine.store import ledger
 from engine.tasks import task_named
 from engine.training.checkpoint import State, load_state, new_state, save_state
 from engine.training.dataset import TrainingSet
@@ -69,7 +70,7 @@ def facts(names: list[str], net: Network, *, size_HW: tuple[int, int] = (SIZE, S
 def record(folder: Path, data: TrainingSet, names: list[str], teacher: Network) -> dict[str, Any]:
     """A cache of all samples, in shards of 16."""
     manifest = facts(names, teacher)
-    teacher_cache.begin(folder, manifest)
+    ledger.begin(folder, manifest)
     for shard, start in enumerate(range(0, len(data.uids_N), SHARD)):
         part = slice(start, start + SHARD)
         arrays = recorded_outputs([teacher], data.images_NVHW[part], [data.covariates_NQ[part]], names)
@@ -157,7 +158,7 @@ def test_what_is_unfinished_or_damaged_or_begun_otherwise_is_refused(
     with pytest.raises(TeacherCacheError, match="no finished teacher cache"):
         open_cache(tmp_path)
     with pytest.raises(TableError, match="another configuration"):
-        teacher_cache.begin(tmp_path, {**manifest, "config_sha256": "0"})
+        ledger.begin(tmp_path, {**manifest, "config_sha256": "0"})
     teacher_cache.close(tmp_path, 5)
     require_intact(tmp_path)
     path = tmp_path / "shards" / "00003.arrow"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.distillation.terms import TERMS
-from engine.distillation.weighted_terms import Trainee, distillation
+from engine.distillation.weighted_terms import Trainee, with_terms
 from engine.errors import UnknownNameError
 from engine.models.batch import Batch
 from engine.models.network import Network, Outputs
@@ -244,7 +244,8 @@ def test_maps_that_are_all_dead_give_nothing() -> None:
 
 def test_distillation_logs_terms_raw_and_weighted() -> None:
     student, teacher, batch = pair(drawn(2), drawn(1))
-    parts = distillation(student, teacher, batch, {"kd": 0.5, "reg": 2.0})
+    own = {"task": torch.tensor(3.0)}
+    parts = with_terms(own, student, teacher, batch, {"kd": 0.5, "reg": 2.0})
     kd, reg = (
         TERMS["kd"].loss(student, teacher, batch).item(),
         TERMS["reg"].loss(student, teacher, batch).item(),
@@ -256,6 +257,8 @@ def test_distillation_logs_terms_raw_and_weighted() -> None:
             "term/reg/raw": reg,
             "term/reg/weighted": 2 * reg,
             "distill": 0.5 * kd + 2 * reg,
+            "task": 3.0,
+            "loss": 3.0 + 0.5 * kd + 2 * reg,
         }
     )
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.models.class_activation_map import class_map
+from engine.models.grad_cam import class_map
 from engine.models.network import Gate, Network, example_inputs, load_model, save_weights
 from engine.models.ordered_bins import NUM_BINS, moments
 from tests.fixtures.training_fixture import BACKBONE, net_facts

@@ -44,30 +44,24 @@ def controls(held: HeldOut) -> list[Control]:
     The first stand beside those of the chronological age, the second beside those of the pseudo-labels: they
     tell a student that copies its teachers' errors.
     """
-    found = []
-    apart_N = is_discordant(held.truth[TRUTH], held.age_months_N)
-    if apart_N.any():
-        chosen = held.chosen(apart_N)
-        found.append(
-            Control(
-                name=f"Bone age over {APART_MONTHS:.0f} months from chronological age",
-                instances=int(apart_N.sum()),
-                error=mean_absolute_error(chosen),
-                against="chronological age as the prediction",
-                against_mae=metrics.mae(chosen.age_months_N, chosen.truth[TRUTH]),
-            )
-        )
+    truth_N, age_N = held.truth[TRUTH], held.age_months_N
     pseudo_N = held.truth.get(PSEUDO_COLUMNS[0], np.full(len(held.uids_N), np.nan, np.float32))
-    is_pseudo_N = np.isfinite(pseudo_N)
-    if is_pseudo_N.any():
-        chosen = held.chosen(is_pseudo_N)
-        found.append(
-            Control(
-                name="Against the pseudo-label in place of the truth",
-                instances=int(is_pseudo_N.sum()),
-                error=mean_absolute_error(replace(chosen, truth={TRUTH: pseudo_N[is_pseudo_N]})),
-                against="the pseudo-label as the prediction",
-                against_mae=metrics.mae(pseudo_N[is_pseudo_N], chosen.truth[TRUTH]),
+    discordant = f"Bone age over {APART_MONTHS:.0f} months from chronological age"
+    copied = "Against the pseudo-label in place of the truth"
+    found = []
+    for name, members_N, against, guess_N, aim_N in (
+        (discordant, is_discordant(truth_N, age_N), "chronological age", age_N, truth_N),
+        (copied, np.isfinite(pseudo_N), "the pseudo-label", pseudo_N, pseudo_N),
+    ):
+        if members_N.any():
+            chosen = replace(held.chosen(members_N), truth={TRUTH: aim_N[members_N]})
+            found.append(
+                Control(
+                    name=name,
+                    instances=int(members_N.sum()),
+                    error=mean_absolute_error(chosen),
+                    against=f"{against} as the prediction",
+                    against_mae=metrics.mae(guess_N[members_N], truth_N[members_N]),
+                )
             )
-        )
     return found

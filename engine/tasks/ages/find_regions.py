@@ -21,7 +21,7 @@ from engine.errors import UsageError
 from engine.imaging.geometry import Geometry, identity
 from engine.ingest import covariates
 from engine.ingest.samples_folder import batches, manifest_of
-from engine.models.class_activation_map import class_map
+from engine.models.grad_cam import class_map
 from engine.models.network import Network
 from engine.store.schema import tensor_values
 from engine.tasks import task_named

@@ -17,8 +17,9 @@ import importlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from engine.datasets.archive import Listing, Planned, Skipped
 from engine.datasets.convert import Layout
@@ -35,24 +36,13 @@ Row = Mapping[str, str]
 # --- rsna
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A table of the challenge: its file name without ending, and the split of its rows.
-
-    ``images`` is the folder beside it that holds its images; None: they are anywhere under the root.
-    """
-
-    stem: str
-    images: str | None
-    split: str
-
-
 _RSNA_TABLES = (
-    _Table("labels", "images", "train"),
-    _Table("boneage-training-dataset", None, "train"),
-    _Table("validation dataset", None, "test"),
-    _Table("bone age ground truth", None, "test"),
+    ("labels", "images", "train"),
+    ("boneage-training-dataset", "", "train"),
+    ("validation dataset", "", "test"),
+    ("bone age ground truth", "", "test"),
 )
+"""File name without ending, the folder beside it that holds its images (else anywhere), split of its rows."""
 _RSNA_COLUMNS = {
     "id": "id",
     "image id": "id",
@@ -76,14 +66,13 @@ def rsna(root: Path) -> Listing:
     """
     listing: Listing = []
     seen: set[str] = set()
-    for table in _RSNA_TABLES:
-        file = _find_table(root, table.stem)
-        if file is None:
-            continue
-        images = _images_by_stem(file.parent / table.images if table.images else root)
-        listing += [_rsna_row(row, images, seen, table.split) for row in _read_rows(file)]
+    for stem, folder, split in _RSNA_TABLES:
+        file = _find_table(root, stem)
+        if file is not None:
+            images = _images_by_stem(file.parent / folder if folder else root)
+            listing += [_rsna_row(row, images, seen, split) for row in _read_rows(file)]
     if not listing:
-        wanted = ", ".join(f"{table.stem}.csv" for table in _RSNA_TABLES)
+        wanted = ", ".join(f"{stem}.csv" for stem, _, _ in _RSNA_TABLES)
         raise UsageError(f"{root} is not an rsna folder: none of {wanted} with rows in it")
     return listing
 
@@ -152,25 +141,18 @@ def _rsna_row(row: Row, images: Mapping[str, Path], seen: set[str], split: str) 
         return Planned(
             name=name,
             image=images[name],
-            facts=_rsna_facts(name, _meaning(row, "sex", _SEXES, f"id {name}")),
+            facts=_facts(
+                "rsna",
+                name,
+                name,
+                patient_sex=_meaning(row, "sex", _SEXES, f"id {name}"),
+                body_part_examined="HAND",
+            ),
             split=(_meaning(row, "split", _RSNA_SPLITS, f"id {name}") if row.get("split") else split) or "",
             values={BONE_AGE.name: months},
         )
     except (NoLabelError, SourceReadError) as error:
         return Skipped(name, error.reason, str(error))
-
-
-def _rsna_facts(name: str, sex: str | None) -> Facts:
-    return Facts(
-        sop_instance_uid=uid_from("rsna", name, "instance"),
-        study_instance_uid=uid_from("rsna", name, "study"),
-        series_instance_uid=uid_from("rsna", name, "series"),
-        patient_id=f"rsna-{name}",
-        patient_sex=sex,
-        sop_class_uid=SECONDARY_CAPTURE,
-        modality="CR",
-        body_part_examined="HAND",
-    )
 
 
 # --- knee
@@ -204,43 +186,37 @@ def knee(root: Path) -> Listing:
 
 
 def _knee_row(row: Row, root: Path, line: int, seen: set[str]) -> Planned | Skipped:
+    at, uid = f"line {line}", row["uid"]
     try:
-        if not _SAFE_NAME.fullmatch(row["uid"]) or not _SAFE_NAME.fullmatch(row["patient"]):
-            raise NoLabelError(f"line {line}: uid or patient cannot name a file")
-        if row["uid"] in seen:
-            raise NoLabelError(f"line {line}: the uid has more than one row; the first is kept")
-        seen.add(row["uid"])
-        bone, mean, sd = (
-            _months(row, name, f"line {line}") for name in ("bone_months", "pseudo_mean", "pseudo_sd")
-        )
+        if not _SAFE_NAME.fullmatch(uid) or not _SAFE_NAME.fullmatch(row["patient"]):
+            raise NoLabelError(f"{at}: uid or patient cannot name a file")
+        if uid in seen:
+            raise NoLabelError(f"{at}: the uid has more than one row; the first is kept")
+        seen.add(uid)
+        bone, mean, sd = (_months(row, name, at) for name in ("bone_months", "pseudo_mean", "pseudo_sd"))
         if bone is None and mean is None:
-            raise NoLabelError(f"line {line}: neither bone_months nor pseudo_mean")
+            raise NoLabelError(f"{at}: neither bone_months nor pseudo_mean")
         pseudo = dict(zip(PSEUDO_COLUMNS, (mean, sd if mean is not None else None), strict=True))
+        image = _image(root, row["path"], line)
+        age = _months(row, "chron_months", at)
+        facts = _facts(
+            "knee",
+            uid,
+            row["patient"],
+            patient_sex=_meaning(row, "sex", _SEXES, at),
+            patient_age=None if age is None else f"{round(age):03d}M",
+            body_part_examined="KNEE",
+            image_laterality=_meaning(row, "laterality", _SIDES, at),
+        )
         return Planned(
-            name=row["uid"],
-            image=_image(root, row["path"], line),
-            facts=_knee_facts(row, line),
-            split=_meaning(row, "split", _KNEE_SPLITS, f"line {line}") or "",
+            name=uid,
+            image=image,
+            facts=replace(facts, sop_instance_uid=uid) if _UID.fullmatch(uid) else facts,
+            split=_meaning(row, "split", _KNEE_SPLITS, at) or "",
             values={BONE_AGE.name: bone, **pseudo},
         )
     except (NoLabelError, SourceReadError) as error:
-        return Skipped(f"line {line}", error.reason, str(error))
-
-
-def _knee_facts(row: Row, line: int) -> Facts:
-    age, uid = _months(row, "chron_months", f"line {line}"), row["uid"]
-    return Facts(
-        sop_instance_uid=uid if _UID.fullmatch(uid) else uid_from("knee", uid, "instance"),
-        study_instance_uid=uid_from("knee", uid, "study"),
-        series_instance_uid=uid_from("knee", uid, "series"),
-        patient_id=f"knee-{row['patient']}",
-        patient_sex=_meaning(row, "sex", _SEXES, f"line {line}"),
-        patient_age=None if age is None else f"{round(age):03d}M",
-        sop_class_uid=SECONDARY_CAPTURE,
-        modality="CR",
-        body_part_examined="KNEE",
-        image_laterality=_meaning(row, "laterality", _SIDES, f"line {line}"),
-    )
+        return Skipped(at, error.reason, str(error))
 
 
 def _image(root: Path, path: str, line: int) -> Path:
@@ -250,7 +226,20 @@ def _image(root: Path, path: str, line: int) -> Path:
     return image
 
 
-# --- cells of both
+# --- both
+
+
+def _facts(layout: str, name: str, patient: str, **stated: Any) -> Facts:
+    """What stands in the header of a film; its UIDs follow from its name."""
+    return Facts(
+        sop_instance_uid=uid_from(layout, name, "instance"),
+        study_instance_uid=uid_from(layout, name, "study"),
+        series_instance_uid=uid_from(layout, name, "series"),
+        patient_id=f"{layout}-{patient}",
+        sop_class_uid=SECONDARY_CAPTURE,
+        modality="CR",
+        **stated,
+    )
 
 
 def _months(row: Row, name: str, at: str) -> float | None:

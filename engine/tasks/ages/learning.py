@@ -22,11 +22,9 @@ from engine.models.grad_cam import attention
 from engine.models.network import Network, Outputs
 from engine.models.ordered_bins import joint_loss, moments
 from engine.tasks.ages.accuracy import AGE_EDGES_YEARS, PREDICTED
-from engine.tasks.ages.calibration import calibration_from_facts, fit_calibration, tempered_sd
+from engine.tasks.ages.calibration import LOGITS, calibration_from_facts, fit_calibration, tempered_sd
 from engine.tasks.ages.pseudo_labels import BIN, IS_EXPERT, pseudo_label_loss, targets
 from engine.training.learning import Learning, Parameter, Truth, Weights
-
-LOGITS = "logits"
 
 
 class Deployed(nn.Module):
