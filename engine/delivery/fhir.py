@@ -16,7 +16,6 @@ from typing import Any
 from engine.delivery import uids
 from engine.delivery.scored import MANUFACTURER, RESEARCH_USE, Model, Models, Scored
 from engine.evaluation.answer import Code, Measurement
-from engine.store import ledger
 from engine.store.files import replacing
 
 PATIENT_KEY_SYSTEM = "urn:osteoray:patient-key"
@@ -44,20 +43,14 @@ def folder(scores: Path, target: Path) -> Json:
     Raises:
         TableError: a table of the folder cannot be read.
     """
-    models = Models(scores)
-    gone = set(ledger.superseded(scores).to_pylist())
+    results = Models(scores).results()
     target.mkdir(parents=True, exist_ok=True)
     count = 0
-    for path in ledger.tables_of(scores, "predictions"):
-        table = ledger.read_table(path)
-        for row in table.select([name for name in table.column_names if name != "attention_map"]).to_pylist():
-            if row["instance_index"] in gone:
-                continue
-            scored = models.scored(row)
-            with replacing(target / f"{scored.uid(uids.SR)}.json") as temporary:
-                text = json.dumps(bundle(scored), indent=1, allow_nan=False, ensure_ascii=False)
-                temporary.write_text(text + "\n", encoding="utf-8")
-            count += 1
+    for scored in results:
+        with replacing(target / f"{scored.uid(uids.SR)}.json") as temporary:
+            text = json.dumps(bundle(scored), indent=1, allow_nan=False, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        count += 1
     return {"bundles": count}
 
 
@@ -137,12 +130,8 @@ def _value(one: Measurement) -> Json:
         return {"valueCodeableConcept": _concept(one.value)}
     quantity: Json = {"value": round(one.value, one.decimals)}
     if one.unit is not None:
-        unit = {
-            "unit": one.unit_words or one.unit.meaning,
-            "system": _SYSTEMS["UCUM"],
-            "code": one.unit.value,
-        }
-        quantity |= unit
+        words = one.unit_words or one.unit.meaning
+        quantity |= {"unit": words, "system": _SYSTEMS["UCUM"], "code": one.unit.value}
     return {"valueQuantity": quantity}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +11,15 @@ from typing import Any
 from engine.delivery import uids
 from engine.errors import TableError, UnknownNameError, UsageError
 from engine.evaluation.answer import Code, Measurement, Row
+from engine.store import ledger
 from engine.store.files import MANIFEST_NAME, read_json
 from engine.tasks import task_named
 from engine.tasks.task import Task
 
 RESEARCH_USE = "Research use only, not for diagnosis"
 MANUFACTURER = "osteoray"
+MAP = "attention_map"
+"""Column of the attention map."""
 _NO_MODEL = "the manifest does not say which model scored: score into a new folder"
 
 
@@ -72,6 +75,7 @@ class Models:
             UsageError: the folder is of another verb.
             TableError: it is of an earlier release, its manifest lacks a fact, or a task is not installed.
         """
+        self._scores = scores
         manifest = read_json(scores / MANIFEST_NAME)
         if manifest.get("kind") != "score":
             raise UsageError(f"{scores} is no folder of `osteoray score`: there is nothing to deliver")
@@ -103,6 +107,20 @@ class Models:
     def tasks(self) -> tuple[Task, ...]:
         """The tasks of the folder, in the order of the manifest, each once."""
         return tuple({model.task.name: model.task for model in self._by_digest.values()}.values())
+
+    def results(self, columns: Sequence[str] | None = None) -> Iterator[Scored]:
+        """Each row of predictions that no later version superseded, without its map, or some of its columns.
+
+        Raises:
+            TableError: a table cannot be read, or the manifest does not name the model of a row.
+        """
+        gone = set(ledger.superseded(self._scores).to_pylist())
+        for path in ledger.tables_of(self._scores, "predictions"):
+            table = ledger.read_present(path, columns)
+            kept = [name for name in table.column_names if name != MAP]
+            for row in table.select(kept).to_pylist():
+                if row["instance_index"] not in gone:
+                    yield self.scored(row)
 
     def scored(self, row: Row) -> Scored:
         """The row with its model.

@@ -19,7 +19,7 @@ from engine.delivery import outbox, secondary_capture, sr, uids
 from engine.delivery.dimse import Dimse, is_dimse
 from engine.delivery.folder import Folder
 from engine.delivery.outbox import Outbox, OutboxItem
-from engine.delivery.scored import Models, Scored
+from engine.delivery.scored import MAP, Models, Scored
 from engine.delivery.sink import REFUSED, SENT, UNREACHABLE, SendResult, Sink
 from engine.delivery.stow import Stow, is_stow
 from engine.dicom.identity import Identity, identity
@@ -39,7 +39,6 @@ FORMS = (
 GIVE_UP_AFTER = 20
 """Attempts in a row that reached nobody: the sink is down, so the delivery ends."""
 
-_MAP = "attention_map"
 _ITEM_COLUMNS = (
     "instance_index", "path", "shard", "sop_instance_uid", "content_sha256", "model_sha256",
 )  # fmt: skip
@@ -135,15 +134,11 @@ class ResultBuilder:
         Raises:
             TableError: a table cannot be read.
         """
-        gone = set(ledger.superseded(self._scores).to_pylist())
-        for path in ledger.tables_of(self._scores, "predictions"):
-            for row in ledger.read_present(path, _ITEM_COLUMNS).to_pylist():
-                if row["instance_index"] in gone:
-                    continue
-                scored, place = self._models.scored(row), (row["instance_index"], row["shard"])
-                for kind in kinds:
-                    task = scored.model.task.name
-                    yield OutboxItem(scored.uid(kind), kind, task, *place, row["content_sha256"])
+        for scored in self._models.results(_ITEM_COLUMNS):
+            row, task = scored.row, scored.model.task.name
+            for kind in kinds:
+                place = (row["instance_index"], row["shard"], row["content_sha256"])
+                yield OutboxItem(scored.uid(kind), kind, task, *place)
 
     def make(self, item: OutboxItem) -> bytes | SendResult:
         """The Part 10 file, or why there is none."""
@@ -184,7 +179,7 @@ class ResultBuilder:
     def _capture(self, scored: Scored, source: Identity) -> bytes | SendResult:
         """The picture is decoded in a process of its own, as in scoring, only larger."""
         row = scored.row
-        if row[_MAP] is None:
+        if row[MAP] is None:
             return SendResult(REFUSED, "no_map")
         rule = rule_from_facts(self._rules[scored.model.sha256])
         height, width = rule.view.size_HW
@@ -194,18 +189,18 @@ class ResultBuilder:
         (image,) = self._reader.images(self._source, dataclasses.replace(rule, view=view), [row["path"]])
         if isinstance(image, InstanceError | FilteredError):
             return SendResult(REFUSED, image.reason)
-        return secondary_capture.capture(scored, source, image, row[_MAP])
+        return secondary_capture.capture(scored, source, image, row[MAP])
 
 
 def _rows_with_maps(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a table of predictions, the map as uint8 [H, W]; None where the model makes none."""
     table = ledger.read_table(path)
     maps: Sequence[Any] = [None] * table.num_rows
-    if _MAP in table.column_names:
-        maps = list(schema.tensor_values(table[_MAP]))
-        table = table.drop_columns([_MAP])
+    if MAP in table.column_names:
+        maps = list(schema.tensor_values(table[MAP]))
+        table = table.drop_columns([MAP])
     for row, attention_hw in zip(table.to_pylist(), maps, strict=True):
-        yield {**row, _MAP: attention_hw}
+        yield {**row, MAP: attention_hw}
 
 
 class _Sending:

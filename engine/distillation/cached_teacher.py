@@ -48,19 +48,14 @@ class RecordedTeacher:
         def read(column: str) -> Tensor:
             return torch.from_numpy(self.cache.read(column, places_B)).to(device).float()
 
-        def shown(column: str) -> Tensor:
-            return warp.maps(read(column))
-
         names = self.names
-        taps = range(len(self.channels)) if "features" in names else range(0)
-        attention_Bhw = None
-        if "attention" in names:
-            attention_Bhw = warp.maps(read("attention")[:, None] / _LEVELS)[:, 0]
+        taps = range(len(self.channels)) if "features" in names else ()
+        has_map = "attention" in names
         return Outputs(
             read("logits"),
-            shown("dense") if "dense" in names else None,
-            tuple(shown(f"features_{tap}") for tap in taps),
-            attention_Bhw=attention_Bhw,
+            warp.maps(read("dense")) if "dense" in names else None,
+            tuple(warp.maps(read(f"features_{tap}")) for tap in taps),
+            attention_Bhw=warp.maps(read("attention")[:, None] / _LEVELS)[:, 0] if has_map else None,
             pooled_BC=read("embedding") if "embedding" in names else None,
         )
 

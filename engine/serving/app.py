@@ -174,13 +174,7 @@ def build_app(
     app = FastAPI(title="osteoray", version=__version__, description=NOTICE)
     app.add_exception_handler(EngineError, _engine_error)
     guard = [Depends(_bearer_check(api_key))] if api_key else []
-    _add_facts_routes(app, served, guard)
-    for one in served.values():
-        _add_score_route(app, one, guard)
-    return app
 
-
-def _add_facts_routes(app: FastAPI, served: dict[str, Served], guard: list[Any]) -> None:
     @app.get("/healthz", response_model=Health)
     def healthz() -> Health:
         """Whether the models are loaded."""
@@ -190,6 +184,10 @@ def _add_facts_routes(app: FastAPI, served: dict[str, Served], guard: list[Any])
     def models() -> list[ServedModel]:
         """The bundles that are served."""
         return [_described(one.model.bundle) for one in served.values()]
+
+    for one in served.values():
+        _add_score_route(app, one, guard)
+    return app
 
 
 def _add_score_route(app: FastAPI, served: Served, guard: list[Any]) -> None:
@@ -266,13 +264,8 @@ async def _engine_error(request: Request, error: Exception) -> JSONResponse:
     """The error tree as HTTP: 413 too large, 415 no decoder, 422 unusable, not for this task, or withheld."""
     if not isinstance(error, InstanceError | FilteredError | AbstainedError):
         raise error
-    status = (
-        413
-        if isinstance(error, OverLimitError)
-        else 415
-        if isinstance(error, UnsupportedSyntaxError)
-        else 422
-    )
+    statuses = {OverLimitError: 413, UnsupportedSyntaxError: 415}
+    status = next((number for kind, number in statuses.items() if isinstance(error, kind)), 422)
     problem = Problem(code=error.code, reason=error.reason, message=str(error))
     return JSONResponse(problem.model_dump(), status)
 

@@ -78,7 +78,6 @@ def _dealt(patients: list[str], folds: int) -> dict[str, int]:
             moved.append((number, patient))
     for number, patient in moved:
         # the emptiest; of equals the next one after its own, so that all are filled alike
-        fold = min(range(folds), key=lambda place: (held[place], (place - number) % folds))
-        dealt[patient] = fold
-        held[fold] += 1
+        dealt[patient] = min(range(folds), key=lambda place: (held[place], (place - number) % folds))
+        held[dealt[patient]] += 1
     return dealt

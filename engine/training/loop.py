@@ -146,9 +146,8 @@ def _train_epoch(training: _Training, state: State) -> Log:
     mine = order[world.rank :: world.size]
     follow_ema = _Ema(state.ema, state.trainee.net)
     sums: dict[str, Tensor] = {}
-    training.model.train(
-        recipe.network.learns == "all"
-    )  # a norm that does not learn keeps its statistics, too
+    # a norm that does not learn keeps its statistics, too
+    training.model.train(recipe.network.learns == "all")
     is_finite = None
     for place in range(steps):
         chosen_B = mine[place * per_worker : (place + 1) * per_worker]
@@ -160,7 +159,8 @@ def _train_epoch(training: _Training, state: State) -> Log:
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.double()
     _require_finite(is_finite, state.step - 1)
-    return {_log_name(name): float(total) / steps for name, total in sums.items()}
+    names = {name: name if name.startswith("term/") else f"train/{name}" for name in sums}
+    return {names[name]: float(total) / steps for name, total in sums.items()}
 
 
 def _require_finite(is_finite: Tensor | None, step: int) -> None:
@@ -299,7 +299,3 @@ def _precision(name: str, device: torch.device) -> torch.autocast:
     # Without bf16 instructions a CPU emulates them, slower than float32.
     is_supported = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16" and is_supported)
-
-
-def _log_name(name: str) -> str:
-    return name if name.startswith("term/") else f"train/{name}"

@@ -108,7 +108,8 @@ def record_shard(shard: int, path: Path, nets: Sequence[Network], spec: RecordSp
     columns = ["sop_instance_uid", "content_sha256", "original_to_network", "image"]
     columns += [name for one in given for name in covariates.sources(one)]
     table = read_samples(path, columns, ledger.superseded(spec.data))
-    images_NVHW = _with_views(tensor_values(table["image"]))
+    images = tensor_values(table["image"])
+    images_NVHW = images.reshape(len(images), -1, *images.shape[-2:])
     known = [covariate_columns(table, one) for one in given]
     arrays = recorded_outputs(nets, images_NVHW, known, spec.outputs, passes=spec.passes)
     keys = Keys(
@@ -136,18 +137,11 @@ def recorded_outputs(
     Raises:
         TrainingError: an output is not finite.
     """
-    found = [
-        outputs(
-            net,
-            images_NVHW,
-            known_NQ,
-            partial(_columns, names=names if number == place == 0 else ("logits",)),
-            batch_size=BATCH,
-            see=see,
-        )
-        for number, see in enumerate(views_of(passes))
-        for place, (net, known_NQ) in enumerate(zip(nets, covariates_NQ, strict=True))
-    ]
+    found: list[dict[str, NDArray[Any]]] = []
+    for see in views_of(passes):
+        for net, known_NQ in zip(nets, covariates_NQ, strict=True):
+            keep = partial(_columns, names=("logits",) if found else names)
+            found.append(outputs(net, images_NVHW, known_NQ, keep, batch_size=BATCH, see=see))
     columns = {**found[0], "logits": _mean_logits([one["logits"] for one in found])}
     if not all(np.isfinite(values).all() for values in columns.values()):
         raise TrainingError("a teacher's output is not finite in float16 or float32: it cannot be recorded")
@@ -176,8 +170,3 @@ def _mean_logits(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     stacked_TNK = torch.stack([torch.from_numpy(logits_NK).log_softmax(1) for logits_NK in logits])
     mean_NK: NDArray[np.float32] = (stacked_TNK.logsumexp(0) - math.log(len(logits))).numpy()
     return mean_NK
-
-
-def _with_views(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images [N, H, W] of one view, or [N, V, H, W], as [N, V, H, W]."""
-    return images[:, None] if images.ndim == 3 else images  # noqa: PLR2004
