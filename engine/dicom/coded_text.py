@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Generator, Iterator
 
 from engine.dicom import pixel_element
+from engine.dicom.codestream import ENDS_EARLY
 from engine.errors import PixelDecodeError, TruncatedError, UnsupportedSyntaxError
 
 Span = tuple[int, int]
@@ -21,7 +22,6 @@ _CODELESS = frozenset({f"{_ROOT}.5", f"{_ROOT}.1.98", f"{_ROOT}.8.1"})
 _JPEG = frozenset(f"{_ROOT}.4.{number}" for number in (*range(50, 71), 80, 81))
 _JPEG_2000 = frozenset(f"{_ROOT}.4.{number}" for number in (90, 91, 92, 93, 201, 202, 203))
 
-_ENDS_EARLY = "the code stream ends early: copy the file again from its source"
 _UNKNOWN = "the code stream holds a segment of no known kind, which may be text"
 _LENGTH = 2
 
@@ -50,12 +50,13 @@ def without_text(transfer_syntax_uid: str, items: memoryview) -> bytes:
     """
     if transfer_syntax_uid in _CODELESS:
         return bytes(items)
-    spans_of = _jpeg if transfer_syntax_uid in _JPEG else _jpeg_2000
-    if transfer_syntax_uid not in _JPEG | _JPEG_2000:
+    is_jpeg = transfer_syntax_uid in _JPEG
+    if not is_jpeg and transfer_syntax_uid not in _JPEG_2000:
         raise UnsupportedSyntaxError(f"frames of {transfer_syntax_uid} may hold text that is not known here")
     _, fragments = pixel_element.split_items(items)
     coded = bytearray().join(items[start:end] for start, end in fragments)
-    for start, end in spans_of(coded):
+    spans = _frames(coded, _SOI, _jpeg_frame) if is_jpeg else _frames(coded, _SOC_SIZ, _jpeg_2000_frame)
+    for start, end in spans:
         coded[start:end] = bytes(end - start)
     cleaned, at = bytearray(items), 0
     for start, end in fragments:
@@ -78,10 +79,6 @@ def _frames(
     yield position, len(coded)
 
 
-def _jpeg(coded: bytearray) -> Iterator[Span]:
-    yield from _frames(coded, _SOI, _jpeg_frame)
-
-
 def _jpeg_frame(coded: bytearray, start: int) -> Generator[Span, None, int]:
     position, is_scan = start + len(_SOI), False
     while (found := _MARKER.search(coded, position)) is not None:
@@ -98,11 +95,7 @@ def _jpeg_frame(coded: bytearray, start: int) -> Generator[Span, None, int]:
         elif kind not in _SEGMENTS:
             raise PixelDecodeError(_UNKNOWN)
         position, is_scan = end, kind == _SOS
-    raise TruncatedError(_ENDS_EARLY)
-
-
-def _jpeg_2000(coded: bytearray) -> Iterator[Span]:
-    yield from _frames(coded, _SOC_SIZ, _jpeg_2000_frame)
+    raise TruncatedError(ENDS_EARLY)
 
 
 def _jpeg_2000_frame(coded: bytearray, start: int) -> Generator[Span, None, int]:
@@ -112,7 +105,7 @@ def _jpeg_2000_frame(coded: bytearray, start: int) -> Generator[Span, None, int]
         body = yield from _header_2000(coded, position, _SOD)
         following = position + length if length else coded.find(_EOC, body)
         if not max(body, position + _SOT_BYTES) <= following <= len(coded):
-            raise TruncatedError(_ENDS_EARLY)
+            raise TruncatedError(ENDS_EARLY)
         position = following
     if coded.startswith(_EOC, position):
         return position + len(_EOC)
@@ -126,7 +119,7 @@ def _header_2000(coded: bytearray, position: int, end_marker: bytes) -> Generato
     while not coded.startswith(end_marker, position):
         at = position + len(end_marker)
         if coded[position : position + 1] != b"\xff" or at + _LENGTH > len(coded):
-            raise TruncatedError(_ENDS_EARLY)
+            raise TruncatedError(ENDS_EARLY)
         kind, end = coded[position + 1], _segment_end(coded, at)
         if kind == _COM_2000:
             yield at + _LENGTH, end
@@ -140,5 +133,5 @@ def _segment_end(coded: bytearray, at: int) -> int:
     """Where a segment ends whose length field stands at ``at``."""
     length = int.from_bytes(coded[at : at + _LENGTH], "big")
     if length < _LENGTH or at + length > len(coded):
-        raise TruncatedError(_ENDS_EARLY)
+        raise TruncatedError(ENDS_EARLY)
     return at + length

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +18,6 @@ from numpy.typing import NDArray
 from engine.dicom import codestream, jpeg_2000, native, reduced
 from engine.dicom.frame import FrameFacts
 from engine.errors import PixelDecodeError, UnsupportedSyntaxError
-
-__all__ = ["DECODERS", "Codec", "Decoder", "FrameFacts", "decode_frame", "require_decoder"]
 
 Array = NDArray[Any]
 Least = tuple[int, int] | None
@@ -136,9 +135,7 @@ def _jpeg(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW: Lea
     if is_silent_rgb and _TURBO.available():  # libjpeg would take the components for YBR
         rgb: Array = imagecodecs.jpeg8_decode(bytes(stream), colorspace="RGB", outcolorspace="RGB")
         return rgb
-    halvings = reduced.num_halvings(said, least_HW, reduced.most_jpeg_halvings(said)) if least_HW else 0
-    smaller = _smaller(reduced.jpeg, stream, said, halvings)
-    return decoder.full(stream, said) if smaller is None else smaller
+    return _decoded(decoder, reduced.jpeg, stream, said, least_HW, reduced.most_jpeg_halvings(said))
 
 
 def _jpeg_ls(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW: Least) -> Array:
@@ -154,23 +151,21 @@ def _jpeg_2000(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW
     said = jpeg_2000.jpeg_2000_facts(bare)
     _require_same(said, facts)
     jpeg_2000.require_whole(bare, said)
-    most = reduced.most_jpeg_2000_halvings(said)
+    return _decoded(decoder, reduced.jpeg_2000, bare, said, least_HW, reduced.most_jpeg_2000_halvings(said))
+
+
+def _decoded(
+    decoder: Decoder, smaller: Callable[[Stream, Any, int], Array], stream: Stream, said: Any,
+    least_HW: Least, most: int,
+) -> Array:  # fmt: skip
+    """The frame at a part of its resolution; in full where that is not asked for, or cannot be had."""
     halvings = reduced.num_halvings(said, least_HW, most) if least_HW else 0
-    smaller = _smaller(reduced.jpeg_2000, bare, said, halvings)
-    return decoder.full(bare, said) if smaller is None else smaller
-
-
-def _smaller(
-    decode: Callable[[Stream, Any, int], Array], stream: Stream, said: codestream.StreamFacts, halvings: int
-) -> Array | None:
-    """The frame at a part of its resolution; None where that cannot be had, then the full path decides."""
-    if not halvings:
-        return None
-    try:
-        stored = decode(stream, said, halvings)
-    except reduced.PILLOW_ERRORS:
-        return None
-    return stored if stored.shape[:2] == reduced.smaller_HW(said.rows, said.columns, halvings) else None
+    if halvings:
+        with suppress(*reduced.PILLOW_ERRORS):
+            stored = smaller(stream, said, halvings)
+            if stored.shape[:2] == reduced.smaller_HW(said.rows, said.columns, halvings):
+                return stored
+    return decoder.full(stream, said)
 
 
 def _require_same(said: codestream.StreamFacts, facts: FrameFacts) -> None:

@@ -18,10 +18,9 @@ import struct
 from dataclasses import dataclass
 
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import correct_ambiguous_vr, write_dataset, write_file_meta_info
-from pydicom.uid import UID
 
 from engine.dicom import allowed_values, element_scan
 from engine.dicom import deid_values as values
@@ -49,7 +48,7 @@ from engine.dicom.part10 import (
     read_meta,
 )
 from engine.dicom.pixel_element import split_items
-from engine.dicom.write import IMPLEMENTATION_UID, SECONDARY_CAPTURE
+from engine.dicom.write import SECONDARY_CAPTURE, file_meta
 from engine.errors import HeaderError, TruncatedError
 
 _METHODS = (
@@ -104,15 +103,6 @@ class _Taken(frozenset[int]):
 
     def __contains__(self, tag: object) -> bool:
         return isinstance(tag, int) and is_taken(tag)
-
-
-def deidentify(data: bytes, salt: bytes) -> bytes:
-    """The Part 10 file that is left of ``data``.
-
-    Raises:
-        InstanceError: as ``deidentified``.
-    """
-    return deidentified(data, salt).data
 
 
 def deidentified(data: bytes, salt: bytes, limits: Limits | None = None) -> Deidentified:
@@ -276,11 +266,7 @@ def _syntax(image: DataSet, whole: _Whole) -> str:
 
 def _meta(header: Dataset, syntax: str) -> bytes:
     """Preamble, prefix and file meta group, all of our own making."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(header.SOPClassUID)
-    meta.MediaStorageSOPInstanceUID = UID(header.SOPInstanceUID)
-    meta.TransferSyntaxUID = UID(syntax)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
+    meta = file_meta(header.SOPClassUID, header.SOPInstanceUID, syntax)
     meta.ImplementationVersionName = "OSTEORAY"
     stream = DicomBytesIO()
     stream.write(b"\0" * 128 + b"DICM")

@@ -53,7 +53,7 @@ def references(data: bytes) -> Iterator[Reference]:
     meta = read_meta(memoryview(data))
     if meta.sop_class_uid != DICOMDIR or meta.transfer_syntax_uid != EXPLICIT_LE:
         raise HeaderError("no DICOMDIR in Explicit VR Little Endian, as the standard asks for")
-    series_of = _series_by_offset(data, meta.start)
+    series_of = _SeriesByOffset(_records(data, meta.start))
     for offset, record in _records(data, meta.start):
         components = _components(record)
         if components:
@@ -63,41 +63,27 @@ def references(data: bytes) -> Iterator[Reference]:
 class _SeriesByOffset:
     """Which series a record belongs to, by following the offsets; some bytes a record."""
 
-    def __init__(self) -> None:
-        self._offsets, self._next = array("Q"), array("Q")
+    def __init__(self, records: Iterable[tuple[int, Dataset]]) -> None:
+        self._offsets, following = array("Q"), array("Q")
         self._heads: list[tuple[int, str]] = []
-        self._number_N = np.zeros(0, np.int64)
-
-    def add(self, offset: int, record: Dataset) -> None:
-        self._offsets.append(offset)
-        self._next.append(_offset(record, _NEXT))
-        uid = str(element_value(record, _SERIES_UID) or "").strip("\0 ")
-        if str(element_value(record, _TYPE)).strip() == "SERIES" and uid and set(uid) <= _UID_CHARACTERS:
-            self._heads.append((_offset(record, _LOWER), uid))
-
-    def follow(self) -> None:
-        """Give every record its series; a chain that leads back to where it was ends there."""
+        for offset, record in records:
+            self._offsets.append(offset)
+            following.append(_offset(record, _NEXT))
+            uid = str(element_value(record, _SERIES_UID) or "").strip("\0 ")
+            if str(element_value(record, _TYPE)).strip() == "SERIES" and uid and set(uid) <= _UID_CHARACTERS:
+                self._heads.append((_offset(record, _LOWER), uid))
         place = {offset: number for number, offset in enumerate(self._offsets)}
-        number_N = np.full(len(place), -1, np.int64)
+        self._number_N = np.full(len(place), -1, np.int64)
         for head, (offset, _) in enumerate(self._heads):
             row = place.get(offset)
-            while row is not None and number_N[row] < 0:
-                number_N[row] = head
-                row = place.get(self._next[row])
-        self._number_N = number_N
+            while row is not None and self._number_N[row] < 0:  # a chain that leads back to where it was ends
+                self._number_N[row] = head
+                row = place.get(following[row])
 
     def get(self, offset: int) -> str:
         row = int(np.searchsorted(np.frombuffer(self._offsets, np.uint64), offset))
         number = int(self._number_N[row])
         return self._heads[number][1] if number >= 0 else ""
-
-
-def _series_by_offset(data: bytes, start: int) -> _SeriesByOffset:
-    found = _SeriesByOffset()
-    for offset, record in _records(data, start):
-        found.add(offset, record)
-    found.follow()
-    return found
 
 
 def _records(data: bytes, start: int) -> Iterator[tuple[int, Dataset]]:

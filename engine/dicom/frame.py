@@ -1,4 +1,4 @@
-"""One frame of stored values, as the header describes it."""
+"""One frame: its stored values as the header describes them, and its display values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 PACKED = 1
 """BitsAllocated of a frame with eight pixels in a byte."""
@@ -47,3 +48,24 @@ class FrameFacts:
     def shape(self) -> tuple[int, ...]:
         """(rows, columns), or (rows, columns, samples) where there is more than one sample."""
         return (self.rows, self.columns, self.samples)[: 2 if self.samples == 1 else 3]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame on its way to a view: clip(``gain`` * ``values_HW`` + ``offset``, 0, 1) are display values.
+
+    It may have been decoded at 1 / ``reduction`` of ``original_HW`` (rows, columns); a pixel is then the
+    mean of ``reduction`` x ``reduction`` original ones, and the last row and column may reach beyond them.
+    """
+
+    values_HW: NDArray[Any]
+    gain: float
+    offset: float
+    original_HW: tuple[int, int]
+    reduction: int = 1
+
+    def shaded(self, values_HW: NDArray[Any]) -> NDArray[np.float32]:
+        """Display values, 0 black to 1 white, of ``values_HW``, which may be means of this frame's values."""
+        shown = values_HW.astype(np.float32) * np.float32(self.gain) + np.float32(self.offset)
+        clipped: NDArray[np.float32] = np.clip(shown, 0.0, 1.0)
+        return clipped

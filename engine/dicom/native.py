@@ -36,7 +36,8 @@ def bare(stream: memoryview, facts: FrameFacts) -> Array:
     else:
         stored = np.frombuffer(stream, facts.dtype, facts.count)
     if facts.samples > 1 and facts.planar_configuration == 1:
-        return _interleaved(stored.reshape(facts.samples, facts.rows, facts.columns))
+        planes_SHW = stored.reshape(facts.samples, facts.rows, facts.columns)
+        return np.ascontiguousarray(np.moveaxis(planes_SHW, 0, -1))
     return stored.reshape(facts.shape)
 
 
@@ -91,7 +92,3 @@ def _packbits(segment: bytes, size: int) -> NDArray[np.uint8]:
     if len(decoded) < size:
         raise TruncatedError("RLE: a segment ends early: copy the file again from its source")
     return np.frombuffer(decoded, np.uint8, size)
-
-
-def _interleaved(planes_SHW: Array) -> Array:
-    return np.ascontiguousarray(np.moveaxis(planes_SHW, 0, -1))

@@ -24,9 +24,6 @@ from pydicom.tag import BaseTag
 from engine.dicom import element_scan
 from engine.dicom.part10 import (
     DEFLATED,
-    EXPLICIT_BE,
-    EXPLICIT_LE,
-    IMPLICIT_LE,
     Inflater,
     Meta,
     is_little_endian,
@@ -41,19 +38,6 @@ from engine.errors import (
     SopClassFilteredError,
     TruncatedError,
 )
-
-__all__ = [
-    "DEFLATED",
-    "EXPLICIT_BE",
-    "EXPLICIT_LE",
-    "IMPLICIT_LE",
-    "PARSER_ERRORS",
-    "DataSet",
-    "Limits",
-    "parse",
-    "quiet",
-    "require_pixels",
-]
 
 # Values that break a VR's rules are common in archives and harmless to us; the validator's warnings would
 # quote them, and they may be patient data. For the same reason pydicom's own log stays shut.

@@ -108,7 +108,7 @@ class Inflater:
         self._rest, self._cap = bytes(deflated), cap
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         self._data = bytearray()
-        self.is_at_end = False
+        self._has_zlib_header = self.is_at_end = False
 
     @property
     def data(self) -> bytearray:
@@ -132,16 +132,11 @@ class Inflater:
         try:
             piece = self._inflate.decompress(self._rest, most)
         except zlib.error as error:
-            if self._data or not self._rest:
+            if self._data or not self._rest or self._has_zlib_header:
                 raise TruncatedError("the deflated data set is damaged: copy the file again") from error
-            self._inflate = zlib.decompressobj()  # some writers put a zlib header before the stream
-            piece = self._with_zlib_header(most)
+            self._has_zlib_header = True  # some writers put one before the stream
+            self._inflate = zlib.decompressobj()
+            return self._piece(most)
         self._rest = self._inflate.unconsumed_tail
         self.is_at_end = self._inflate.eof or not piece
         return piece
-
-    def _with_zlib_header(self, most: int) -> bytes:
-        try:
-            return self._inflate.decompress(self._rest, most)
-        except zlib.error as error:
-            raise TruncatedError("the deflated data set is damaged: copy the file again") from error

@@ -57,8 +57,8 @@ def encapsulated_frame(stream: memoryview, frame: int, frames: int, header: Data
     if frames == 1:
         return _joined(stream, fragments)
     groups = (
-        _by_offsets(_extended_offsets(header), fragments, frames)
-        or _by_offsets(_basic_offsets(table), fragments, frames)
+        _by_offsets(_offsets(_extended(header), 8), fragments, frames)
+        or _by_offsets(_offsets(table, 4), fragments, frames)
         or _by_starts(stream, fragments, frames)
     )
     if groups is None:
@@ -100,17 +100,16 @@ def _joined(stream: memoryview, fragments: list[Span]) -> memoryview:
     return memoryview(b"".join(stream[start:end] for start, end in fragments))
 
 
-def _extended_offsets(header: Dataset) -> list[int]:
+def _extended(header: Dataset) -> bytes:
     try:
         with quiet():
-            value = bytes(header.ExtendedOffsetTable)
+            return bytes(header.ExtendedOffsetTable)
     except PARSER_ERRORS:
-        return []
-    return [int(offset) for offset in np.frombuffer(value[: len(value) // 8 * 8], "<u8")]
+        return b""
 
 
-def _basic_offsets(table: memoryview) -> list[int]:
-    return [int(offset) for offset in np.frombuffer(table[: len(table) // 4 * 4], "<u4")]
+def _offsets(table: bytes | memoryview, width: int) -> list[int]:
+    return [int(offset) for offset in np.frombuffer(table[: len(table) // width * width], f"<u{width}")]
 
 
 def _by_offsets(offsets: list[int], fragments: list[Span], frames: int) -> list[list[Span]] | None:

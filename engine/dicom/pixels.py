@@ -16,7 +16,8 @@ from pydicom.dataset import Dataset
 
 from engine.dicom import colour, functional_groups, pixel_element, voi
 from engine.dicom import header as elements
-from engine.dicom.decoders import FrameFacts, decode_frame, require_decoder
+from engine.dicom.decoders import decode_frame, require_decoder
+from engine.dicom.frame import Frame, FrameFacts
 from engine.dicom.parse import DataSet, Limits, require_pixels
 from engine.errors import HeaderError, NotGrayscaleError, OverLimitError, PixelDecodeError
 
@@ -25,30 +26,6 @@ _BYTE = 8
 _SMALL_TABLE = 1 << 12  # up to here to look at the whole table takes less than at the least and largest value
 _FINE_GAIN = 1 / 1024  # at it, a value rounded to a whole number is off by 1/8 of a grey value of 256
 _CO_SITED = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 92, 93, 201, 202, 203))
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame, maybe at a reduced resolution: clip(``gain`` * ``values_HW`` + ``offset``) is displayed.
-
-    A pixel of ``values_HW`` is the mean of ``reduction`` x ``reduction`` pixels of ``original_HW``; those
-    of the last row and column may reach beyond it.
-    """
-
-    values_HW: NDArray[Any]
-    gain: float
-    offset: float
-    original_HW: tuple[int, int]
-    reduction: int
-
-    def display_values(self) -> NDArray[np.float32]:
-        """Display values [h, w], 0 black to 1 white."""
-        shown_HW = self.values_HW.astype(np.float32)
-        if (self.gain, self.offset) != (1.0, 0.0):
-            shown_HW *= np.float32(self.gain)
-            shown_HW += np.float32(self.offset)
-        np.clip(shown_HW, 0.0, 1.0, out=shown_HW)
-        return shown_HW
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +44,8 @@ def display_values(
     data_set: DataSet, limits: Limits, *, frame: int = 0, least_HW: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
     """Display values [h, w] of a grey frame (from 0), 0 black to 1 white; see ``read_frame``."""
-    return read_frame(data_set, limits, frame=frame, least_HW=least_HW).display_values()
+    found = read_frame(data_set, limits, frame=frame, least_HW=least_HW)
+    return found.shaded(found.values_HW)
 
 
 def read_frame(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,12 +152,12 @@ def _chain(header: Dataset, window: Window | None) -> _Chain:
         middle = ((low + high) / 2, high - low)
         return _Chain(where, slope, intercept, middle, "LINEAR_EXACT", False, _padding(header, where), True)
     center, width = elements.number(header, "WindowCenter"), elements.number(header, "WindowWidth")
-    is_window = center is not None and width is not None and width > 0.0  # 0 often says: no window
+    has_window = center is not None and width is not None and width > 0.0  # 0 often says: no window
     return _Chain(
         where,
         slope,
         intercept,
-        (center, width) if is_window and center is not None and width is not None else None,
+        cast("tuple[float, float]", (center, width)) if has_window else None,
         elements.text(header, "VOILUTFunction") or "LINEAR",
         # MONOCHROME1 shows the lowest value white; PresentationLUTShape repeats that, it does not add to it.
         elements.text(header, "PhotometricInterpretation") == "MONOCHROME1",

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _COLOUR = 3  # dimensions of an array with a colour axis
 IMPLEMENTATION_UID = "2.25.219743176028714025713849620127463218054"
+
+_EMPTY = (
+    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientBirthDate",
+)  # fmt: skip
 
 Stored = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -54,34 +59,22 @@ class Facts:
     window_center_width: tuple[float, float] | None = None
 
 
-def _ljpeg(frame: Stored, bits: int) -> bytes:
-    return bytes(imagecodecs.ljpeg_encode(frame, bitspersample=bits))
-
-
-def _jpegls(frame: Stored, bits: int) -> bytes:
-    return bytes(imagecodecs.jpegls_encode(frame))
-
-
-def _jpeg2k(frame: Stored, bits: int) -> bytes:
-    return bytes(
-        imagecodecs.jpeg2k_encode(frame, codecformat="J2K", reversible=True, level=0, bitspersample=bits)
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Encoder:
     """A transfer syntax that can be written; ``encode`` is None for uncompressed pixels."""
 
     transfer_syntax_uid: str
-    encode: Callable[[Stored, int], bytes] | None
+    encode: Callable[..., bytes | bytearray] | None = None
 
+
+_jpeg_2000 = partial(imagecodecs.jpeg2k_encode, codecformat="J2K", reversible=True, level=0)
 
 ENCODERS: dict[str, Encoder] = {
-    "explicit": Encoder("1.2.840.10008.1.2.1", None),
-    "implicit": Encoder("1.2.840.10008.1.2", None),
-    "jpeg-lossless": Encoder("1.2.840.10008.1.2.4.70", _ljpeg),
-    "jpeg-ls": Encoder("1.2.840.10008.1.2.4.80", _jpegls),
-    "jpeg-2000": Encoder("1.2.840.10008.1.2.4.90", _jpeg2k),
+    "explicit": Encoder("1.2.840.10008.1.2.1"),
+    "implicit": Encoder("1.2.840.10008.1.2"),
+    "jpeg-lossless": Encoder("1.2.840.10008.1.2.4.70", imagecodecs.ljpeg_encode),
+    "jpeg-ls": Encoder("1.2.840.10008.1.2.4.80", lambda frame, **_: imagecodecs.jpegls_encode(frame)),
+    "jpeg-2000": Encoder("1.2.840.10008.1.2.4.90", _jpeg_2000),
 }
 
 
@@ -99,11 +92,7 @@ def write_instance(path: Path, stored_HW: Stored, facts: Facts, *, syntax: str =
     """
     if syntax not in ENCODERS:
         raise UnknownNameError("transfer syntax", syntax, ENCODERS)
-    encoder = ENCODERS[syntax]
-    data_set = _header(facts)
-    _add_pixels(data_set, stored_HW, facts, encoder)
-    data_set.file_meta = _file_meta(facts, encoder.transfer_syntax_uid)
-    data_set.save_as(path, enforce_file_format=True)
+    _write(path, stored_HW, facts, ENCODERS[syntax])
 
 
 def write_photo(path: Path, rgb_HW3: NDArray[np.uint8], facts: Facts) -> None:
@@ -112,20 +101,24 @@ def write_photo(path: Path, rgb_HW3: NDArray[np.uint8], facts: Facts) -> None:
     ``facts.photometric_interpretation`` and ``facts.bits_stored`` are not asked: it is RGB with 8 bits.
     """
     facts = dataclasses.replace(facts, photometric_interpretation="RGB", bits_stored=8)
-    data_set = _header(facts)
-    _add_pixels(data_set, rgb_HW3, facts, ENCODERS["explicit"])
-    data_set.PlanarConfiguration = 0
-    data_set.file_meta = _file_meta(facts, ENCODERS["explicit"].transfer_syntax_uid)
-    data_set.save_as(path, enforce_file_format=True)
+    _write(path, rgb_HW3, facts, ENCODERS["explicit"])
 
 
-def _file_meta(facts: Facts, transfer_syntax_uid: str) -> FileMetaDataset:
+def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> FileMetaDataset:
+    """The file meta group (PS3.10 7.1) of a file that we write."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(facts.sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(facts.sop_instance_uid)
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
     meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
     return meta
+
+
+def _write(path: Path, stored: Stored, facts: Facts, encoder: Encoder) -> None:
+    data_set = _header(facts)
+    _add_pixels(data_set, stored, facts, encoder)
+    data_set.file_meta = file_meta(facts.sop_class_uid, facts.sop_instance_uid, encoder.transfer_syntax_uid)
+    data_set.save_as(path, enforce_file_format=True)
 
 
 def _header(facts: Facts) -> Dataset:
@@ -135,18 +128,11 @@ def _header(facts: Facts) -> Dataset:
         "SOPInstanceUID": facts.sop_instance_uid,
         "StudyInstanceUID": facts.study_instance_uid,
         "SeriesInstanceUID": facts.series_instance_uid,
-        "StudyDate": "",
-        "StudyTime": "",
-        "AccessionNumber": "",
-        "ReferringPhysicianName": "",
-        "StudyID": "1",
-        "SeriesNumber": 1,
-        "InstanceNumber": 1,
+        **dict.fromkeys(_EMPTY, ""),
+        **dict.fromkeys(("StudyID", "SeriesNumber", "InstanceNumber"), "1"),
         "Modality": facts.modality,
         "Manufacturer": facts.manufacturer or "",
-        "PatientName": "",
         "PatientID": facts.patient_id,
-        "PatientBirthDate": "",
         "PatientSex": facts.patient_sex or "",
         "ImageType": ["DERIVED", "PRIMARY"],
     }
@@ -176,6 +162,8 @@ def _add_pixels(data_set: Dataset, stored: Stored, facts: Facts, encoder: Encode
     """``stored`` is [rows, columns], or [rows, columns, 3] for colour."""
     frame: Stored = np.require(stored, requirements="C")
     data_set.SamplesPerPixel = 3 if frame.ndim == _COLOUR else 1
+    if frame.ndim == _COLOUR:
+        data_set.PlanarConfiguration = 0
     data_set.PhotometricInterpretation = facts.photometric_interpretation
     data_set.Rows, data_set.Columns = frame.shape[:2]
     data_set.BitsAllocated = frame.dtype.itemsize * 8
@@ -186,5 +174,6 @@ def _add_pixels(data_set: Dataset, stored: Stored, facts: Facts, encoder: Encode
         pixels = frame.tobytes()
         data_set.add_new(0x7FE00010, "OW", pixels + b"\0" * (len(pixels) % 2))
         return
-    data_set.add_new(0x7FE00010, "OB", encapsulate([encoder.encode(frame, facts.bits_stored)]))
+    coded = bytes(encoder.encode(frame, bitspersample=facts.bits_stored))
+    data_set.add_new(0x7FE00010, "OB", encapsulate([coded]))
     data_set["PixelData"].is_undefined_length = True

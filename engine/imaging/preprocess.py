@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.dicom.frame import Frame
 from engine.errors import UnknownNameError, UsageError
 from engine.imaging import geometry
 from engine.imaging.boxes import Box, cut
@@ -71,52 +72,31 @@ def view_from_facts(facts: Mapping[str, Any]) -> View:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One frame on its way to a view: clip(``gain`` * ``values_HW`` + ``offset``, 0, 1) are display values.
-
-    It may have been decoded at 1 / ``reduction`` of ``original_HW`` (rows, columns); a pixel is then the
-    mean of ``reduction`` x ``reduction`` original ones, and the last row and column may reach beyond them.
-    """
-
-    values_HW: NDArray[Any]
-    gain: float
-    offset: float
-    original_HW: tuple[int, int]
-    reduction: int = 1
-
-    def shaded(self, values_HW: NDArray[Any]) -> Image:
-        """Display values of ``values_HW``, which may be means of this picture's values."""
-        shown = values_HW.astype(np.float32) * np.float32(self.gain) + np.float32(self.offset)
-        clipped: Image = np.clip(shown, 0.0, 1.0)
-        return clipped
-
-
-def cropped(picture: Picture, box: Box) -> tuple[Picture, Geometry]:
-    """The pixels of a picture at full resolution whose centres lie in a box; at least one."""
-    rows, columns = _pixels(box, picture)
-    values_HW = picture.values_HW[rows, columns]
+def cropped(frame: Frame, box: Box) -> tuple[Frame, Geometry]:
+    """The pixels of a frame at full resolution whose centres lie in a box; at least one."""
+    rows, columns = _pixels(box, frame)
+    values_HW = frame.values_HW[rows, columns]
     size = (values_HW.shape[0], values_HW.shape[1])
-    moved = geometry.padded(picture.original_HW, size, top=-rows.start, left=-columns.start)
-    return replace(picture, values_HW=values_HW, original_HW=size), moved
+    moved = geometry.padded(frame.original_HW, size, top=-rows.start, left=-columns.start)
+    return replace(frame, values_HW=values_HW, original_HW=size), moved
 
 
-def erased(picture: Picture, box: Box, grey: float) -> Picture:
-    """A picture at full resolution whose pixels in a box have the one display value ``grey``, 0..1."""
-    rows, columns = _pixels(box, picture)
-    shown_HW = picture.shaded(picture.values_HW)
+def erased(frame: Frame, box: Box, grey: float) -> Frame:
+    """A frame at full resolution whose pixels in a box have the one display value ``grey``, 0..1."""
+    rows, columns = _pixels(box, frame)
+    shown_HW = frame.shaded(frame.values_HW)
     shown_HW[rows, columns] = grey
-    return Picture(shown_HW, 1.0, 0.0, picture.original_HW)
+    return Frame(shown_HW, 1.0, 0.0, frame.original_HW)
 
 
-def _pixels(box: Box, picture: Picture) -> tuple[slice, slice]:
-    if picture.reduction > 1:
-        raise ValueError("a box is cut at full detail: give a picture at full resolution")
-    inner = cut(box, picture.original_HW)
+def _pixels(box: Box, frame: Frame) -> tuple[slice, slice]:
+    if frame.reduction > 1:
+        raise ValueError("a box is cut at full detail: give a frame at full resolution")
+    inner = cut(box, frame.original_HW)
     rows, columns = (
         _between(low, high, count)
         for low, high, count in zip(
-            (inner.top, inner.left), (inner.bottom, inner.right), picture.original_HW, strict=True
+            (inner.top, inner.left), (inner.bottom, inner.right), frame.original_HW, strict=True
         )
     )
     return rows, columns
@@ -133,19 +113,19 @@ def least_HW(view: View, original_HW: tuple[int, int]) -> tuple[int, int] | None
     return fitted_HW(view, original_HW) if view.steps[:1] == (FITS,) else None
 
 
-def apply_to_picture(picture: Picture, view: View) -> tuple[NDArray[np.uint8], Geometry]:
-    """A picture to the view's uint8 image, with the map from its original pixels to the view's.
+def apply_to_frame(frame: Frame, view: View) -> tuple[NDArray[np.uint8], Geometry]:
+    """A frame to the view's uint8 image, with the map from its original pixels to the view's.
 
     Where the first step resizes, the few pixels after it are mapped to display values instead of all
     before it.
     """
     if view.steps[:1] == (FITS,):
-        small = picture.shaded(_fitted(picture, view))
-        canvas, moved = _centred(small, picture.original_HW, view)
+        small = frame.shaded(_fitted(frame, view))
+        canvas, moved = _centred(small, frame.original_HW, view)
         return _finished(canvas, moved, view, view.steps[1:])
-    if picture.reduction > 1:
-        raise ValueError("a view whose first step does not resize needs a picture at full resolution")
-    return apply(picture.shaded(picture.values_HW), view)
+    if frame.reduction > 1:
+        raise ValueError("a view whose first step does not resize needs a frame at full resolution")
+    return apply(frame.shaded(frame.values_HW), view)
 
 
 def apply(image_HW: Image, view: View) -> tuple[NDArray[np.uint8], Geometry]:
@@ -166,7 +146,7 @@ def _finished(
 def resize_pad(image_HW: Image, view: View) -> tuple[Image, Geometry]:
     """Resize by area so that the image fits the view with its aspect kept; centre it on black."""
     shape = (image_HW.shape[0], image_HW.shape[1])
-    return _centred(_fitted(Picture(image_HW, 1.0, 0.0, shape), view), shape, view)
+    return _centred(_fitted(Frame(image_HW, 1.0, 0.0, shape), view), shape, view)
 
 
 def fitted_HW(view: View, original_HW: tuple[int, int]) -> tuple[int, int]:
@@ -179,30 +159,30 @@ def _scale(view: View, original_HW: tuple[int, int]) -> float:
     return min(view.size_HW[0] / original_HW[0], view.size_HW[1] / original_HW[1])
 
 
-def _fitted(picture: Picture, view: View) -> NDArray[Any]:
-    """The picture's values on the grid of ``fitted_HW``."""
-    inner = fitted_HW(view, picture.original_HW)
-    scale = _scale(view, picture.original_HW)
+def _fitted(frame: Frame, view: View) -> NDArray[Any]:
+    """The frame's values on the grid of ``fitted_HW``."""
+    inner = fitted_HW(view, frame.original_HW)
+    scale = _scale(view, frame.original_HW)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    if picture.reduction == 1 and scale * _HALVED_FROM <= 1:
-        picture = _halved(picture)
-    if picture.reduction == 1:
-        return cv2.resize(picture.values_HW, (inner[1], inner[0]), interpolation=method)
+    if frame.reduction == 1 and scale * _HALVED_FROM <= 1:
+        frame = _halved(frame)
+    if frame.reduction == 1:
+        return cv2.resize(frame.values_HW, (inner[1], inner[0]), interpolation=method)
     # A reduced grid may reach beyond the original: the factors are the original's, not those of the two
     # grids.
-    fy, fx = (inner[axis] * picture.reduction / picture.original_HW[axis] for axis in (0, 1))
-    resized = cv2.resize(picture.values_HW, None, fx=fx, fy=fy, interpolation=method)
+    fy, fx = (inner[axis] * frame.reduction / frame.original_HW[axis] for axis in (0, 1))
+    resized = cv2.resize(frame.values_HW, None, fx=fx, fy=fy, interpolation=method)
     return resized[: inner[0], : inner[1]]
 
 
-def _halved(picture: Picture) -> Picture:
+def _halved(frame: Frame) -> Frame:
     """Means of 2 x 2 pixels: OpenCV has vectors for them, and none for the area resize that follows."""
-    values_HW = picture.values_HW
+    values_HW = frame.values_HW
     rows, columns = values_HW.shape
     if rows % 2 or columns % 2:
         values_HW = cv2.copyMakeBorder(values_HW, 0, rows % 2, 0, columns % 2, cv2.BORDER_REPLICATE)
     halved_HW = cv2.resize(values_HW, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return replace(picture, values_HW=halved_HW, reduction=2)
+    return replace(frame, values_HW=halved_HW, reduction=2)
 
 
 def _centred(small_HW: NDArray[Any], original_HW: tuple[int, int], view: View) -> tuple[Image, Geometry]:

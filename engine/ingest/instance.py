@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dicom import header as elements
+from engine.dicom.frame import Frame
 from engine.dicom.functional_groups import of_frame
 from engine.dicom.parse import DataSet, Limits, parse
-from engine.dicom.pixels import Frame, read_frame
+from engine.dicom.pixels import read_frame
 from engine.errors import BodyPartError, MultiFrameError, SopClassFilteredError
 from engine.imaging.boxes import Box, Crop
 from engine.imaging.geometry import Geometry, identity, mirrored
 from engine.imaging.preprocess import (
-    Picture,
     View,
-    apply_to_picture,
+    apply_to_frame,
     cropped,
     erased,
     least_HW,
@@ -146,11 +146,10 @@ def prepare(parsed: Parsed, rule: InputRule, crop: Crop | None = None) -> Instan
     columns = parsed.columns
     box = crop.box_of(columns["sop_instance_uid"]) if crop else None
     frame = parsed.frame(rule.view, is_whole=box is not None)
-    picture = Picture(frame.values_HW, frame.gain, frame.offset, frame.original_HW, frame.reduction)
     moved = identity(frame.original_HW)
     if crop and box:
-        picture, moved = _shown(picture, box, crop, columns["sop_instance_uid"])
-    image_HW, geometry = apply_to_picture(picture, rule.view)
+        frame, moved = _shown(frame, box, crop, columns["sop_instance_uid"])
+    image_HW, geometry = apply_to_frame(frame, rule.view)
     if rule.mirrored_laterality and columns["laterality"] == rule.mirrored_laterality:
         image_HW = np.ascontiguousarray(image_HW[:, ::-1])
         geometry = geometry.then(mirrored(geometry.network_HW))
@@ -161,11 +160,11 @@ def prepare(parsed: Parsed, rule: InputRule, crop: Crop | None = None) -> Instan
     )
 
 
-def _shown(picture: Picture, box: Box, crop: Crop, sop_instance_uid: str) -> tuple[Picture, Geometry]:
+def _shown(frame: Frame, box: Box, crop: Crop, sop_instance_uid: str) -> tuple[Frame, Geometry]:
     """The box alone, or all but the box, and the map from the instance's pixels to those shown."""
     if crop.erase:
-        return erased(picture, box, _grey(sop_instance_uid)), identity(picture.original_HW)
-    return cropped(picture, box)
+        return erased(frame, box, _grey(sop_instance_uid)), identity(frame.original_HW)
+    return cropped(frame, box)
 
 
 def _grey(sop_instance_uid: str) -> float:

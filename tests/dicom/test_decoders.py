@@ -21,7 +21,8 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from engine.dicom import decoders
-from engine.dicom.decoders import DECODERS, FrameFacts, decode_frame, require_decoder
+from engine.dicom.decoders import DECODERS, decode_frame, require_decoder
+from engine.dicom.frame import FrameFacts
 from engine.dicom.header import TAGS
 from engine.dicom.parse import Limits, parse
 from engine.dicom.pixels import stored_values

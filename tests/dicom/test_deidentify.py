@@ -20,7 +20,7 @@ from pydicom.uid import UID
 
 from engine.dicom import deid_values as values
 from engine.dicom.deid_profile import Action, action_of, table
-from engine.dicom.deidentify import burned_in, deidentified, deidentify
+from engine.dicom.deidentify import burned_in, deidentified
 from engine.dicom.header import TAGS, columns
 from engine.dicom.parse import Limits, parse
 from engine.errors import FilteredError, InstanceError
@@ -42,6 +42,10 @@ from tests.fixtures.identity_fixture import MARK, identify
 
 SALT, OTHER_SALT = b"s" * 32, b"t" * 32
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def deidentify(data: bytes, salt: bytes) -> bytes:
+    return deidentified(data, salt).data
 
 
 def marked(syntax: str = EXPLICIT, **changes: Any) -> bytes:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.pixels.decoders.rle import _rle_decode_frame
 
-from engine.dicom.decoders import DECODERS, FrameFacts, decode_frame, require_decoder
+from engine.dicom.decoders import DECODERS, decode_frame, require_decoder
+from engine.dicom.frame import FrameFacts
 from engine.dicom.header import TAGS, num_frames
 from engine.dicom.parse import Limits, parse
 from engine.dicom.pixels import stored_values

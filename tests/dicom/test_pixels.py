@@ -11,9 +11,11 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from engine.dicom.frame import Frame
 from engine.dicom.header import TAGS
 from engine.dicom.parse import DataSet, Limits, parse
 from engine.dicom.pixels import display_values, read_frame, stored_values
@@ -48,6 +50,10 @@ JPEG_2000_LOSSY = "1.2.840.10008.1.2.4.91"
 WINDOW: dict[str, Any] = {"WindowCenter": 50, "WindowWidth": 100}
 LUT_DATA = struct.pack("<4H", 200, 300, 300, 600)
 SIGMA_2 = 1 / (1 + math.exp(-2))  # the SIGMOID half a width above the centre
+
+
+def shaded(frame: Frame) -> NDArray[np.float32]:
+    return frame.shaded(frame.values_HW)
 
 
 def eight(**changes: Any) -> Dataset:
@@ -324,7 +330,7 @@ def test_line_and_table_show_the_same(changes: dict[str, Any]) -> None:
     """A frame is handed on as a line where its table is one; both give the display value of each pixel."""
     stored_HW = picture((70, 60))
     data_set = parsed(image(stored_HW, **changes))
-    shown_HW = read_frame(data_set, Limits()).display_values()
+    shown_HW = shaded(read_frame(data_set, Limits()))
     assert np.abs(shown_HW - display_lut(data_set.header)[stored_HW]).max() < 1e-5
 
 
@@ -358,7 +364,7 @@ def test_a_window_of_modality_values_goes_before_all_that_the_file_says(changes:
     """Hounsfield units -1024 + 2 x stored: -200 is shown black, 200 grey, 600 white."""
     stored_HW = np.array([[0, 412, 512, 612, 812, 4095]], np.uint16)
     data = image(stored_HW, RescaleSlope=2, RescaleIntercept=-1024, **changes)
-    shown_HW = read_frame(parsed(data), Limits(), window=(-200.0, 600.0)).display_values()
+    shown_HW = shaded(read_frame(parsed(data), Limits(), window=(-200.0, 600.0)))
     assert np.allclose(shown_HW, [[0, 0, 0.25, 0.5, 1, 1]], atol=1e-6)
 
 
@@ -368,7 +374,7 @@ def test_a_real_ct_slice_is_windowed_in_hounsfield_units() -> None:
     path = sorted(SPINE.glob("*.dcm"))[20]
     plain = pydicom.dcmread(path)
     units_HW = plain.pixel_array.astype(np.float64) * plain.RescaleSlope + plain.RescaleIntercept
-    shown_HW = read_frame(parsed(path.read_bytes()), Limits(), window=(-100.0, 400.0)).display_values()
+    shown_HW = shaded(read_frame(parsed(path.read_bytes()), Limits(), window=(-100.0, 400.0)))
     padding = plain.get("PixelPaddingValue")
     is_shown = plain.pixel_array != padding if padding is not None else np.ones(units_HW.shape, bool)
     assert np.abs(shown_HW - np.clip((units_HW + 100) / 500, 0, 1))[is_shown].max() < 1e-5

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.encaps import generate_frames
 
-from engine.dicom.decoders import DECODERS, FrameFacts, decode_frame
+from engine.dicom.decoders import DECODERS, decode_frame
+from engine.dicom.frame import FrameFacts
 from engine.dicom.write import Facts, write_instance
 from engine.errors import PixelDecodeError, TruncatedError
 from tests.fixtures.dicom_fixture import EXPLICIT, JPEG, JPEG_2000, JPEG_LS, LOSSLESS, RLE, picture, rle_frame

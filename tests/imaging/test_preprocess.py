@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.dicom.frame import Frame
 from engine.errors import UnknownNameError
-from engine.imaging.preprocess import STEPS, Picture, View, apply, apply_to_picture, least_HW, view_from_facts
+from engine.imaging.preprocess import STEPS, View, apply, apply_to_frame, least_HW, view_from_facts
 
 VIEW = View(size_HW=(32, 48))
 
@@ -115,7 +116,7 @@ def test_a_picture_becomes_what_its_display_values_become(
     """To map before or after the resize is one, but for rounding."""
     view = View(size_HW=(32, 48), steps=steps)
     stored = np.random.default_rng(1).integers(0, 60_000, shape).astype(np.uint16)
-    shown, moved = apply_to_picture(Picture(stored, -1 / 65535, 1.0, shape), view)
+    shown, moved = apply_to_frame(Frame(stored, -1 / 65535, 1.0, shape), view)
     expected, mapped = apply((1 - stored / 65535).astype(np.float32), view)
     assert np.abs(shown.astype(int) - expected).max() <= 1
     assert np.array_equal(moved.matrix_33, mapped.matrix_33)
@@ -131,7 +132,7 @@ def test_a_reduced_picture_lies_where_the_full_one_does(shape: tuple[int, int], 
     tiles = np.pad(image, room, mode="edge")
     small = tiles.reshape(tiles.shape[0] // reduction, reduction, -1, reduction).mean(axis=(1, 3))
     view = View(size_HW=(60, 60), steps=("resize_pad",))
-    shown, moved = apply_to_picture(Picture(small, 1.0, 0.0, shape, reduction), view)
+    shown, moved = apply_to_frame(Frame(small, 1.0, 0.0, shape, reduction), view)
     expected, mapped = apply(image, view)
     assert np.abs(shown.astype(int) - expected).max() <= 2
     assert moved.original_HW == shape
@@ -142,6 +143,4 @@ def test_the_least_resolution_is_what_the_view_keeps() -> None:
     assert least_HW(View(size_HW=(100, 100)), (2000, 1000)) == (100, 50)
     assert least_HW(View(size_HW=(100, 100), steps=("stretch", "resize_pad")), (2000, 1000)) is None
     with pytest.raises(ValueError, match="full resolution"):
-        apply_to_picture(
-            Picture(picture((4, 4)), 1.0, 0.0, (8, 8), 2), View(size_HW=(4, 4), steps=("stretch",))
-        )
+        apply_to_frame(Frame(picture((4, 4)), 1.0, 0.0, (8, 8), 2), View(size_HW=(4, 4), steps=("stretch",)))

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from engine.dicom.frame import Frame
 from engine.imaging.boxes import Box, Crop, whole_image, write_boxes
-from engine.imaging.preprocess import Picture, View, apply_to_picture, cropped, erased
+from engine.imaging.preprocess import View, apply_to_frame, cropped, erased
 from engine.ingest.decode_process import Isolation
 from engine.ingest.sample import Reading, reading_from_facts
 from engine.ingest.shard import ReadSpec, read_shard
@@ -43,7 +44,7 @@ def boxes_table(folder: Path, uid: str, box: Box, *, ok: bool = True) -> Path:
 )
 def test_a_crop_holds_the_pixels_whose_centres_lie_in_the_box(box, rows, columns) -> None:
     values_HW = np.arange(30 * 25, dtype=np.uint16).reshape(30, 25)
-    part, moved = cropped(Picture(values_HW, 1.0, 0.0, (30, 25)), box)
+    part, moved = cropped(Frame(values_HW, 1.0, 0.0, (30, 25)), box)
     assert np.array_equal(part.values_HW, values_HW[slice(*rows), slice(*columns)])
     assert part.original_HW == moved.network_HW == part.values_HW.shape
     assert moved.original_HW == (30, 25)
@@ -51,14 +52,14 @@ def test_a_crop_holds_the_pixels_whose_centres_lie_in_the_box(box, rows, columns
 
 
 def test_a_crop_needs_all_pixels() -> None:
-    half = Picture(np.zeros((15, 13), np.uint16), 1.0, 0.0, (30, 25), reduction=2)
+    half = Frame(np.zeros((15, 13), np.uint16), 1.0, 0.0, (30, 25), reduction=2)
     with pytest.raises(ValueError, match="full"):
         cropped(half, whole_image((30, 25)))
 
 
 def test_erasing_changes_the_box_alone() -> None:
     values_HW = np.random.default_rng(0).integers(0, 4096, (30, 25)).astype(np.uint16)
-    picture = Picture(values_HW, 1 / 4095, 0.0, (30, 25))
+    picture = Frame(values_HW, 1 / 4095, 0.0, (30, 25))
     blank = erased(picture, Box(left=4.5, top=9.5, right=11.5, bottom=19.5), 0.25)
     shown_HW = blank.shaded(blank.values_HW)
     is_in_HW = np.zeros((30, 25), bool)
@@ -86,7 +87,7 @@ def test_a_crop_is_the_same_as_a_picture_that_was_cut_before(tmp_path: Path) -> 
     crop = Crop(path=boxes_table(tmp_path, "1.2.3.4", box), region="carpals")
     seen = prepare(dicom_fixture.image(stored_HW), RULE, SALT, crop=crop)
     gain = 1 / 4095
-    expected, _ = apply_to_picture(Picture(stored_HW[50:100, 10:50], gain, 0.0, (50, 40)), RULE.view)
+    expected, _ = apply_to_frame(Frame(stored_HW[50:100, 10:50], gain, 0.0, (50, 40)), RULE.view)
     assert np.abs(seen.image_HW.astype(int) - expected).max() <= 1
 
 
