@@ -140,19 +140,18 @@ class Checks:
 
     def facts(self) -> dict[str, Any]:
         """All but the arrays, JSON-able."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = {name: value for name, value in values.items() if not isinstance(value, np.ndarray)}
+        plain = {name: value for name, value in self._values() if not isinstance(value, np.ndarray)}
         return {**plain, "faults": list(self.faults)}
 
     def save(self, path: Path) -> None:
         """Write the arrays as safetensors."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {
-            name: np.ascontiguousarray(value)  # a transposed one would be written in its own order
-            for name, value in values.items()
-            if isinstance(value, np.ndarray)
-        }
-        safetensors.numpy.save_file(arrays, path)
+        arrays = {name: value for name, value in self._values() if isinstance(value, np.ndarray)}
+        # a transposed one would be written in its own order
+        contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        safetensors.numpy.save_file(contiguous, path)
+
+    def _values(self) -> list[tuple[str, Any]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
     def findings(self, embedding_BC: Floats) -> list[AbstainedError | None]:
         """Why the score of each instance is withheld; None where it is not."""

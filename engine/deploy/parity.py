@@ -19,7 +19,7 @@ from engine.errors import ParityError, TableError
 from engine.evaluation.answer import Gate, Raw
 from engine.ingest import covariates
 from engine.ingest.covariates import Covariate
-from engine.ingest.samples_folder import batches
+from engine.ingest.samples_folder import batches, numbers
 from engine.store import ledger
 from engine.store.schema import tensor_values
 
@@ -56,7 +56,7 @@ def parity_samples(
     return ParitySamples(
         images_BVHW=images.reshape(len(images), -1, *images.shape[-2:]),
         covariates_BQ=covariates.columns(rows.to_pylist(), given),
-        labels={name: _floats(rows, name) for name in labels},
+        labels={name: numbers(rows, name, pa.float64()) for name in labels},
     )
 
 
@@ -84,10 +84,3 @@ def require_parity(
             "try --engine onnxruntime"
         )
     return facts
-
-
-def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """A column of numbers [B], NaN where there is none; all NaN without the column."""
-    if name not in table.column_names:
-        return np.full(table.num_rows, np.nan)
-    return np.array(table[name].cast(pa.float64()).to_numpy(), np.float64)

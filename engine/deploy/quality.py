@@ -25,14 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.deploy.abstained import (
-    AbstainedError,
-    AgeAboveRangeError,
-    BlankError,
-    InvertedError,
-    NoStructureError,
-    UncertainError,
-)
+from engine.deploy import abstained
+from engine.deploy.abstained import AbstainedError
 from engine.tasks.task import Limits
 
 Floats = NDArray[np.float64]
@@ -84,7 +78,7 @@ def header_fault(row: Mapping[str, Any], limits: Limits) -> AbstainedError | Non
     """A patient outside the limits of the task. Other body parts are filtered before (``InputRule``)."""
     age = row.get("age_months")
     if age is not None and limits.oldest_months is not None and age > limits.oldest_months:
-        return AgeAboveRangeError("the patient is older than the patients this task is for")
+        return abstained.AgeAboveRangeError("the patient is older than the patients this task is for")
     return None
 
 
@@ -92,11 +86,15 @@ def image_fault(image_HW: NDArray[np.uint8], *, is_middle_bright: bool) -> Absta
     """One grey, noise, or black and white exchanged, in an image [H, W] without its padding."""
     small_HW = _small(image_HW)
     if small_HW.std() < _LEAST_SD:
-        return BlankError("the image is all of one grey")
+        return abstained.BlankError("the image is all of one grey")
     if _correlation(small_HW) < _LEAST_CORRELATION:
-        return NoStructureError("the image is noise: neighbouring pixels do not resemble each other")
+        return abstained.NoStructureError(
+            "the image is noise: neighbouring pixels do not resemble each other"
+        )
     if is_middle_bright and _brighter_middle(small_HW) < _DARKER:
-        return InvertedError("the middle is darker than its surroundings: black and white may be exchanged")
+        return abstained.InvertedError(
+            "the middle is darker than its surroundings: black and white may be exchanged"
+        )
     return None
 
 
@@ -118,7 +116,9 @@ def content(image_HW: NDArray[np.uint8], row: Mapping[str, Any]) -> NDArray[np.u
 def _doubt_fault(doubt: float, most: float | None) -> AbstainedError | None:
     if most is None or doubt <= most:
         return None
-    return UncertainError("the model is less sure than on all but 0.5 % of the images it was validated on")
+    return abstained.UncertainError(
+        "the model is less sure than on all but 0.5 % of the images it was validated on"
+    )
 
 
 def _small(image_HW: NDArray[np.uint8]) -> Floats:

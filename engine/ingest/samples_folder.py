@@ -20,6 +20,8 @@ from engine.ingest.covariates import Covariate
 from engine.store import ledger
 from engine.store.files import MANIFEST_NAME, read_json, sha256_of_facts, sha256_of_file
 
+_FLOAT32 = pa.float32()
+
 
 def manifest_of(folder: Path) -> dict[str, Any]:
     """The manifest of a finished ingest.
@@ -77,3 +79,10 @@ def covariate_columns(table: pa.Table, given: Sequence[Covariate]) -> NDArray[np
     held = [name for name in covariates.sources(given) if name in table.column_names]
     rows = table.select(held).to_pylist() if held else [{}] * table.num_rows
     return covariates.columns(rows, given)
+
+
+def numbers(table: pa.Table, name: str, kind: pa.DataType = _FLOAT32) -> NDArray[Any]:
+    """A column of numbers [B] of one kind, NaN where there is none; all NaN without the column."""
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan, kind.to_pandas_dtype())
+    return np.array(table[name].cast(kind).to_numpy())

@@ -264,7 +264,7 @@ def load_start(model: Network, path: Path) -> None:
     try:
         given = safetensors.torch.load_file(path)
         whole, own = model.state_dict(), model.trunk.state_dict()
-        same = {name: value for name, value in given.items() if _is_like(value, whole.get(name))}
+        same = {n: value for n, value in given.items() if n in whole and value.shape == whole[n].shape}
         if given.keys() == whole.keys() and whole.keys() - same.keys() <= {_COVARIATE_LAYER}:
             covariate_layer = _with_first_covariates(
                 given[_COVARIATE_LAYER], whole[_COVARIATE_LAYER], model.facts.covariate_columns
@@ -278,10 +278,6 @@ def load_start(model: Network, path: Path) -> None:
         model.trunk.load_state_dict(fitted)
     except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise BundleError(f"{path} does not hold a trunk of {model.facts.backbone}: {error}") from error
-
-
-def _is_like(given: Tensor, like: Tensor | None) -> bool:
-    return like is not None and given.shape == like.shape
 
 
 def _with_first_covariates(given_PQ: Tensor, like_PQ: Tensor, columns: Sequence[int]) -> Tensor:

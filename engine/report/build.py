@@ -252,10 +252,13 @@ def _cases(
 
     ``has_images`` is False where the archive could not be read again.
     """
-    least_sure = tables.least_sure(predictions, task.answer, NUM_LEAST_SURE)
+    doubt = task.answer.doubt
+    doubted = tables.finite_rows(predictions, task.answer).sort(doubt, descending=True, maintain_order=True)
+    least_sure = doubted.head(NUM_LEAST_SURE)
     worst = predictions.head(0)
     if who is not None:
-        judged = tables.worst(who, task.answer, len(who.frame))
+        errors = pl.Series("error", task.answer.error(who.held), pl.Float64)
+        judged = who.frame.with_columns(errors).sort("error", descending=True, maintain_order=True)
         worst = judged.head(NUM_WORST)
         truth = judged.select("instance_index", "error", *task.label_columns)
         least_sure = least_sure.join(truth, on="instance_index", how="left", maintain_order="left")

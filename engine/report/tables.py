@@ -42,28 +42,6 @@ class Evaluated:
     not_finite: int
     labelled_not_scored: int
 
-    @property
-    def patients(self) -> int:
-        """Their number."""
-        return len(set(self.held.patients_N.tolist()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedRow:
-    """Two runs on the instances that both evaluated against the same truth."""
-
-    first: str
-    second: str
-    paired: PairedDifference
-    p_holm: float
-    """Adjusted by Holm for looking at all pairs; NaN without any."""
-    draws: int
-
-    @property
-    def is_claimed(self) -> bool:
-        """Whether one of the two may be called the better one."""
-        return self.paired.interval.excludes_zero and self.p_holm < LEVEL
-
 
 def evaluated(predictions: pl.DataFrame, truth: Truth, task: Task) -> Evaluated:
     """Join truth to predictions; where the labels name a split, only held-out instances stay."""
@@ -94,28 +72,25 @@ def finite_rows(predictions: pl.DataFrame, answer: Answer) -> pl.DataFrame:
     )
 
 
-def worst(who: Evaluated, answer: Answer, count: int) -> pl.DataFrame:
-    """The ``count`` instances with the largest error, largest first, with a column ``error``."""
-    with_error = who.frame.with_columns(pl.Series("error", answer.error(who.held), pl.Float64))
-    return with_error.sort("error", descending=True, maintain_order=True).head(count)
-
-
-def least_sure(frame: pl.DataFrame, answer: Answer, count: int) -> pl.DataFrame:
-    """The ``count`` instances with the largest doubt, largest first."""
-    return finite_rows(frame, answer).sort(answer.doubt, descending=True, maintain_order=True).head(count)
-
-
-def paired_rows(runs: Sequence[RunFolder]) -> list[PairedRow]:
+def paired_rows(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     """Every pair of runs, on instances with the same truth in both; no common instance gives NaN.
 
-    There are as many draws as the smallest p that they can give needs to stand up to Holm over all pairs.
+    There are as many ``draws`` as the smallest p that they can give needs to stand up to Holm over all pairs;
+    ``is_claimed`` says whether one of the two may be called the better one.
     """
     pairs = list(combinations(runs, 2))
     draws = max(metrics.DRAWS, _DRAWS_A_PAIR * len(pairs))
     differences = [_paired(a, b, draws) for a, b in pairs]
     adjusted = metrics.holm([paired.p_value for paired in differences])
     return [
-        PairedRow(first=a.name, second=b.name, paired=paired, p_holm=p, draws=draws)
+        {
+            "first": a.name,
+            "second": b.name,
+            "paired": paired,
+            "p_holm": p,
+            "draws": draws,
+            "is_claimed": paired.interval.excludes_zero and p < LEVEL,
+        }
         for (a, b), paired, p in zip(pairs, differences, adjusted, strict=True)
     ]
 

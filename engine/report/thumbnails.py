@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,8 @@ ReadAgain = Callable[[Mapping[str, Any], Sequence[str]], Images]
 SIDE_PX = 240
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One instance to look at; no label: ``truth`` is empty, no image: both pictures are None."""
-
-    uid_tail: str
-    sex: str
-    sentence: str
-    error: float | None
-    unit: str
-    truth: str
-    plain: str | None
-    overlaid: str | None
+Case = dict[str, Any]
+"""One instance to look at. Without a label ``truth`` is empty, without an image both pictures are None."""
 
 
 def cases(folder: Path, frame: pl.DataFrame, task: Task, images: Images) -> list[Case]:
@@ -81,16 +70,16 @@ def kept_cases(path: Path, task: Task, errors: Mapping[str, float]) -> list[Case
 def _case(
     row: Mapping[str, Any], task: Task, image_HW: NDArray[np.uint8] | None, map_hw: NDArray[np.uint8] | None
 ) -> Case:
-    return Case(
-        uid_tail=row["sop_instance_uid"][-12:],
-        sex=in_words(row["patient_sex"]),
-        sentence=task.answer.sentence(row),
-        error=row.get("error"),
-        unit=task.answer.error_unit,
-        truth=_truth(row, task),
-        plain=None if image_HW is None else png_uri(image_HW),
-        overlaid=None if image_HW is None or map_hw is None else png_uri(overlay(image_HW, map_hw)),
-    )
+    return {
+        "uid_tail": row["sop_instance_uid"][-12:],
+        "sex": in_words(row["patient_sex"]),
+        "sentence": task.answer.sentence(row),
+        "error": row.get("error"),
+        "unit": task.answer.error_unit,
+        "truth": _truth(row, task),
+        "plain": None if image_HW is None else png_uri(image_HW),
+        "overlaid": None if image_HW is None or map_hw is None else png_uri(overlay(image_HW, map_hw)),
+    }
 
 
 def _truth(row: Mapping[str, Any], task: Task) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from engine.errors import TrainingError
 from engine.ingest import covariates
 from engine.ingest.covariates import Covariate
-from engine.ingest.samples_folder import batches, covariate_columns
+from engine.ingest.samples_folder import batches, covariate_columns, numbers
 from engine.store.files import MANIFEST_NAME, read_json
 from engine.store.labels import Label
 from engine.store.schema import tensor_values
@@ -117,7 +117,7 @@ def open_training_set(
         patients_N=patients,
         uids_N=np.array(table["sop_instance_uid"].to_pylist()),
         patient_sex_N=sexes,
-        age_months_N=_floats(table, "age_months"),
+        age_months_N=numbers(table, "age_months"),
         splits_N=splits,
     )
 
@@ -127,7 +127,7 @@ def _judged(
 ) -> dict[str, NDArray[np.float32]]:
     """What predictions are judged against: targets of a label's name; points and boxes in original pixels."""
     return {
-        name: targets[name] if name in targets and label.kind in ("number", "class") else _floats(table, name)
+        name: targets[name] if name in targets and label.kind in ("number", "class") else numbers(table, name)
         for label in labels
         for name in label.columns
     }
@@ -159,7 +159,7 @@ def truth_on_view(
         stated = [table[name].drop_null().to_numpy() for name in label.columns if name in table.column_names]
         if not all(np.isfinite(values).all() for values in stated):
             raise TrainingError(f"{folder} has labels that are no finite numbers: mend the label table")
-        columns = {name: _floats(table, name) for name in label.columns}
+        columns = {name: numbers(table, name) for name in label.columns}
         if label.kind in ("point", "box"):
             # corner by corner: a point has one, a box two; of a turned box the upright one around it
             points_NP2 = np.stack(list(columns.values()), axis=1).reshape(len(table), -1, 2)
@@ -226,13 +226,6 @@ def _labelled(folder: Path, columns: list[str], labels: Sequence[Label]) -> Iter
                 raise TrainingError(f"{folder} has no column {label.columns[0]}: ingest with --labels")
         held = [table[name].is_valid() for name in names if name in table.column_names]
         yield table.filter(reduce(pc.or_, held))
-
-
-def _floats(table: pa.Table, name: str) -> NDArray[np.float32]:
-    """A column of numbers, NaN where there is none; a table without the column has none at all."""
-    if name not in table.column_names:
-        return np.full(table.num_rows, np.nan, np.float32)
-    return np.array(table[name].cast(pa.float32()).to_numpy(), np.float32)
 
 
 def _split(patient: str, given: str | None, has_given: bool) -> str:

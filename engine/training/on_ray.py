@@ -9,14 +9,6 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import (
-    Checkpoint,
-    CheckpointConfig,
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-)
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from engine.distillation.cached_teacher import RecordedTeacher
@@ -66,7 +58,7 @@ def train_on_ray(
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             _trainer(config, workers).fit()
-        except TrainingFailedError as error:
+        except ray.train.TrainingFailedError as error:
             raised = getattr(error, "worker_failures", {}).values()
             for ours in (failure for failure in raised if isinstance(failure, EngineError)):
                 raise ours from error  # it would come again, so it is not tried again
@@ -81,15 +73,15 @@ def _trainer(config: dict[str, Any], workers: Workers) -> TorchTrainer:
     return TorchTrainer(
         _train_worker,
         train_loop_config=config,
-        scaling_config=ScalingConfig(
+        scaling_config=ray.train.ScalingConfig(
             num_workers=workers.count, use_gpu=workers.gpu, resources_per_worker=resources
         ),
-        run_config=RunConfig(
+        run_config=ray.train.RunConfig(
             name="checkpoints",
             worker_runtime_env={"env_vars": HUGE_PAGES},  # type: ignore[call-arg]  # Ray's types lag
             storage_path=f"{config['run']}/ray",  # an absolute path: Ray takes no other
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=0),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )
 
@@ -123,7 +115,9 @@ def _train_worker(config: dict[str, Any]) -> None:
             if is_writer:
                 append_metrics(run, log)
                 save_state(state, Path(folder))
-            ray.train.report(log, checkpoint=Checkpoint.from_directory(folder) if is_writer else None)
+            ray.train.report(
+                log, checkpoint=ray.train.Checkpoint.from_directory(folder) if is_writer else None
+            )
     if is_writer:
         save_weights(state.chosen, run / WEIGHTS_NAME)
 

@@ -71,14 +71,11 @@ class _Recorder:
         self._nets = open_teachers(spec.runs, spec.task.learning().network, torch.device(spec.device))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of each shard; what goes wrong travels as text: an exception would come wrapped."""
-        rows: list[int] = []
-        errors: list[str | None] = []
-        for item in batch.to_pylist():
-            try:
-                rows.append(record_shard(item["shard"], Path(item["path"]), self._nets, self._spec))
-                errors.append(None)
-            except (EngineError, OSError) as error:
-                rows.append(0)
-                errors.append(f"{item['path']} could not be recorded: {error}")
-        return pa.table({"rows": pa.array(rows, pa.int64()), "error": pa.array(errors, pa.string())})
+        """Rows of the one shard; what goes wrong travels as text: an exception would come wrapped."""
+        (item,) = batch.to_pylist()
+        rows, error = 0, None
+        try:
+            rows = record_shard(item["shard"], Path(item["path"]), self._nets, self._spec)
+        except (EngineError, OSError) as failure:
+            error = f"{item['path']} could not be recorded: {failure}"
+        return pa.table({"rows": pa.array([rows], pa.int64()), "error": pa.array([error], pa.string())})

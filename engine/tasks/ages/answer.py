@@ -25,25 +25,20 @@ STANDARD_DEVIATION = Code("386136009", "SCT", "Standard Deviation")
 LOW = Code("interval-low", "99OSTEORAY", "Lower bound of prediction interval")
 HIGH = Code("interval-high", "99OSTEORAY", "Upper bound of prediction interval")
 
+
+def _column(name: str, meaning: str, *, nullable: bool = False) -> Column:
+    return Column(name=name, type=pa.float32(), unit="months", meaning=meaning, nullable=nullable)
+
+
 _COLUMNS = (
-    Column(name="predicted_months", type=pa.float32(), unit="months", meaning="Expected bone age"),
-    Column(
-        name="sd_months", type=pa.float32(), unit="months", meaning="Spread of the predicted age distribution"
-    ),
-    Column(
-        name="interval_low_months",
-        type=pa.float32(),
-        unit="months",
-        meaning="Lower end of the conformal 90 % interval; null where the model has none",
+    _column("predicted_months", "Expected bone age"),
+    _column("sd_months", "Spread of the predicted age distribution"),
+    _column(
+        "interval_low_months",
+        "Lower end of the conformal 90 % interval; null where the model has none",
         nullable=True,
     ),
-    Column(
-        name="interval_high_months",
-        type=pa.float32(),
-        unit="months",
-        meaning="Upper end of the same interval",
-        nullable=True,
-    ),
+    _column("interval_high_months", "Upper end of the same interval", nullable=True),
 )
 
 
@@ -52,12 +47,7 @@ def rows(raw: Raw, samples: Sequence[Row], calibration: Facts) -> dict[str, Valu
     months_B, sd_B = raw["months"], raw["sd_months"]
     interval = calibration_from_facts(calibration).interval(months_B, sd_B)
     low_B, high_B = interval or ([None] * len(months_B), [None] * len(months_B))
-    return {
-        "predicted_months": months_B,
-        "sd_months": sd_B,
-        "interval_low_months": low_B,
-        "interval_high_months": high_B,
-    }
+    return dict(zip((column.name for column in _COLUMNS), (months_B, sd_B, low_B, high_B), strict=True))
 
 
 def measurements(row: Row) -> list[Measurement]:
