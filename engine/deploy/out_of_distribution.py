@@ -28,13 +28,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.deploy.abstained import (
-    AbstainedError,
-    CroppedError,
-    OutOfDistributionError,
-    RotatedError,
-    SeveralPartsError,
-)
+from engine.deploy import abstained
+from engine.deploy.abstained import AbstainedError
 from engine.errors import BundleError
 from engine.evaluation.conformal import ABSTAIN_COVERAGE, conformal_quantile
 
@@ -105,13 +100,15 @@ def _fitted(image_HW: Images, size_HW: tuple[int, ...], rng: np.random.Generator
 _ROTATED = "the image resembles those of this task turned by 90 or 180 degrees"
 _CROPPED = "the image resembles a part of those of this task: something may be cut off"
 FAULTS: dict[str, Fault] = {
-    "turned_left": Fault(make=_turned(1), error=RotatedError, message=_ROTATED),
-    "upside_down": Fault(make=_turned(2), error=RotatedError, message=_ROTATED),
-    "turned_right": Fault(make=_turned(3), error=RotatedError, message=_ROTATED),
-    "half": Fault(make=_half, error=CroppedError, message=_CROPPED),
-    "quarter": Fault(make=_quarter, error=CroppedError, message=_CROPPED),
+    "turned_left": Fault(make=_turned(1), error=abstained.RotatedError, message=_ROTATED),
+    "upside_down": Fault(make=_turned(2), error=abstained.RotatedError, message=_ROTATED),
+    "turned_right": Fault(make=_turned(3), error=abstained.RotatedError, message=_ROTATED),
+    "half": Fault(make=_half, error=abstained.CroppedError, message=_CROPPED),
+    "quarter": Fault(make=_quarter, error=abstained.CroppedError, message=_CROPPED),
     "two": Fault(
-        make=_two, error=SeveralPartsError, message="the image resembles two of this task's side by side"
+        make=_two,
+        error=abstained.SeveralPartsError,
+        message="the image resembles two of this task's side by side",
     ),
 }
 
@@ -165,7 +162,7 @@ class Checks:
         mean_C = self.means_GC[likest + 1 if is_faulty else 0]
         limit = float(self.near_F[likest]) if is_faulty else self.novelty_limit
         if _residuals((z_C - mean_C)[None], self.subspace_RC)[0] > limit:
-            return OutOfDistributionError(
+            return abstained.OutOfDistributionError(
                 "the image is unlike all but 0.5 % of those the model was validated on"
             )
         if is_faulty:

@@ -143,20 +143,23 @@ def _scored(model: Model, samples: pa.Table) -> pa.Table:
     )
     read = samples.drop_columns(["image"])
     results = score_rows(model, read.to_pylist(), images_BVHW)
+    withheld = [result if isinstance(result, AbstainedError) else None for result in results]
     scored = [{} if isinstance(result, AbstainedError) else result for result in results]
-    maps = [row[MAP].tobytes() if MAP in row else None for row in scored]
-    columns = {
-        **{name: pa.repeat(pa.scalar(fact), len(results)) for name, fact in model.provenance.items()},
-        **{
-            column.name: pa.array([row.get(column.name) for row in scored], column.type)
-            for column in model.task.answer.columns
-        },
-        MAP: pa.array(maps, pa.binary()),
+    texts = {
+        "table": ["abstained" if verdict else "samples" for verdict in withheld],
+        "reason": [verdict and verdict.reason for verdict in withheld],
+        "code": [verdict and verdict.code for verdict in withheld],
+        "message": [verdict and str(verdict) for verdict in withheld],
+        **{name: [fact] * len(results) for name, fact in model.provenance.items()},
     }
+    columns = {name: pa.array(values, pa.string()) for name, values in texts.items()}
+    for column in model.task.answer.columns:
+        columns[column.name] = pa.array([row.get(column.name) for row in scored], column.type)
+    columns[MAP] = pa.array([row[MAP].tobytes() if MAP in row else None for row in scored], pa.binary())
     kept = read.drop_columns([name for name in columns if name in read.column_names])
-    for name, column in columns.items():
-        kept = kept.append_column(name, column)
-    return _withheld(kept, [result if isinstance(result, AbstainedError) else None for result in results])
+    for name, values in columns.items():
+        kept = kept.append_column(name, values)
+    return kept
 
 
 def result_tables(parts: Sequence[pa.Table], schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Table]:
@@ -193,17 +196,3 @@ def _predictions(scored: pa.Table, full: pa.Schema) -> pa.Table:
 def _map_column(maps: pa.ChunkedArray, map_HW: Sequence[int]) -> pa.ExtensionArray:
     values = [np.frombuffer(data.as_buffer(), np.uint8) for data in maps]
     return schema.tensor_column(np.concatenate([np.zeros(0, np.uint8), *values]).reshape(-1, *map_HW))
-
-
-def _withheld(scored: pa.Table, verdicts: Sequence[AbstainedError | None]) -> pa.Table:
-    """The rows with a verdict as rows of the table ``abstained``, their reason beside them."""
-    columns = {
-        "table": ["abstained" if verdict else "samples" for verdict in verdicts],
-        "reason": [verdict and verdict.reason for verdict in verdicts],
-        "code": [verdict and verdict.code for verdict in verdicts],
-        "message": [verdict and str(verdict) for verdict in verdicts],
-    }
-    for name, values in columns.items():
-        place = scored.column_names.index(name)
-        scored = scored.set_column(place, name, pa.array(values, pa.string()))
-    return scored

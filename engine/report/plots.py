@@ -200,16 +200,11 @@ def curve_plot(curves: Mapping[str, Curve], name: str, *, unit: str, log: bool =
         figure, axes = _figure(_WIDE)
         for place, (label, (epochs, values)) in enumerate(curves.items()):
             style = ("-", "--", ":")[place // len(COLOURS) % 3]
-            marker = "o" if len(epochs) <= _MARKED_EPOCHS else None
-            axes.plot(
-                epochs,
-                values,
-                style,
-                color=COLOURS[(place + 1) % len(COLOURS)],
-                marker=marker,
-                markersize=3,
-                label=label,
+            marker, colour = (
+                "o" if len(epochs) <= _MARKED_EPOCHS else None,
+                COLOURS[(place + 1) % len(COLOURS)],
             )
+            axes.plot(epochs, values, style, color=colour, marker=marker, markersize=3, label=label)
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -26,10 +26,9 @@ from engine.models.grad_cam import attention
 from engine.models.network import ModelFacts, Network, Outputs, frozen
 from engine.store import ledger
 from engine.store.schema import tensor_values
-from engine.training.forward import outputs
+from engine.training.forward import outputs, views_of
 from engine.training.learning import Learnable
 from engine.training.run_folder import load_net
-from engine.training.test_time_augmentation import views_of
 
 BATCH = 64
 _LEVELS = 255.0
@@ -54,7 +53,7 @@ class RecordSpec:
 
     @property
     def passes(self) -> int:
-        """Forward passes of each image (``engine.training.test_time_augmentation``)."""
+        """Forward passes of each image (``forward.views_of``)."""
         return int(self.facts["passes"])
 
 

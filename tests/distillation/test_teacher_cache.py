@@ -32,10 +32,10 @@ from engine.store import ledger
 from engine.tasks import task_named
 from engine.training.checkpoint import State, load_state, new_state, save_state
 from engine.training.dataset import TrainingSet
+from engine.training.forward import views_of
 from engine.training.loop import Log, Teacher, World, epochs, recorded_for
 from engine.training.recipe import Recipe, changed
 from engine.training.record_teacher import recorded_outputs, require_outputs
-from engine.training.test_time_augmentation import views_of
 from tests.fixtures.training_fixture import BACKBONE, SIZE, disc_set, net_facts, tiny_recipe
 
 torch.set_num_threads(1)

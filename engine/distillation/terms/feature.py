@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.distillation.terms.grid import resized
 from engine.models.batch import Batch
 from engine.models.network import Outputs
 
@@ -45,6 +44,13 @@ def rkd(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
     apart_s, apart_t = e_s[None] - e_s[:, None], (e_t[None] - e_t[:, None]).detach()
     distances = F.smooth_l1_loss(_distances(apart_s), _distances(apart_t))
     return distances + RKD_ANGLE * F.smooth_l1_loss(_angles(apart_s), _angles(apart_t))
+
+
+def resized(map_s: Tensor, like: Tensor) -> Tensor:
+    """``map_s`` [B, C, h, w] in float32, averaged to the height and width of ``like``."""
+    height, width = like.shape[2:]
+    is_same = map_s.shape[2:] == like.shape[2:]
+    return map_s.float() if is_same else F.adaptive_avg_pool2d(map_s.float(), (height, width))
 
 
 def _standardised(map_BChw: Tensor) -> Tensor:

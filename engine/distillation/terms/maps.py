@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.distillation.terms.grid import resized
+from engine.distillation.terms.feature import resized
 from engine.errors import TrainingError
 from engine.models.batch import Batch
 from engine.models.grad_cam import attention, attention_target, by_autograd

@@ -11,8 +11,7 @@ import pytest
 from engine.evaluation.answer import Grid
 from engine.evaluation.held_out import HeldOut
 from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH
-from engine.tasks.ages.blocks import blocks
-from engine.tasks.ages.controls import controls, is_discordant
+from engine.tasks.ages.blocks import blocks, controls, is_discordant
 from engine.tasks.ages.inputs import PSEUDO_COLUMNS
 
 NAN = math.nan
