@@ -74,13 +74,17 @@ def export(
             "images_per_second": round(images_per_second(compiled, samples), 1),
             "threads": threads,
         }
-        kept = ("parameters", "gigaflops", "evaluation", "data", "recipe", "teacher")
+        kept = ("parameters", "gigaflops", "evaluation", "recipe")
+        teacher = facts["teacher"] or {}
         described = {
             "format": files.FORMAT,
             "research_use_only": True,
             "code_version": code_version(),
             "written": now(),
             **{name: facts[name] for name in kept},
+            # not where samples and teacher lay: a bundle goes to other machines
+            "data": {name: fact for name, fact in facts["data"].items() if name != "folder"},
+            "teacher": {name: fact for name, fact in teacher.items() if name != "run"} or None,
             **needed,
             "engine": chosen,
             "parity": parity,

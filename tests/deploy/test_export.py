@@ -62,7 +62,7 @@ def test_a_run_that_is_exported_again_is_the_same_model(story: Story, tmp_path: 
     )  # fmt: skip
     uids = [result_uid("1.2.3", bundle.sha256, bundle.task, "sr") for bundle in (first, second)]
     assert uids[0] == uids[1]
-    assert str(story.root) not in (again / BUNDLE_NAME).read_text().replace(str(story.samples), "")
+    assert str(story.root) not in (again / BUNDLE_NAME).read_text()
 
 
 def test_graph_has_a_dynamic_batch_and_carries_its_weights(story: Story) -> None:
