@@ -16,7 +16,6 @@ stays; the table's ``sha256`` shows which.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from errno import EIO
 from pathlib import Path
@@ -29,7 +28,7 @@ from engine.dicom.deidentify import deidentified
 from engine.dicom.parse import Limits
 from engine.errors import FilteredError, InstanceError, LedgerError
 from engine.store import schema
-from engine.store.files import MANIFEST_NAME, read_json, replacing, sha256_of_bytes, sha256_of_file, sync
+from engine.store.files import MANIFEST_NAME, read_json, replacing, sha256_of_bytes, sha256_of_file
 
 Facts = dict[str, Any]
 
@@ -92,12 +91,9 @@ def write_table(out: Path, shard: int, rows: Iterable[Mapping[str, Any]]) -> Non
 
 def counts(out: Path) -> dict[str, int]:
     """Samples of OUT with a file in DIR, and those that could not be de-identified."""
-    parts = [pq.read_table(path, columns=["reason"]) for path in sorted((out / FOLDER).glob("*.parquet"))]
-    rows, failed = (
-        sum(part.num_rows for part in parts),
-        sum(part.num_rows - part["reason"].null_count for part in parts),
-    )
-    return {"deidentified": rows - failed, "not_deidentified": failed}
+    reasons = [pq.read_table(path, columns=["reason"])["reason"] for path in (out / FOLDER).glob("*.parquet")]
+    done = sum(part.null_count for part in reasons)
+    return {"deidentified": done, "not_deidentified": sum(len(part) for part in reasons) - done}
 
 
 def closing_facts(out: Path) -> dict[str, Any]:
@@ -154,18 +150,6 @@ def _require(holds: bool, message: str) -> None:
 
 
 def _write(folder: Path, path: Path, data: bytes) -> None:
-    target, staging = folder / path, folder / _STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=staging)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(target)
-        sync(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    (folder / _STAGING).mkdir(parents=True, exist_ok=True)
+    with replacing(folder / path, folder / _STAGING) as temporary:
+        temporary.write_bytes(data)

@@ -51,15 +51,18 @@ def require_same(folder: Path, facts: Mapping[str, Any]) -> None:
     manifest = read_json(folder / MANIFEST_NAME)
     if manifest.get("kind") != "score":
         raise UsageError(f"{folder} is no folder of `osteoray score`: there is nothing to reuse")
-    was, now = _engines(manifest), _engines(facts)
+    old, new = manifest.get("config", {}), facts.get("config", {})
+    was, now = (
+        {model["model_sha256"]: model["engine"] for model in one.get("models", [])} for one in (old, new)
+    )
     common = was.keys() & now.keys()
-    differing = [] if common else ["model"]
-    if any(was[model] != now[model] for model in common):
-        differing.append("engine")
-    if manifest.get("salt_check") != facts.get("salt_check"):
-        differing.append("salt")
-    if _covariates(manifest) != _covariates(facts):
-        differing.append("covariate table")
+    differs = {
+        "model": not common,
+        "engine": any(was[model] != now[model] for model in common),
+        "salt": manifest.get("salt_check") != facts.get("salt_check"),
+        "covariate table": old.get("covariates_sha256") != new.get("covariates_sha256"),
+    }
+    differing = [name for name, differ in differs.items() if differ]
     if differing:
         raise UsageError(
             f"{folder} was scored with another {' and '.join(differing)}: its rows cannot be reused"
@@ -132,17 +135,6 @@ def _placed(row: pa.Table, one: Mapping[str, Any]) -> pa.Table:
     return row
 
 
-def _engines(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Model digest -> engine, of a score folder's manifest."""
-    models = manifest.get("config", {}).get("models", [])
-    return {model["model_sha256"]: model["engine"] for model in models}
-
-
-def _covariates(manifest: Mapping[str, Any]) -> Any:
-    """Digest of the covariate table; None without one."""
-    return manifest.get("config", {}).get("covariates_sha256")
-
-
 def _places(folder: Path, number: int, models: Mapping[str, str]) -> Iterator[NDArray[Any]]:
     """Where the rows lie that this run may take: those of its models, made by this code."""
     place_of = {model: place for place, model in enumerate(models)}
@@ -165,10 +157,7 @@ def _places(folder: Path, number: int, models: Mapping[str, str]) -> Iterator[ND
 def _keys(digest_N: NDArray[Any]) -> NDArray[np.uint64]:
     """The first eight bytes of each digest as one number."""
     bytes_N32 = np.frombuffer(np.ascontiguousarray(digest_N).tobytes(), np.uint8).reshape(-1, 32)
-    keys_N: NDArray[np.uint64] = (
-        np.ascontiguousarray(bytes_N32[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
-    )
-    return keys_N
+    return np.ascontiguousarray(bytes_N32[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
 
 
 def _find(index: Path, digest: str, model: int) -> Any:

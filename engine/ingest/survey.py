@@ -17,13 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from engine import sources
-from engine.dicom import header as elements
-from engine.dicom.functional_groups import of_frame
-from engine.dicom.parse import Limits, parse
+from engine.dicom.header import num_frames
+from engine.dicom.parse import Limits
 from engine.errors import FilteredError, InstanceError, MultiFrameError
 from engine.ingest import routing
 from engine.ingest.decode_process import Isolation, reader
-from engine.ingest.instance import InputRule
+from engine.ingest.instance import InputRule, parse_instance
 from engine.ingest.sample import Reading, Sample
 
 HEAD_BYTES = 256 << 10
@@ -183,18 +182,13 @@ def _count(path: str, data: Head, reading: Reading, found: Survey) -> list[int]:
 def _columns(source: str, path: str, data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
     """Header columns and number of frames; where the head does not hold all of them, from the whole file."""
     try:
-        return _parsed(data, limits)
+        parsed = parse_instance(data, b"survey", limits)
     except InstanceError:
         if len(data) < HEAD_BYTES:
             raise
-    return _parsed(sources.read(source, path, max_bytes=limits.file_bytes), limits)
-
-
-def _parsed(data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
-    data_set = parse(data, elements.TAGS, limits)
-    header = of_frame(data_set.header, 0)
-    columns = elements.columns(header, data_set.transfer_syntax_uid, b"survey")
-    return columns, elements.num_frames(header)
+        data = sources.read(source, path, max_bytes=limits.file_bytes)
+        parsed = parse_instance(data, b"survey", limits)
+    return parsed.columns, num_frames(parsed.data_set.header)
 
 
 def _decode(paths: list[str], reading: Reading, found: Survey) -> None:

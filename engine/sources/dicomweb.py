@@ -196,22 +196,22 @@ class DicomWeb:
         for item in (item for page in pages for item in page):
             series = _uid(item, _SERIES)
             if series:
-                entries += self._in_series(study, series, _count(item, _NUM_IN_SERIES))
+                count = str(_value(item, _NUM_IN_SERIES))
+                entries += self._in_series(study, series, int(count) if count.isdecimal() else None)
         return entries
 
     def _in_series(self, study: str, series: str, stated: int | None) -> list[Entry]:
         """Instances of one series, and a member that stands for the rest where not all may be listed."""
-        path = f"studies/{study}/series/{series}/instances"
+        path = f"studies/{study}/series/{series}"
         pages: list[Found] = []
+        rest: list[Entry] = []
         try:
-            for page in self._pages(path, {}):
+            for page in self._pages(f"{path}/instances", {}):
                 pages.append(page)
         except TooManyResultsError:
-            entries = _entries(study, pages, series)
-            is_whole = stated is not None and len(entries) >= stated
-            rest = Entry(f"studies/{study}/series/{series}/{_CUT_SERIES}", _UNKNOWN_SIZE, series)
-            return entries if is_whole else [*entries, rest]
-        return _entries(study, pages, series)
+            rest = [Entry(f"{path}/{_CUT_SERIES}", _UNKNOWN_SIZE, series)]
+        entries = _entries(study, pages, series)
+        return entries if stated is not None and len(entries) >= stated else [*entries, *rest]
 
     def _may_be_cut(self, path: str, count: int) -> bool:
         """Whether an answer is as long as the longest one of its kind: then it may be the server's cap."""
@@ -255,20 +255,17 @@ def _entries(study: str, pages: Iterable[Found], series: str = "") -> list[Entry
     return [Entry(path, _UNKNOWN_SIZE, within) for path, within in paths.items()]
 
 
+def _value(item: dict[str, Any], tag: str) -> Any:
+    """The first value of an element of DICOM JSON (PS3.18 F.2); None where there is none."""
+    element = item.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    return values[0] if isinstance(values, list) and values else None
+
+
 def _uid(item: dict[str, Any], tag: str) -> str:
-    """The UID in an element of DICOM JSON (PS3.18 F.2); empty where there is no sound one."""
-    element = item.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    value = values[0] if isinstance(values, list) and values else None
+    """The UID in an element; empty where there is no sound one."""
+    value = _value(item, tag)
     return value if isinstance(value, str) and _UID.fullmatch(value) else ""
-
-
-def _count(item: dict[str, Any], tag: str) -> int | None:
-    """The number in an element of DICOM JSON; None where there is none."""
-    element = item.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    value = values[0] if isinstance(values, list) and values else None
-    return int(str(value)) if str(value).isdecimal() else None
 
 
 def _dates(text: str) -> Window:

@@ -154,21 +154,8 @@ def _directory(stream: BinaryIO) -> tuple[int, int, int, int]:
 
 def _entry(stream: BinaryIO, place: int, shift: int) -> tuple[Member, int]:
     """The entry at ``place``, and where the next one stands."""
-    (
-        signature,
-        flags,
-        method,
-        crc,
-        packed,
-        size,
-        name_bytes,
-        extra_bytes,
-        comment_bytes,
-        _,
-        _,
-        mode,
-        start,
-    ) = _ENTRY_HEAD.unpack(_at(stream, place, _ENTRY_HEAD.size))
+    head = _ENTRY_HEAD.unpack(_at(stream, place, _ENTRY_HEAD.size))
+    signature, flags, method, crc, packed, size, name_bytes, extra_bytes, note_bytes, *_, mode, start = head
     if signature != _ENTRY:
         raise OSError(EIO, "the directory of the archive is damaged")
     variable = _at(stream, place + _ENTRY_HEAD.size, name_bytes + extra_bytes)
@@ -176,7 +163,7 @@ def _entry(stream: BinaryIO, place: int, shift: int) -> tuple[Member, int]:
     name = raw.decode("utf-8", "surrogateescape") if flags & _UTF8 else raw.decode("cp437")
     size, packed, start = _wide(variable[name_bytes:], size, packed, start)
     member = Member(to_plan(name), place, flags, method, crc, packed, size, mode >> 16, start + shift)
-    return member, place + _ENTRY_HEAD.size + name_bytes + extra_bytes + comment_bytes
+    return member, place + _ENTRY_HEAD.size + name_bytes + extra_bytes + note_bytes
 
 
 def _wide(extra: bytes, size: int, packed: int, start: int) -> tuple[int, int, int]:

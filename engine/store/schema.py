@@ -15,30 +15,29 @@ from numpy.typing import NDArray
 
 SCHEMA_VERSION = "5"
 
+
+def _required(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=False) for name in names]
+
+
+def _optional(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    return [pa.field(name, kind) for name in names]
+
+
 HEADER_FIELDS: tuple[pa.Field, ...] = (
-    pa.field("sop_instance_uid", pa.string(), nullable=False),
-    pa.field("sop_class_uid", pa.string(), nullable=False),
-    pa.field("study_instance_uid", pa.string()),
-    pa.field("series_instance_uid", pa.string()),
-    pa.field("transfer_syntax_uid", pa.string(), nullable=False),
-    pa.field("modality", pa.string()),
-    pa.field("manufacturer", pa.string()),
-    pa.field("photometric_interpretation", pa.string()),
-    pa.field("rows", pa.int32()),
-    pa.field("columns", pa.int32()),
-    pa.field("bits_stored", pa.int32()),
-    pa.field("body_part_examined", pa.string()),
-    pa.field("view_position", pa.string()),
-    pa.field("laterality", pa.string()),
-    pa.field("patient_sex", pa.string()),
-    pa.field("patient_key", pa.string(), nullable=False),
-    pa.field("age_months", pa.float32()),
-    pa.field("spacing_row_mm", pa.float64()),
-    pa.field("spacing_column_mm", pa.float64()),
-    pa.field("spacing_source", pa.string()),
-    pa.field("image_position_patient", pa.list_(pa.float64(), 3)),
-    pa.field("image_orientation_patient", pa.list_(pa.float64(), 6)),
-    pa.field("is_localizer", pa.bool_()),
+    *_required(pa.string(), "sop_instance_uid", "sop_class_uid"),
+    *_optional(pa.string(), "study_instance_uid", "series_instance_uid"),
+    *_required(pa.string(), "transfer_syntax_uid"),
+    *_optional(pa.string(), "modality", "manufacturer", "photometric_interpretation"),
+    *_optional(pa.int32(), "rows", "columns", "bits_stored"),
+    *_optional(pa.string(), "body_part_examined", "view_position", "laterality", "patient_sex"),
+    *_required(pa.string(), "patient_key"),
+    *_optional(pa.float32(), "age_months"),
+    *_optional(pa.float64(), "spacing_row_mm", "spacing_column_mm"),
+    *_optional(pa.string(), "spacing_source"),
+    *_optional(pa.list_(pa.float64(), 3), "image_position_patient"),
+    *_optional(pa.list_(pa.float64(), 6), "image_orientation_patient"),
+    *_optional(pa.bool_(), "is_localizer"),
 )
 """Whitelisted header columns of one instance; ``spacing_source`` says where the millimetres come from.
 
@@ -47,10 +46,9 @@ Position (mm) and orientation (cosines) of the first pixel are those of CT slice
 """
 
 _INPUT_FIELDS = (
-    pa.field("instance_index", pa.int64(), nullable=False),
-    pa.field("path", pa.string(), nullable=False),
-    pa.field("shard", pa.int32(), nullable=False),
-    pa.field("version", pa.int32(), nullable=False),
+    *_required(pa.int64(), "instance_index"),
+    *_required(pa.string(), "path"),
+    *_required(pa.int32(), "shard", "version"),
 )
 """``version`` counts from 1 at each ``path``: a member that changed has a row for each of its contents."""
 
@@ -60,49 +58,32 @@ PLAN = pa.schema([*_INPUT_FIELDS, pa.field("size_bytes", pa.int64(), nullable=Fa
 REJECTS = pa.schema(
     [
         *_INPUT_FIELDS,
-        pa.field("sop_instance_uid", pa.string()),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("code", pa.string(), nullable=False),
-        pa.field("message", pa.string(), nullable=False),
-        pa.field("content_sha256", pa.string()),
-        pa.field("task", pa.string()),
+        *_optional(pa.string(), "sop_instance_uid"),
+        *_required(pa.string(), "reason", "code", "message"),
+        *_optional(pa.string(), "content_sha256", "task"),
     ]
 )
 """Filtered and quarantined inputs: one table each, the same columns; no digest where no bytes were read.
 ``task`` is null where a row holds for every task of the run."""
 
-ABSTAINED = pa.schema(
-    [
-        *REJECTS,
-        pa.field("model_sha256", pa.string(), nullable=False),
-        pa.field("code_version", pa.string(), nullable=False),
-    ]
-)
+ABSTAINED = pa.schema([*REJECTS, *_required(pa.string(), "model_sha256", "code_version")])
 """Inputs whose score is withheld, and by which model and code; ``task`` is the model's."""
 
 DEIDENTIFIED = pa.schema(
     [
-        pa.field("instance_index", pa.int64(), nullable=False),
-        pa.field("patient_key", pa.string()),
-        pa.field("study_instance_uid", pa.string()),
-        pa.field("sop_instance_uid", pa.string()),
-        pa.field("burned_in", pa.string()),
-        pa.field("sha256", pa.string()),
-        pa.field("reason", pa.string()),
+        *_required(pa.int64(), "instance_index"),
+        *_optional(pa.string(), "patient_key", "study_instance_uid", "sop_instance_uid"),
+        *_optional(pa.string(), "burned_in", "sha256", "reason"),
     ]
 )
 """Samples and their de-identified files: the new UIDs; text burned in: yes, no, unknown; else why no file."""
 
 BOXES = pa.schema(
     [
-        pa.field("sop_instance_uid", pa.string(), nullable=False),
-        pa.field("region", pa.string(), nullable=False),
-        pa.field("left", pa.float64(), nullable=False),
-        pa.field("top", pa.float64(), nullable=False),
-        pa.field("right", pa.float64(), nullable=False),
-        pa.field("bottom", pa.float64(), nullable=False),
-        pa.field("ok", pa.bool_(), nullable=False),
-        pa.field("run_sha256", pa.string(), nullable=False),
+        *_required(pa.string(), "sop_instance_uid", "region"),
+        *_required(pa.float64(), "left", "top", "right", "bottom"),
+        *_required(pa.bool_(), "ok"),
+        *_required(pa.string(), "run_sha256"),
     ]
 )
 """A region of one instance: edges in original pixels, zero at the centre of the top-left one; ``run_sha256``
@@ -149,22 +130,9 @@ def predictions(fields: Sequence[pa.Field], map_HW: tuple[int, int] | None) -> p
     ``route`` says why this model took the instance, where a run had several (``engine.ingest.routing``):
     one has "only_fit" throughout. The map is scaled to 0..255; there is none without a ``map_HW``.
     """
-    maps = (
-        [pa.field("attention_map", pa.fixed_shape_tensor(pa.uint8(), map_HW), nullable=False)]
-        if map_HW
-        else []
-    )
-    return pa.schema(
-        [
-            *_SAMPLE_FIELDS,
-            pa.field("task", pa.string(), nullable=False),
-            pa.field("route", pa.string(), nullable=False),
-            *fields,
-            pa.field("model_sha256", pa.string(), nullable=False),
-            pa.field("code_version", pa.string(), nullable=False),
-            *maps,
-        ]
-    )
+    provenance = _required(pa.string(), "model_sha256", "code_version")
+    maps = _required(pa.fixed_shape_tensor(pa.uint8(), map_HW), "attention_map") if map_HW else []
+    return pa.schema([*_SAMPLE_FIELDS, *_required(pa.string(), "task", "route"), *fields, *provenance, *maps])
 
 
 def rejects(table: str) -> pa.Schema:

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +29,7 @@ from engine.dicom.write import (
 
 _DEFLATED, _MPEG2 = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.100"
 _RLE, _CT, _SR = b"1.2.840.10008.1.2.5", b"1.2.840.10008.5.1.4.1.1.2", b"1.2.840.10008.5.1.4.1.1.88.11"
-_DIRECTORY = b"1.2.840.10008.1.3.10"
+_DIRECTORY, _EXPLICIT = b"1.2.840.10008.1.3.10", b"1.2.840.10008.1.2.1"
 _META_START, _META_LENGTH_AT, _META_GROUP_AT = 132, 140, 144
 _LONG_VRS = frozenset({b"OB", b"OW", b"SQ", b"UN", b"UT"})
 _UNDEFINED = 0xFFFFFFFF
@@ -59,11 +60,11 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A kind of bad file: its table ("filtered" or "quarantine"), the reason there, and its bytes."""
+    """A kind of bad file: the reason in its table ("filtered" or "quarantine"), and its bytes."""
 
-    table: str
     reason: str
     make: Callable[[Sound], bytes]
+    table: str = "quarantine"
 
 
 def plant(out: Path, seed: int, count: int | None = None) -> list[tuple[Path, Fault]]:
@@ -193,22 +194,17 @@ def _data_set_at(data: bytes) -> int:
     return _META_GROUP_AT + int(meta)
 
 
-def _cut(data: bytes, share: float = _TRUNCATED_SHARE) -> bytes:
-    return data[: int(len(data) * share)]
-
-
-def _fragments(*frames: bytes) -> bytes:
-    """Encapsulated pixels (PS3.5 A.4): an empty offset table, the fragments, the delimiter."""
-    items = [b"", *frames]
-    body = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(item)) + item for item in items)
-    return body + b"\xfe\xff\xdd\xe0\0\0\0\0"
+def _cut(data: bytes) -> bytes:
+    return data[: int(len(data) * _TRUNCATED_SHARE)]
 
 
 def _encapsulated(data: bytes, syntax: bytes, *frames: bytes) -> bytes:
-    """The plain file with other pixels: ``frames`` in fragments."""
+    """The plain file with ``frames`` (PS3.5 A.4): an empty offset table, the fragments, the delimiter."""
     start, _, _ = _place(data, _PIXELS)
     head = struct.pack("<HH", *_PIXELS) + b"OB\0\0" + struct.pack("<I", _UNDEFINED)
-    return _with(data[:start] + head + _fragments(*frames), _SYNTAX, syntax)
+    items = (b"\xfe\xff\x00\xe0" + struct.pack("<I", len(item)) + item for item in (b"", *frames))
+    body = b"".join([*items, b"\xfe\xff\xdd\xe0\0\0\0\0"])
+    return _with(data[:start] + head + body, _SYNTAX, syntax)
 
 
 def _damaged(data: bytes, marker: bytes) -> bytes:
@@ -222,67 +218,55 @@ def _wrong_rle(data: bytes) -> bytes:
     return _encapsulated(data, _RLE, header + bytes(64))
 
 
-def _quarantined(reason: str, make: Callable[[Sound], bytes]) -> Fault:
-    return Fault("quarantine", reason, make)
-
-
-def _filtered(reason: str, make: Callable[[Sound], bytes]) -> Fault:
-    return Fault("filtered", reason, make)
-
+_filtered = partial(Fault, table="filtered")
 
 FAULTS: dict[str, Fault] = {
-    "README.txt": _quarantined("not_dicom", lambda s: b"Films of this study are in the other building.\n"),
-    "empty": _quarantined("empty_file", lambda s: b""),
-    "truncated.dcm": _quarantined("truncated", lambda s: _cut(s.plain)),
+    "README.txt": Fault("not_dicom", lambda s: b"Films of this study are in the other building.\n"),
+    "empty": Fault("empty_file", lambda s: b""),
+    "truncated.dcm": Fault("truncated", lambda s: _cut(s.plain)),
     "photo": _filtered("not_grayscale", lambda s: s.photo),
-    "hand.jpg": _quarantined("not_dicom", lambda s: s.snapshot),
-    "report.pdf": _quarantined("not_dicom", lambda s: b"%PDF-1.4\n" + bytes(2000)),
-    "zeros": _quarantined("not_dicom", lambda s: bytes(4096)),
-    "cut-in-meta": _quarantined("truncated", lambda s: s.plain[: _META_GROUP_AT + 30]),
-    "cut-in-meta-head": _quarantined("truncated", lambda s: s.plain[: _META_GROUP_AT + 6]),
-    "only-meta": _quarantined("truncated", lambda s: s.plain[: _data_set_at(s.plain)]),
-    "cut-in-header": _quarantined("truncated", lambda s: s.plain[: _place(s.plain, _COLUMNS)[1] + 1]),
-    "cut-in-head": _quarantined("truncated", lambda s: s.plain[: _place(s.plain, _COLUMNS)[0] + 6]),
-    "cut-jpeg-ls": _quarantined("truncated", lambda s: _cut(s.jpeg_ls)),
-    "cut-jpeg-2000": _quarantined("truncated", lambda s: _cut(s.jpeg_2000)),
-    "cut-deflated": _quarantined("truncated", lambda s: _cut(_deflated(s.plain))),
-    "few-pixels": _quarantined("truncated", lambda s: _with(s.plain, _PIXELS, bytes(100))),
-    "no-frame": _quarantined("truncated", lambda s: _encapsulated(s.plain, _RLE)),
-    "no-pixels": _quarantined("no_pixel_data", lambda s: _without(s.plain, _PIXELS)),
-    "no-rows": _quarantined("bad_header", lambda s: _without(s.plain, _ROWS)),
-    "zero-columns": _quarantined("bad_header", lambda s: _with(s.plain, _COLUMNS, 0)),
-    "no-photometric": _quarantined("bad_header", lambda s: _without(s.plain, _PHOTOMETRIC)),
-    "no-instance-uid": _quarantined("bad_header", lambda s: _without(s.plain, _SOP_INSTANCE)),
-    "wrong-instance-uid": _quarantined("bad_header", lambda s: _with(s.plain, _SOP_INSTANCE, b"film 12/a")),
-    "too-many-bits": _quarantined("bad_header", lambda s: _with(s.plain, _BITS_STORED, 17)),
-    "wrong-high-bit": _quarantined("bad_header", lambda s: _with(s.plain, _HIGH_BIT, 16)),
-    "zero-slope": _quarantined("bad_header", lambda s: _added(s.plain, _SLOPE, b"DS", b"0")),
-    "unknown-voi": _quarantined(
+    "hand.jpg": Fault("not_dicom", lambda s: s.snapshot),
+    "report.pdf": Fault("not_dicom", lambda s: b"%PDF-1.4\n" + bytes(2000)),
+    "zeros": Fault("not_dicom", lambda s: bytes(4096)),
+    "cut-in-meta": Fault("truncated", lambda s: s.plain[: _META_GROUP_AT + 30]),
+    "cut-in-meta-head": Fault("truncated", lambda s: s.plain[: _META_GROUP_AT + 6]),
+    "only-meta": Fault("truncated", lambda s: s.plain[: _data_set_at(s.plain)]),
+    "cut-in-header": Fault("truncated", lambda s: s.plain[: _place(s.plain, _COLUMNS)[1] + 1]),
+    "cut-in-head": Fault("truncated", lambda s: s.plain[: _place(s.plain, _COLUMNS)[0] + 6]),
+    "cut-jpeg-ls": Fault("truncated", lambda s: _cut(s.jpeg_ls)),
+    "cut-jpeg-2000": Fault("truncated", lambda s: _cut(s.jpeg_2000)),
+    "cut-deflated": Fault("truncated", lambda s: _cut(_deflated(s.plain))),
+    "few-pixels": Fault("truncated", lambda s: _with(s.plain, _PIXELS, bytes(100))),
+    "no-frame": Fault("truncated", lambda s: _encapsulated(s.plain, _RLE)),
+    "no-pixels": Fault("no_pixel_data", lambda s: _without(s.plain, _PIXELS)),
+    "no-rows": Fault("bad_header", lambda s: _without(s.plain, _ROWS)),
+    "zero-columns": Fault("bad_header", lambda s: _with(s.plain, _COLUMNS, 0)),
+    "no-photometric": Fault("bad_header", lambda s: _without(s.plain, _PHOTOMETRIC)),
+    "no-instance-uid": Fault("bad_header", lambda s: _without(s.plain, _SOP_INSTANCE)),
+    "wrong-instance-uid": Fault("bad_header", lambda s: _with(s.plain, _SOP_INSTANCE, b"film 12/a")),
+    "too-many-bits": Fault("bad_header", lambda s: _with(s.plain, _BITS_STORED, 17)),
+    "wrong-high-bit": Fault("bad_header", lambda s: _with(s.plain, _HIGH_BIT, 16)),
+    "zero-slope": Fault("bad_header", lambda s: _added(s.plain, _SLOPE, b"DS", b"0")),
+    "unknown-voi": Fault(
         "bad_header",
         lambda s: _added(
             _added(_added(s.plain, _CENTER, b"DS", b"40"), _WIDTH, b"DS", b"400"), _FUNCTION, b"CS", b"CUBIC"
         ),
     ),
-    "fragments-unannounced": _quarantined(
-        "bad_header", lambda s: _with(s.jpeg_ls, _SYNTAX, b"1.2.840.10008.1.2.1")
-    ),
-    "video": _quarantined("unsupported_syntax", lambda s: _with(s.jpeg_ls, _SYNTAX, _MPEG2)),
-    "private-syntax": _quarantined("unsupported_syntax", lambda s: _with(s.jpeg_ls, _SYNTAX, b"1.2.3.4.5")),
-    "nine-bits": _quarantined("pixel_decode", lambda s: _with(_with(
+    "fragments-unannounced": Fault("bad_header", lambda s: _with(s.jpeg_ls, _SYNTAX, _EXPLICIT)),
+    "video": Fault("unsupported_syntax", lambda s: _with(s.jpeg_ls, _SYNTAX, _MPEG2)),
+    "private-syntax": Fault("unsupported_syntax", lambda s: _with(s.jpeg_ls, _SYNTAX, b"1.2.3.4.5")),
+    "nine-bits": Fault("pixel_decode", lambda s: _with(_with(
         _with(s.plain, _BITS_ALLOCATED, 9), _BITS_STORED, 9), _HIGH_BIT, 8)),
-    "other-size": _quarantined("pixel_decode", lambda s: _with(s.jpeg_ls, _COLUMNS, 100)),
-    "no-jpeg-start": _quarantined("pixel_decode", lambda s: _damaged(s.jpeg_ls, b"\xff\xd8")),
-    "no-jpeg-2000-start": _quarantined("pixel_decode", lambda s: _damaged(s.jpeg_2000, b"\xff\x4f\xff\x51")),
-    "wrong-rle": _quarantined("pixel_decode", lambda s: _wrong_rle(s.plain)),
-    "too-large": _quarantined(
-        "over_limit", lambda s: _with(_with(s.plain, _ROWS, 0xFFFF), _COLUMNS, 0xFFFF)
-    ),
+    "other-size": Fault("pixel_decode", lambda s: _with(s.jpeg_ls, _COLUMNS, 100)),
+    "no-jpeg-start": Fault("pixel_decode", lambda s: _damaged(s.jpeg_ls, b"\xff\xd8")),
+    "no-jpeg-2000-start": Fault("pixel_decode", lambda s: _damaged(s.jpeg_2000, b"\xff\x4f\xff\x51")),
+    "wrong-rle": Fault("pixel_decode", lambda s: _wrong_rle(s.plain)),
+    "too-large": Fault("over_limit", lambda s: _with(_with(s.plain, _ROWS, 0xFFFF), _COLUMNS, 0xFFFF)),
     "ct": _filtered("sop_class", lambda s: _with(s.plain, _SOP_CLASS, _CT)),
     "report": _filtered("sop_class", lambda s: _without(_with(s.plain, _SOP_CLASS, _SR), _PIXELS)),
     "directory": _filtered("sop_class", lambda s: _with(s.plain, _META_CLASS, _DIRECTORY)),
     "frames": _filtered("multi_frame", lambda s: _added(s.plain, _FRAMES, b"IS", b"2")),
-    "hsv-photo": _filtered(
-        "not_grayscale", lambda s: _with(s.photo, _PHOTOMETRIC, b"HSV ")
-    ),
+    "hsv-photo": _filtered("not_grayscale", lambda s: _with(s.photo, _PHOTOMETRIC, b"HSV ")),
 }  # fmt: skip
 """Kinds of bad files for a task that takes single grey projection radiographs."""
