@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -214,7 +214,7 @@ def running(folder: Path, limits: RunLimits | None = None) -> Iterator[Run]:
     Raises:
         LeaseHeldError: another run holds it.
     """
-    with lease.hold(folder) as held, audit_log.kept(held) as log:
+    with lease.hold(folder) as held, closing(audit_log.Log(held)) as log:
         run = Run(held=held, log=log, limits=limits or RunLimits())
         with _ended_by_sigterm(run):
             yield run

@@ -36,7 +36,6 @@ from engine.dicom.parse import (  # fmt: skip
     parse,
     quiet,
     require_pixels,
-    scan_caps,
 )
 from engine.dicom.part10 import (
     DEFLATED,
@@ -161,7 +160,7 @@ def _whole(data: bytes, image: DataSet, limits: Limits) -> _Whole:
         inflater.grow_to(limits.inflated(len(deflated)))
         view, start = memoryview(inflater.data), 0
     is_little = is_little_endian(view[start:], meta.transfer_syntax_uid)
-    found = element_scan.find(view, start, _Taken(), scan_caps(limits), is_little=is_little)
+    found = element_scan.find(view, start, _Taken(), limits, is_little=is_little)
     if found.pixel_at is None:
         raise TruncatedError("the file ends within its header: copy it again from its source")
     header = elements_found(view, found, is_little=is_little)

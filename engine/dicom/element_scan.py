@@ -28,11 +28,14 @@ _BYTE_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caps:
-    """What a header may cost: depth of sequences, elements looked at, bytes of the elements wanted."""
+    """What a header may cost."""
 
-    depth: int
-    elements: int
-    wanted_bytes: int
+    depth: int = 32
+    """Of nested sequences."""
+    elements: int = 200_000
+    """Of a header, those in sequences included."""
+    header_bytes: int = 32 << 20
+    """Of the whitelisted elements together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,8 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
             if is_wanted:
                 spans.append((position, end))
                 wanted_bytes += end - position
-                if wanted_bytes > caps.wanted_bytes:
-                    raise OverLimitError(f"the header elements exceed the cap of {caps.wanted_bytes} bytes")
+                if wanted_bytes > caps.header_bytes:
+                    raise OverLimitError(f"the header elements exceed the cap of {caps.header_bytes} bytes")
             position = end
         else:
             is_cut = any(data[position:])  # the first bytes of an element's head

@@ -15,7 +15,7 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from engine.dicom import allowed_values
+from engine.dicom import allowed_values, colour
 from engine.dicom.parse import element_value
 from engine.errors import HeaderError
 
@@ -26,12 +26,7 @@ _DATES = ("StudyDate", "SeriesDate", "AcquisitionDate")
 _OLDEST_MONTHS = 130 * 12
 _SEXES = frozenset({"F", "M", "O"})
 _CALIBRATIONS = frozenset({"FIDUCIAL", "GEOMETRY"})
-_PHOTOMETRIC = frozenset(
-    {
-        "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "XYB", "YBR_FULL",
-        "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT",
-    }
-)  # fmt: skip
+_PHOTOMETRIC = colour.GREY | colour.YBR | colour.RETIRED | {colour.PALETTE, colour.RGB}
 _LATERALITIES = frozenset({"L", "R", "B", "U"})
 _MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
 _UID = re.compile(r"^[0-9.]{1,64}$")

@@ -59,7 +59,7 @@ PARSER_ERRORS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(element_scan.Caps):
     """Caps checked before memory is spent."""
 
     file_bytes: int = 512 << 20
@@ -70,12 +70,6 @@ class Limits:
     """A data set may always inflate to this many bytes: an empty film deflates a thousandfold."""
     pixels: int = 1 << 28
     """Rows x Columns x Frames x Samples."""
-    depth: int = 32
-    """Of nested sequences."""
-    elements: int = 200_000
-    """Of a header, those in sequences included."""
-    header_bytes: int = 32 << 20
-    """Of the whitelisted elements together."""
 
     def inflated(self, deflated_bytes: int) -> int:
         """How far a data set of ``deflated_bytes`` may inflate."""
@@ -125,7 +119,7 @@ def parse(data: bytes, tags: tuple[int, ...], limits: Limits) -> DataSet:
         return _parse_deflated(memoryview(data)[meta.start :], meta, wanted, limits)
     whole = memoryview(data)
     is_little = is_little_endian(whole[meta.start :], meta.transfer_syntax_uid)
-    found = element_scan.find(whole, meta.start, wanted, scan_caps(limits), is_little=is_little)
+    found = element_scan.find(whole, meta.start, wanted, limits, is_little=is_little)
     header = _header(whole, found, meta, is_little=is_little)
     return _data_set(whole, found, header, meta, is_little=is_little)
 
@@ -172,11 +166,6 @@ def elements_found(data: memoryview, found: element_scan.Found, *, is_little: bo
             return read_dataset(stream, found.is_implicit, is_little)
     except PARSER_ERRORS as error:
         raise HeaderError(f"the header cannot be parsed ({type(error).__name__})") from error
-
-
-def scan_caps(limits: Limits) -> element_scan.Caps:
-    """The part of the limits that a scan keeps."""
-    return element_scan.Caps(depth=limits.depth, elements=limits.elements, wanted_bytes=limits.header_bytes)
 
 
 def _header(data: memoryview, found: element_scan.Found, meta: Meta, *, is_little: bool) -> Dataset:
@@ -242,7 +231,7 @@ def _parse_deflated(deflated: memoryview, meta: Meta, wanted: frozenset[int], li
         inflater.grow_to(size)
         with memoryview(inflater.data) as view:
             is_little = is_little_endian(view, meta.transfer_syntax_uid)
-            found = element_scan.find(view, 0, wanted, scan_caps(limits), is_little=is_little)
+            found = element_scan.find(view, 0, wanted, limits, is_little=is_little)
             pixels = _pixel_element(view, found, is_little=is_little)
             if pixels is not None or inflater.is_at_end:
                 header = _header(view, found, meta, is_little=is_little)

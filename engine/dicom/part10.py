@@ -107,13 +107,9 @@ class Inflater:
         """Nothing is inflated yet; ``cap`` is in bytes of the inflated data set."""
         self._rest, self._cap = bytes(deflated), cap
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._data = bytearray()
-        self._has_zlib_header = self.is_at_end = False
-
-    @property
-    def data(self) -> bytearray:
+        self.data = bytearray()
         """What has been inflated so far; let go of every view on it before ``grow_to``."""
-        return self._data
+        self._has_zlib_header = self.is_at_end = False
 
     def grow_to(self, size: int) -> None:
         """Inflate until ``size`` bytes are there, or the stream has ended.
@@ -122,9 +118,9 @@ class Inflater:
             OverLimitError: ``size`` is beyond the cap and the stream goes on to it.
             TruncatedError: the stream is damaged.
         """
-        while len(self._data) < min(size, self._cap) and not self.is_at_end:
-            step = min(_PIECE, min(size, self._cap) - len(self._data))
-            self._data += self._piece(step)
+        while len(self.data) < min(size, self._cap) and not self.is_at_end:
+            step = min(_PIECE, min(size, self._cap) - len(self.data))
+            self.data += self._piece(step)
         if size > self._cap and not self.is_at_end and self._piece(1):
             raise OverLimitError(f"the deflated data set grows beyond the cap of {self._cap} bytes")
 
@@ -132,7 +128,7 @@ class Inflater:
         try:
             piece = self._inflate.decompress(self._rest, most)
         except zlib.error as error:
-            if self._data or not self._rest or self._has_zlib_header:
+            if self.data or not self._rest or self._has_zlib_header:
                 raise TruncatedError("the deflated data set is damaged: copy the file again") from error
             self._has_zlib_header = True  # some writers put one before the stream
             self._inflate = zlib.decompressobj()

@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 
 from engine.dicom.deidentify import deidentified
 from engine.dicom.parse import Limits
-from engine.errors import FilteredError, InstanceError, LedgerError
+from engine.errors import FilteredError, InstanceError
 from engine.store import schema
 from engine.store.files import MANIFEST_NAME, read_json, replacing, sha256_of_bytes, sha256_of_file
+from engine.store.verification import require
 
 Facts = dict[str, Any]
 
@@ -116,14 +117,14 @@ def verify(out: Path) -> dict[str, int]:
     if not manifest.get("deidentified"):
         return {}
     folder = Path(manifest["deidentified"])
-    _require(folder.is_dir(), f"the de-identified files are not at {folder}: put them back there")
+    require(folder.is_dir(), f"the de-identified files are not at {folder}: put them back there")
     found = closing_facts(out)["deidentified_tables"]
-    _require(manifest.get("deidentified_tables") == found, f"{out / FOLDER} was changed or damaged")
+    require(manifest.get("deidentified_tables") == found, f"{out / FOLDER} was changed or damaged")
     rows: dict[str, list[Facts]] = {name: pq.read_table(out / FOLDER / name).to_pylist() for name in found}
     for shard in sorted((out / "shards").glob("[0-9]*/samples.parquet")):
         samples = pq.read_table(shard, columns=["instance_index"])["instance_index"].to_pylist()
         stated = [row["instance_index"] for row in rows.get(f"{shard.parent.name}.parquet", [])]
-        _require(sorted(samples) == sorted(stated), f"{out / FOLDER}: other samples than in {shard.parent}")
+        require(sorted(samples) == sorted(stated), f"{out / FOLDER}: other samples than in {shard.parent}")
     _verify_files(folder, [row for part in rows.values() for row in part if row["reason"] is None])
     return counts(out)
 
@@ -135,18 +136,13 @@ def _verify_files(folder: Path, rows: Iterable[Facts]) -> None:
         digests.setdefault(_path(row), set()).add(row["sha256"])
     for path, known in digests.items():
         place = folder / path
-        _require(place.is_file(), f"{place} is missing: run the same command again in another --out")
-        _require(sha256_of_file(place) in known, f"{place} was changed or damaged")
+        require(place.is_file(), f"{place} is missing: run the same command again in another --out")
+        require(sha256_of_file(place) in known, f"{place} was changed or damaged")
 
 
 def _path(facts: Mapping[str, Any]) -> Path:
     """Where the file of a row lies, below DIR."""
     return Path(facts["patient_key"], facts["study_instance_uid"], f"{facts['sop_instance_uid']}.dcm")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise LedgerError(message)
 
 
 def _write(folder: Path, path: Path, data: bytes) -> None:

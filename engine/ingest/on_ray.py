@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from errno import EIO, ESTALE
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -164,10 +164,8 @@ def blocks(dataset: ray.data.Dataset, callbacks: RunCallbacks) -> Iterator[pa.Ta
 
 def planned_rows(folder: Path, shard: int) -> list[dict[str, Any]]:
     """The plan rows of one shard."""
-    rows: list[dict[str, Any]] = pq.read_table(
-        folder / ledger.PLAN_NAME, filters=[("shard", "==", shard)]
-    ).to_pylist()
-    return rows
+    rows = pq.read_table(folder / ledger.PLAN_NAME, filters=[("shard", "==", shard)])
+    return cast("list[dict[str, Any]]", rows.to_pylist())
 
 
 _INGESTED = ("samples", "filtered", "quarantine")

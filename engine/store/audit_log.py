@@ -17,7 +17,6 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -88,16 +87,6 @@ class Log:
                 aside.rename(path)
                 sync(path.parent)
         return self._stream
-
-
-@contextmanager
-def kept(lease: Lease) -> Iterator[Log]:
-    """The log of a folder that is held, closed behind the block."""
-    log = Log(lease)
-    try:
-        yield log
-    finally:
-        log.close()
 
 
 def who() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ class Label:
 
     def facts(self) -> dict[str, Any]:
         """JSON-able facts."""
-        return {"name": self.name, "kind": self.kind, "unit": self.unit, "required": self.required}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,11 +33,9 @@ def verify(folder: Path, audit_head: str | None = None) -> Counts:
     """
     manifest = read_json(folder / MANIFEST_NAME)
     plan = ledger.read_plan(folder)
-    _require(
-        bool(manifest.get("complete")), f"{folder} is not complete: run the same command again to resume"
-    )
+    require(bool(manifest.get("complete")), f"{folder} is not complete: run the same command again to resume")
     digest = sha256_of_file(folder / ledger.PLAN_NAME)
-    _require(manifest.get("plan_sha256") == digest, f"{folder / ledger.PLAN_NAME} was changed or damaged")
+    require(manifest.get("plan_sha256") == digest, f"{folder / ledger.PLAN_NAME} was changed or damaged")
     _verify_plan(folder, plan)
     planned_by_shard: dict[int, set[int]] = {}
     for index, shard in zip(plan["instance_index"].to_pylist(), plan["shard"].to_pylist(), strict=True):
@@ -49,7 +47,7 @@ def verify(folder: Path, audit_head: str | None = None) -> Counts:
     counts = total(plan.num_rows, parts)
     _verify_names(folder, planned_by_shard)
     stated = manifest.get("counts", {})
-    _require(stated == counts, f"the manifest states {stated}, the tables hold {counts}")
+    require(stated == counts, f"the manifest states {stated}, the tables hold {counts}")
     _verify_audit(folder, manifest, planned_by_shard, audit_head)
     return counts
 
@@ -64,7 +62,7 @@ def _verify_plan(folder: Path, plan: pa.Table) -> None:
     for path, version in zip(plan["path"].to_pylist(), plan["version"].to_pylist(), strict=True):
         seen[path] += 1
         is_sound = is_sound and seen[path] == version
-    _require(
+    require(
         is_sound, f"{folder / ledger.PLAN_NAME} does not count its rows, shards or versions as a plan does"
     )
 
@@ -77,7 +75,7 @@ def _verify_names(folder: Path, shards: Iterable[int]) -> None:
 
 
 def _nothing_foreign(folder: Path, foreign: set[str]) -> None:
-    _require(
+    require(
         not foreign,
         f"{folder} holds {len(foreign)} entries that no run of osteoray wrote, such as "
         f"{min(foreign, default='')}: move them away",
@@ -87,20 +85,20 @@ def _nothing_foreign(folder: Path, foreign: set[str]) -> None:
 def _verify_shard(folder: Path, planned: set[int]) -> Counts:
     rows, digests, stated = _stated(folder / "shard.json")
     present = {entry.name for entry in os.scandir(folder)} - {"shard.json"}
-    _require(present == set(digests), f"{folder} holds other files than its shard.json names")
+    require(present == set(digests), f"{folder} holds other files than its shard.json names")
     tables: dict[str, pa.Table] = {}
     for table, count in rows.items():
         path = folder / f"{table}.parquet"
-        _require(sha256_of_file(path) == digests[path.name], f"{path} was changed or damaged")
+        require(sha256_of_file(path) == digests[path.name], f"{path} was changed or damaged")
         tables[table] = ledger.read_table(path)
-        _require("instance_index" in tables[table].column_names, f"{path} has no column instance_index")
-        _require(tables[table].num_rows == count, f"{path} has another row count than stated")
+        require("instance_index" in tables[table].column_names, f"{path} has no column instance_index")
+        require(tables[table].num_rows == count, f"{path} has another row count than stated")
     tasks: list[str] = tasks_of(tables)
     _verify_tasks(folder, tables, tasks)
     for task in tasks or (None,):
         _verify_ends(folder, [of_task(name, table, task) for name, table in tables.items()], planned)
     counts = ended(tables)
-    _require(counts == stated, f"{folder} states other counts than its tables hold")
+    require(counts == stated, f"{folder} states other counts than its tables hold")
     return counts
 
 
@@ -109,18 +107,18 @@ def _verify_tasks(folder: Path, tables: Mapping[str, pa.Table], tasks: Sequence[
     for name, table in tables.items():
         named = set(table["task"].to_pylist()) - {None} if "task" in table.column_names else set()
         own = {name.partition("-")[2]} if kind_of(name) == PREDICTIONS else set(tasks)
-        _require(named <= own, f"{folder / name}.parquet has rows of another task")
+        require(named <= own, f"{folder / name}.parquet has rows of another task")
 
 
 def _verify_ends(folder: Path, tables: Iterable[pa.Table], planned: set[int]) -> None:
     """Each planned instance has one row in these tables, and no other instance has one."""
     ends = Counter(index for table in tables for index in table["instance_index"].to_pylist())
     doubled = sum(1 for count in ends.values() if count > 1)
-    _require(doubled == 0, f"{folder}: {doubled} instance(s) ended twice")
-    _require(
+    require(doubled == 0, f"{folder}: {doubled} instance(s) ended twice")
+    require(
         set(ends) <= planned, f"{folder}: {len(set(ends) - planned)} row(s) of instances never planned here"
     )
-    _require(set(ends) == planned, f"{folder}: {len(planned - set(ends))} planned instance(s) have no row")
+    require(set(ends) == planned, f"{folder}: {len(planned - set(ends))} planned instance(s) have no row")
 
 
 def _stated(path: Path) -> tuple[dict[str, int], dict[str, str], Counts]:
@@ -143,16 +141,16 @@ def _verify_audit(
     lines = list(audit_log.read(folder))
     head = manifest.get(ledger.AUDIT_HEAD)
     if head is None:
-        _require(
+        require(
             not lines and audit_head is None, f"{folder / MANIFEST_NAME} states no digest of the audit log"
         )
         return
     found = lines[-1] if lines else {}
-    _require(
+    require(
         found.get("sha256") == head and audit_head in {None, head},
         f"{folder / audit_log.AUDIT_NAME} does not end with the line that is stated: some are gone or new",
     )
-    _require(
+    require(
         found.get("manifest_sha256") == ledger.manifest_digest(manifest),
         f"{folder / MANIFEST_NAME} is not the one that the audit log tells of: it was changed",
     )
@@ -162,12 +160,13 @@ def _verify_audit(
     }
     for shard in shards:
         path = ledger.shard_folder(folder, shard) / "shard.json"
-        _require(
+        require(
             told[shard] == 1 and digests[shard] == sha256_of_file(path),
             f"{path} is not the one that the audit log tells of: it was changed, or made twice",
         )
 
 
-def _require(holds: bool, message: str) -> None:
+def require(holds: bool, message: str) -> None:
+    """Raise LedgerError with ``message`` unless it ``holds``."""
     if not holds:
         raise LedgerError(message)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def test_a_holder_elsewhere_counts_by_its_heartbeat(tmp_path: Path) -> None:
 
 def test_a_holder_that_wakes_up_after_it_was_taken_over_writes_nothing(tmp_path: Path) -> None:
     stale = acquire(tmp_path, ELSEWHERE)  # beats never
-    with audit_log.kept(stale) as log:
+    with closing(audit_log.Log(stale)) as log:
         write_as_taken_over(tmp_path, stale, log)
 
 
@@ -107,7 +107,7 @@ def write_as_taken_over(tmp_path: Path, stale: lease.Lease, log: audit_log.Log) 
     ledger.write_plan(tmp_path, plan(), stale.staging)
     log.note("started")
     time.sleep(0.6)
-    with hold(tmp_path, replace(this_host(), stale_s=0.5)) as held, audit_log.kept(held) as fresh:
+    with hold(tmp_path, replace(this_host(), stale_s=0.5)) as held, closing(audit_log.Log(held)) as fresh:
         before = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
         for step in (
             lambda: ledger.commit_shard(tmp_path, 0, tables([0, 1, 2, 3]), stale.staging),
