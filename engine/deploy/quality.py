@@ -41,6 +41,7 @@ _LEAST_CORRELATION = 0.3
 _RING = (0.06, 0.2)
 _MIDDLE = (0.25, 0.75)
 _LEAST_CONTENT = 16
+_UNSURE = "the model is less sure than on all but 0.5 % of the images it was validated on"
 
 
 def verdicts(
@@ -67,7 +68,7 @@ def verdicts(
         header_fault(row, limits)
         or image_fault(content(image_HW, row), is_middle_bright=limits.is_middle_bright)
         or finding
-        or _doubt_fault(float(doubt), max_doubt)
+        or (None if max_doubt is None or float(doubt) <= max_doubt else abstained.UncertainError(_UNSURE))
         for row, image_HW, doubt, finding in zip(
             samples, images_BVHW[:, 0], np.asarray(doubt_B), known, strict=True
         )
@@ -111,14 +112,6 @@ def content(image_HW: NDArray[np.uint8], row: Mapping[str, Any]) -> NDArray[np.u
         max(round(top), 0) : min(round(bottom), height), max(round(left), 0) : min(round(right), width)
     ]
     return area_HW if min(area_HW.shape, default=0) >= _LEAST_CONTENT else image_HW
-
-
-def _doubt_fault(doubt: float, most: float | None) -> AbstainedError | None:
-    if most is None or doubt <= most:
-        return None
-    return abstained.UncertainError(
-        "the model is less sure than on all but 0.5 % of the images it was validated on"
-    )
 
 
 def _small(image_HW: NDArray[np.uint8]) -> Floats:

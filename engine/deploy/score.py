@@ -116,8 +116,10 @@ class Scorer:
             open_model(folder, engine, threads=threads)
             for folder, engine in zip(folders, engines, strict=True)
         ]
-        scored = [_with_maps_as_bytes(predictions_schema(model.bundle)) for model in self._models]
-        self._empty = pa.unify_schemas(scored).empty_table()
+        # a block has the columns of predictions, all nullable and maps as bytes, whatever its rows are
+        fields = [field for model in self._models for field in predictions_schema(model.bundle)]
+        types = {field.name: pa.binary() if field.name == MAP else field.type for field in fields}
+        self._empty = pa.schema(types).empty_table()
 
     def score(self, rows: pa.Table) -> pa.Table:
         """The rows of ``shard.read_rows`` without images: samples scored or abstained, the rest as it was."""
@@ -128,11 +130,6 @@ class Scorer:
             if samples.num_rows:
                 parts.append(_scored(model, samples))
         return pa.concat_tables(parts, promote_options="default")
-
-
-def _with_maps_as_bytes(full: pa.Schema) -> pa.Schema:
-    """The columns of predictions, all nullable: a block has them, whatever its rows are."""
-    return pa.schema([(field.name, pa.binary() if field.name == MAP else field.type) for field in full])
 
 
 def _scored(model: Model, samples: pa.Table) -> pa.Table:
@@ -171,26 +168,19 @@ def result_tables(parts: Sequence[pa.Table], schemas: Mapping[str, pa.Schema]) -
         [("instance_index", "ascending"), ("task", "ascending")]
     )
     is_scored = pc.is_in(rows["table"], pa.array(["samples", reused(PREDICTIONS)]))
-    tables = {
-        predictions_of(task): _predictions(
-            rows.filter(pc.and_(is_scored, pc.equal(rows["task"], task))), full
-        )
-        for task, full in schemas.items()
-    }
+    tables = {}
+    for task, full in schemas.items():
+        scored = rows.filter(pc.and_(is_scored, pc.equal(rows["task"], task)))
+        columns = [
+            _map_column(scored[MAP], field.type.shape) if field.name == MAP else scored[field.name]
+            for field in full
+        ]
+        tables[predictions_of(task)] = pa.Table.from_arrays(columns, names=full.names).cast(full)
     for name in ledger.REJECT_TABLES:
         full = schema.rejects(name)
         here = pa.array([name, TABLES.get(name, name)])
         tables[name] = rows.filter(pc.is_in(rows["table"], here)).select(full.names).cast(full)
     return tables
-
-
-def _predictions(scored: pa.Table, full: pa.Schema) -> pa.Table:
-    """Scored rows in the schema of their task's table."""
-    columns = [
-        _map_column(scored[MAP], field.type.shape) if field.name == MAP else scored[field.name]
-        for field in full
-    ]
-    return pa.Table.from_arrays(columns, names=full.names).cast(full)
 
 
 def _map_column(maps: pa.ChunkedArray, map_HW: Sequence[int]) -> pa.ExtensionArray:

@@ -8,7 +8,7 @@ Legend: B batch, N samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from engine.distillation.teacher_cache import TeacherCache
 from engine.distillation.terms import TERMS
 from engine.errors import TeacherCacheError
-from engine.imaging.warp import Warp, between
+from engine.imaging.warp import Warp
 from engine.models.network import Outputs
 
 _LEVELS = 255.0
@@ -58,25 +58,6 @@ class RecordedTeacher:
             attention_Bhw=warp.maps(read("attention")[:, None] / _LEVELS)[:, 0] if has_map else None,
             pooled_BC=read("embedding") if "embedding" in names else None,
         )
-
-
-def recorded(
-    cache: TeacherCache,
-    terms: Iterable[str],
-    uids: Sequence[str],
-    to_network_N33: NDArray[np.float64],
-    size_HW: tuple[int, int],
-) -> RecordedTeacher:
-    """The cache as teacher of samples: their UIDs, their student's views (original -> network) of one size.
-
-    Raises:
-        TeacherCacheError: a sample is not in it, or a term needs what was not recorded.
-    """
-    names = needed(cache, terms)
-    places_N = cache.places(uids)
-    source_N33 = torch.from_numpy(cache.to_network_N33[places_N])
-    warp = between(source_N33, torch.from_numpy(to_network_N33), cache.size_HW, size_HW)
-    return RecordedTeacher(cache=cache, places_N=places_N, warp_N=warp, names=names)
 
 
 def needed(cache: TeacherCache, terms: Iterable[str]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from engine.evaluation import metrics
 from engine.evaluation.answer import FEW
@@ -18,7 +17,17 @@ from engine.report.tables import LEVEL
 
 def comparison_page(facts: Mapping[str, Any], *, title: str) -> str:
     """HTML of the facts that ``jobs.compare`` writes as JSON."""
-    rows = [_row(row, is_group=place > 0) for place, row in enumerate(facts["differences"])]
+    rows: list[dict[str, Any]] = []
+    for row in facts["differences"]:
+        interval = _interval(row["interval"])
+        verdict = _verdict(row, interval, is_group=bool(rows))
+        rows.append({**row, "interval": interval, "is_small": row["instances"] < FEW, "verdict": verdict})
+    plot = plots.forest_plot(
+        [str(row["group"]).capitalize() for row in rows],
+        np.array([row["difference"] for row in rows]),
+        np.array([[row["interval"].low, row["interval"].high] for row in rows]),
+        facts["unit"],
+    )
     return render(
         "compare.html.j2",
         title=title,
@@ -28,20 +37,10 @@ def comparison_page(facts: Mapping[str, Any], *, title: str) -> str:
         overall=rows[0],
         rows=rows,
         teacher=_taught(facts["teacher"]) if facts["teacher"] else None,
-        plot=_plot(rows, facts["unit"]),
+        plot=plot,
         few=FEW,
         level=LEVEL,
     )
-
-
-def _row(row: Mapping[str, Any], *, is_group: bool) -> dict[str, Any]:
-    interval = _interval(row["interval"])
-    return {
-        **row,
-        "interval": interval,
-        "is_small": row["instances"] < FEW,
-        "verdict": _verdict(row, interval, is_group=is_group),
-    }
 
 
 def _verdict(row: Mapping[str, Any], interval: Interval, *, is_group: bool) -> str:
@@ -66,13 +65,3 @@ def _taught(teacher: Mapping[str, Any]) -> dict[str, Any]:
 
 def _interval(bounds: Sequence[float] | None) -> Interval:
     return Interval(low=bounds[0], high=bounds[1]) if bounds else metrics.NO_INTERVAL
-
-
-def _plot(rows: Sequence[Mapping[str, Any]], unit: str) -> Markup:
-    bounds_G2 = np.array([[row["interval"].low, row["interval"].high] for row in rows])
-    return plots.forest_plot(
-        [str(row["group"]).capitalize() for row in rows],
-        np.array([row["difference"] for row in rows]),
-        bounds_G2,
-        unit,
-    )

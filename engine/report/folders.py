@@ -201,15 +201,11 @@ def _frame(paths: Iterable[Path], columns: Sequence[str]) -> pl.DataFrame:
     tables = (ledger.read_table(path, columns).replace_schema_metadata(None) for path in paths)
     first = next(tables, None)
     if first is None:
-        return _empty(columns)
+        types = {"instance_index": pl.Int64, "shard": pl.Int32, "age_months": pl.Float32}
+        texts = {*_SCORE_COLUMNS, *schema.REJECTS.names}
+        kinds = {name: types.get(name, pl.String if name in texts else pl.Float32) for name in columns}
+        return pl.DataFrame(schema=kinds)
     frame = pl.from_arrow(ledger.packed(chain([first], tables), first.schema))
     if not isinstance(frame, pl.DataFrame):  # polars types from_arrow as a frame or a series
         raise TableError(f"{columns} do not form a table")
     return frame
-
-
-def _empty(columns: Sequence[str]) -> pl.DataFrame:
-    types = {"instance_index": pl.Int64, "shard": pl.Int32, "age_months": pl.Float32}
-    texts = {*_SCORE_COLUMNS, *schema.REJECTS.names}
-    default = {name: types.get(name, pl.String if name in texts else pl.Float32) for name in columns}
-    return pl.DataFrame(schema=default)

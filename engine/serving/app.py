@@ -22,19 +22,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, create_model
 from starlette.datastructures import UploadFile
 
-from engine import __version__
+from engine import __version__, errors
 from engine.deploy.abstained import AbstainedError
 from engine.deploy.bundle import Bundle
 from engine.deploy.score import PROVENANCE, Model, open_model, score_rows
-from engine.errors import (
-    CovariateError,
-    EngineError,
-    FilteredError,
-    InstanceError,
-    OverLimitError,
-    UnsupportedSyntaxError,
-    UsageError,
-)
 from engine.ingest.covariates import Covariate, table_values
 from engine.ingest.decode_process import Isolation, reader
 from engine.ingest.sample import Reading
@@ -106,7 +97,7 @@ class Served:
         values = table_values(given, self.model.bundle.covariates)
         reading = Reading(source="", rules=(self.model.bundle.rule,), salt=_NO_SALT)
         (outcome,) = reader(self.isolation).read_bytes(reading, data)
-        if isinstance(outcome, EngineError):
+        if isinstance(outcome, errors.EngineError):
             raise outcome
         sample, image_HW = outcome
         (result,) = score_rows(self.model, [{**sample, **values}], image_HW[None, None])
@@ -169,10 +160,10 @@ def build_app(
     for folder in bundles:
         model = open_model(folder, threads=threads)
         if model.task.name in served:
-            raise UsageError(f"two bundles are for {model.task.name}: serve one of them")
+            raise errors.UsageError(f"two bundles are for {model.task.name}: serve one of them")
         served[model.task.name] = Served(model, ThreadPoolExecutor(1), isolation)
     app = FastAPI(title="osteoray", version=__version__, description=NOTICE)
-    app.add_exception_handler(EngineError, _engine_error)
+    app.add_exception_handler(errors.EngineError, _engine_error)
     guard = [Depends(_bearer_check(api_key))] if api_key else []
 
     @app.get("/healthz", response_model=Health)
@@ -233,7 +224,7 @@ async def _upload(request: Request) -> tuple[bytes, dict[str, Any]]:
     """The file's bytes, never more than MAX_BODY_BYTES, whatever the client claims; and the covariates."""
     claimed = request.headers.get("content-length")
     if claimed and claimed.isdigit() and int(claimed) > MAX_BODY_BYTES:
-        raise OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
+        raise errors.OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         if claimed is None:
             raise HTTPException(411, "a multipart body needs a Content-Length")
@@ -246,7 +237,7 @@ async def _upload(request: Request) -> tuple[bytes, dict[str, Any]]:
     async for piece in request.stream():
         data += piece
         if len(data) > MAX_BODY_BYTES:
-            raise OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
+            raise errors.OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
     return bytes(data), {}
 
 
@@ -256,15 +247,15 @@ def _json_object(text: Any) -> dict[str, Any]:
     except (TypeError, ValueError):
         given = None
     if not isinstance(given, dict):
-        raise CovariateError("the multipart field 'covariates' is no JSON object")
+        raise errors.CovariateError("the multipart field 'covariates' is no JSON object")
     return given
 
 
 async def _engine_error(request: Request, error: Exception) -> JSONResponse:
     """The error tree as HTTP: 413 too large, 415 no decoder, 422 unusable, not for this task, or withheld."""
-    if not isinstance(error, InstanceError | FilteredError | AbstainedError):
+    if not isinstance(error, errors.InstanceError | errors.FilteredError | AbstainedError):
         raise error
-    statuses = {OverLimitError: 413, UnsupportedSyntaxError: 415}
+    statuses = {errors.OverLimitError: 413, errors.UnsupportedSyntaxError: 415}
     status = next((number for kind, number in statuses.items() if isinstance(error, kind)), 422)
     problem = Problem(code=error.code, reason=error.reason, message=str(error))
     return JSONResponse(problem.model_dump(), status)

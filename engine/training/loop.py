@@ -20,10 +20,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.distillation.cached_teacher import RecordedTeacher, recorded
+from engine.distillation.cached_teacher import RecordedTeacher, needed
 from engine.distillation.teacher_cache import TeacherCache
 from engine.errors import TrainingError
 from engine.imaging.augment import Draws, augmented, draw
+from engine.imaging.warp import between
 from engine.ingest.covariates import hidden
 from engine.models.batch import Batch
 from engine.models.network import Network, Outputs, compiled
@@ -122,9 +123,13 @@ def recorded_for(data: TrainingSet, cache: TeacherCache, terms: Iterable[str]) -
     Raises:
         TeacherCacheError: a sample is not in the cache, or a term needs what was not recorded.
     """
-    train_N = data.index_of("train")
+    names, train_N = needed(cache, terms), data.index_of("train")
+    places_N = cache.places(data.uids_N[train_N].tolist())
     size_HW = (data.images_NVHW.shape[2], data.images_NVHW.shape[3])
-    return recorded(cache, terms, data.uids_N[train_N].tolist(), data.to_network_N33[train_N], size_HW)
+    theirs_N33 = torch.from_numpy(cache.to_network_N33[places_N])
+    ours_N33 = torch.from_numpy(data.to_network_N33[train_N])
+    warp = between(theirs_N33, ours_N33, cache.size_HW, size_HW)
+    return RecordedTeacher(cache=cache, places_N=places_N, warp_N=warp, names=names)
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
