@@ -100,11 +100,6 @@ class Dimse:
         return True
 
 
-def is_dimse(address: str) -> bool:
-    """Whether the address is one of a DICOM node."""
-    return address.startswith(SCHEME)
-
-
 def _parts(address: str) -> tuple[str, int, str, str]:
     """Host, port, called and calling title."""
     form = UsageError("a DICOM node is dimse://HOST:PORT/AET, titles of 1 to 16 characters")

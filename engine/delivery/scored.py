@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.delivery import uids
 from engine.errors import TableError, UnknownNameError, UsageError
-from engine.evaluation.answer import Code, Measurement, Row
+from engine.evaluation.answer import Measurement, Row
 from engine.store import ledger
 from engine.store.files import MANIFEST_NAME, read_json
 from engine.tasks import task_named
@@ -50,11 +50,6 @@ class Scored:
     def measurements(self) -> list[Measurement]:
         """What the task measured in this instance."""
         return self.model.task.answer.measurements(self.row)
-
-    @property
-    def finding(self) -> Code:
-        """What is measured: the name of the first measurement."""
-        return self.measurements[0].name
 
     def uid(self, kind: str) -> str:
         """SOP instance UID of the result of one of ``uids.KINDS``."""

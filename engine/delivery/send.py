@@ -16,17 +16,18 @@ from typing import Any
 
 from engine import sources
 from engine.delivery import outbox, secondary_capture, sr, uids
-from engine.delivery.dimse import Dimse, is_dimse
+from engine.delivery.dimse import SCHEME, Dimse
 from engine.delivery.folder import Folder
 from engine.delivery.outbox import Outbox, OutboxItem
 from engine.delivery.scored import MAP, Models, Scored
 from engine.delivery.sink import REFUSED, SENT, UNREACHABLE, SendResult, Sink
-from engine.delivery.stow import Stow, is_stow
+from engine.delivery.stow import Stow
 from engine.dicom.identity import Identity, identity
 from engine.errors import FilteredError, InstanceError, SinkError, UsageError
 from engine.evaluation.answer import Row
 from engine.ingest.decode_process import Isolation, Reader
 from engine.ingest.instance import rule_from_facts
+from engine.sources.dicomweb import SCHEMES
 from engine.store import lease, ledger, schema
 from engine.store.files import sha256_of_bytes
 
@@ -54,8 +55,8 @@ class Kind:
 
 
 SINKS: tuple[Kind, ...] = (
-    Kind("stow", is_stow, Stow),
-    Kind("dimse", is_dimse, Dimse),
+    Kind("stow", lambda to: to.startswith(SCHEMES), Stow),
+    Kind("dimse", lambda to: to.startswith(SCHEME), Dimse),
     Kind("folder", lambda to: "://" not in to, Folder),
 )
 """One line for each kind; the first that fits is taken."""

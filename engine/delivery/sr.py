@@ -91,10 +91,8 @@ def _evidence(source: Identity) -> Dataset:
     for keyword in _EXPECTED:
         setattr(evidence, keyword, "")
     evidence.SOPClassUID, evidence.SOPInstanceUID = source.sop_class_uid, source.sop_instance_uid
-    evidence.StudyInstanceUID, evidence.SeriesInstanceUID = (
-        source.study_instance_uid,
-        source.series_instance_uid,
-    )
+    evidence.StudyInstanceUID = source.study_instance_uid
+    evidence.SeriesInstanceUID = source.series_instance_uid
     return evidence
 
 
@@ -111,7 +109,7 @@ def _content(scored: Scored, source: Identity) -> hd.MeasurementReport:
         tracking_identifier=hd.TrackingIdentifier(
             uid=uids.tracking_uid(scored.sop_instance_uid, model.sha256, task.name), identifier=task.name
         ),
-        finding_type=_concept(scored.finding),
+        finding_type=_concept(measurements[0].name),
         finding_sites=[hd.FindingSite(_concept(task.anatomy))],
         algorithm_id=hd.AlgorithmIdentification(
             name=model.name, version=model.version, parameters=[f"model_sha256={model.sha256}", RESEARCH_USE]

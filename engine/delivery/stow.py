@@ -12,7 +12,6 @@ import httpx
 
 from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, SendResult
 from engine.errors import SinkError, UsageError
-from engine.sources.dicomweb import SCHEMES
 from engine.sources.web import PASSWORD, TOKEN, USER, address_of, client_of
 
 TIMEOUT_S = 30.0
@@ -59,11 +58,6 @@ class Stow:
     def close(self) -> None:
         """End the connections."""
         self._client.close()
-
-
-def is_stow(address: str) -> bool:
-    """Whether the address is one of DICOMweb."""
-    return address.startswith(SCHEMES)
 
 
 def _result_of(response: httpx.Response) -> SendResult:
