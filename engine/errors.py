@@ -24,7 +24,9 @@
     │   ├── NoLabelError             ORY-F04
     │   ├── AlreadyScoredError       ORY-F05   becomes the earlier row of the same bytes: scored or abstained
     │   ├── BodyPartError            ORY-F06
-    │   └── BodyPartOpenError        ORY-F07
+    │   ├── BodyPartOpenError        ORY-F07
+    │   ├── NotASliceError           ORY-F08
+    │   └── PartOfSeriesError        ORY-F09   becomes a grouped row: it went into the sample of its series
     ├── AbstainedError               ORY-A00   scored, but withheld: an abstained row (engine.abstained)
     │   ├── AgeAboveRangeError       ORY-A01
     │   ├── BlankError               ORY-A02
@@ -36,7 +38,7 @@
     │   ├── SeveralPartsError        ORY-A08
     │   └── OutOfDistributionError   ORY-A09
     ├── TableError                   ORY-T01   a table or folder on disk is not what its manifest says
-    │   └── LedgerError              ORY-T02   inputs, samples, filtered and quarantined rows do not add up
+    │   └── LedgerError              ORY-T02   the planned inputs and the rows of the tables do not add up
     ├── TrainingError                ORY-L01   a run cannot start, continue or stay finite
     │   └── TeacherCacheError        ORY-L02   recorded teacher outputs: absent, damaged, of another teacher
     ├── ExportError                  ORY-X01
@@ -192,6 +194,17 @@ class BodyPartError(FilteredError, code="ORY-F06", reason="body_part"):
 
 class BodyPartOpenError(FilteredError, code="ORY-F07", reason="body_part_open"):
     """The header names no body part, or not one of exactly one task, where only that was to be taken."""
+
+
+class NotASliceError(FilteredError, code="ORY-F08", reason="not_a_slice"):
+    """The instance does not lie in the stack of its series: a localizer, a duplicate, or without a place."""
+
+
+class PartOfSeriesError(FilteredError, code="ORY-F09", reason="part_of_series"):
+    """The instance went into the sample of its series, which ends in the row of its first slice."""
+
+    sop_instance_uid: str = ""
+    series_instance_uid: str = ""
 
 
 class TableError(EngineError, code="ORY-T01"):

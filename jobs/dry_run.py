@@ -79,14 +79,15 @@ def _model(found: Survey, place: int, bundle: Bundle) -> dict[str, Any]:
 
 
 def predictions_per_second(samples: Sequence[Sample], bundle: Bundle) -> float | None:
-    """Samples that one thread scores in a second; None without samples."""
+    """Samples that one thread scores in a second; None without samples. A slice stands for its series."""
     from engine.deploy.engines import open_predictor
     from engine.ingest import covariates
 
     if not samples:
         return None
     covariates_BQ = covariates.columns([row for row, _ in samples], bundle.covariates)
-    images_BVHW = np.stack([image_HW[None] for _, image_HW in samples])
+    views = bundle.rule.slices or 1
+    images_BVHW = np.stack([np.repeat(image_HW[None], views, axis=0) for _, image_HW in samples])
     predictor = open_predictor(bundle.folder, bundle.engine, threads=1)
     predictor.predict(images_BVHW[:1], covariates_BQ[:1])
     began_s = time.perf_counter()

@@ -26,7 +26,7 @@ from jobs.cluster_session import cluster_cores, start_ray
 from jobs.console import PARTIAL, finish, progress
 from jobs.dry_run import dry_run as survey_only
 from jobs.options import RunOptions, with_run_options
-from jobs.plan import ManifestOf, begin, require_apart, to_do, unfinished
+from jobs.plan import ManifestOf, begin, require_apart, require_instances, to_do, unfinished
 from jobs.running import Run, read_limits, running
 from jobs.salt import read_salt
 
@@ -82,6 +82,9 @@ def ingest(
     if size:
         rule = replace(rule, view=replace(rule.view, size_HW=read_size(size)))
         facts = {**facts, "rule": rule.facts()}
+    require_instances(
+        (rule,), incremental=options.incremental, retry=options.retry, crop=crop, deidentified=deidentified_to
+    )
     if options.dry_run:
         survey_only(source, rule, as_json=options.json)
     out = options.folder(source)

@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 
 from engine import sources
 from engine.errors import InstanceError, UsageError
+from engine.ingest.instance import InputRule
 from engine.ingest.shard import ReadSpec
+from engine.ingest.survey import series_of
 from engine.ingest.throttle import Meter
 from engine.sources.listing import fitting_shard_size
 from engine.store import ledger, revisions, schema
@@ -38,6 +40,20 @@ def require_apart(source: str, out: Path) -> None:
         raise UsageError(f"{out} lies in the archive {source}: choose an --out beside it")
 
 
+def require_instances(rules: Collection[InputRule], **options: object) -> None:
+    """Refuse options that take files one by one where a task takes series.
+
+    Raises:
+        UsageError: one of the ``options`` is given, and a rule takes series.
+    """
+    given = [name for name, value in options.items() if value]
+    if given and any(rule.grain == "series" for rule in rules):
+        raise UsageError(
+            f"--{given[0]} takes files one by one, and this task takes whole series: leave it out; "
+            "where SOURCE has changed, choose a new --out"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What a source holds now, as a plan, and the shard size of the folder."""
@@ -59,7 +75,8 @@ def begin(spec: ReadSpec, manifest_of: ManifestOf, shard_size: int | None) -> Li
     if size:  # a folder that was begun otherwise is refused before a long listing
         _write_manifest(spec, manifest_of(size))
     with planning() as on_plan:
-        listing = sources.plan(spec.source, size, on_plan)
+        series = series_of(spec.source, spec.rules, spec.pace.per_second)
+        listing = sources.plan(spec.source, size, on_plan, series)
     if not size:
         size = fitting_shard_size(listing.num_rows)
         _write_manifest(spec, manifest_of(size))

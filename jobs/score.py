@@ -30,7 +30,7 @@ from jobs.console import PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
 from jobs.options import RunOptions, with_run_options
-from jobs.plan import begin, to_do, unfinished
+from jobs.plan import begin, require_instances, to_do, unfinished
 from jobs.report import REPORT_NAME, score_page, write_page
 from jobs.running import Run, read_limits, running
 from jobs.salt import check_of, read_salt
@@ -88,6 +88,8 @@ def score(
     folder, 143 ended by SIGTERM. After each of them the same command continues.
     """
     bundles, where_open = opened_bundles(model, engine), read_route(route)
+    rules = tuple(bundle.rule for bundle in bundles)
+    require_instances(rules, incremental=options.incremental, retry=options.retry, reuse=reuse_from)
     if options.dry_run:
         score_dry_run(source, bundles, options.shard_size, route=where_open, as_json=options.json)
     out = options.folder(source)
@@ -97,7 +99,7 @@ def score(
     taken = [covariate for bundle in bundles for covariate in bundle.covariates]
     given = read_covariate_table(options.covariates, taken) if options.covariates else None
     spec = ReadSpec(
-        source=source, folder=out, rules=tuple(bundle.rule for bundle in bundles), route=where_open,
+        source=source, folder=out, rules=rules, route=where_open,
         tasks=tuple(bundle.task for bundle in bundles), salt=read_salt(),
         covariate_names=table_columns(taken), covariates=given,
     )  # fmt: skip
@@ -298,7 +300,12 @@ class _Scoring:
         }
 
     def _index(self) -> Path | None:
-        """Where the rows of this folder and of the lenders are found by their bytes; None without rows."""
+        """Where the rows of this folder and of the lenders are found by their bytes; None without rows.
+
+        The bytes of one slice do not tell a series: with a task of series all is read.
+        """
+        if any(rule.grain == "series" for rule in self.spec.rules):
+            return None
         index = self.run.staging / f"known-{uuid4().hex}"
         models = {bundle.sha256: bundle.task for bundle in self.bundles}
         return index if reuse.write_index(index, [self.spec.folder, *self.reuse], models) else None

@@ -36,6 +36,11 @@ def serve(
     from engine.serving.on_ray import deploy
 
     bundles = [open_bundle(folder) for folder in model]
+    for bundle in bundles:
+        if bundle.rule.grain == "series":
+            raise UsageError(
+                f"{bundle.task} takes whole series, and a request is one file: use `osteoray score`"
+            )
     key = _key(api_key_file)
     start_ray()
     if gpus_of(bundle.engine for bundle in bundles):

@@ -30,6 +30,7 @@ def card(facts: Mapping[str, Any], blocks: Sequence[Block]) -> str:
 def _model(facts: Mapping[str, Any]) -> list[str]:
     view = facts["task"]["rule"]["view"]
     rows, columns = view["size_HW"]
+    slices = facts["task"]["rule"].get("slices")
     recipe = facts["recipe"]
     terms = recipe["distill"]
     covariates = ", ".join(facts["model"]["covariates"]) or "no covariates"
@@ -41,7 +42,8 @@ def _model(facts: Mapping[str, Any]) -> list[str]:
         *([origin, ""] if origin else []),
         f"- Role: {recipe['role']}, {facts['parameters']:,} parameters, {facts['gigaflops']:g} GFLOP an "
         f"image, engine {facts['engine']}",
-        f"- Input: {rows} x {columns} pixels and {covariates}; steps {', '.join(view['steps'])}",
+        f"- Input: {f'{slices} slices of ' if slices else ''}{rows} x {columns} pixels and {covariates}; "
+        f"steps {', '.join(view['steps'])}",
         f"- Distilled by: {', '.join(f'{name} x {weight:g}' for name, weight in terms.items()) or 'nothing'}",
         f"- Parity with torch on {parity['instances']} real samples: {', '.join(gates)} at most",
     ]

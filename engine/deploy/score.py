@@ -178,8 +178,9 @@ def result_tables(parts: Sequence[pa.Table], schemas: Mapping[str, pa.Schema]) -
         tables[predictions_of(task)] = pa.Table.from_arrays(columns, names=full.names).cast(full)
     for name in ledger.REJECT_TABLES:
         full = schema.rejects(name)
-        here = pa.array([name, TABLES.get(name, name)])
-        tables[name] = rows.filter(pc.is_in(rows["table"], here)).select(full.names).cast(full)
+        here = rows.filter(pc.is_in(rows["table"], pa.array([name, TABLES.get(name, name)])))
+        if here.num_rows or name != "grouped":
+            tables[name] = here.select(full.names).cast(full)
     return tables
 
 

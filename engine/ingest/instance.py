@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from engine.dicom.frame import Frame
 from engine.dicom.functional_groups import of_frame
 from engine.dicom.parse import DataSet, Limits, parse
 from engine.dicom.pixels import read_frame
-from engine.errors import BodyPartError, MultiFrameError, SopClassFilteredError
+from engine.errors import BodyPartError, MultiFrameError, SopClassFilteredError, UsageError
 from engine.imaging.boxes import Box, Crop
 from engine.imaging.geometry import Geometry, identity, mirrored
 from engine.imaging.preprocess import (
@@ -36,6 +36,7 @@ class InputRule:
     nothing or another word, and such instances are taken. ``body_parts`` are values that name what the task
     is about: among several rules that fit, one that names the part goes before (``engine.ingest.routing``).
     Films of ``mirrored_laterality`` (L or R) are shown mirrored, so that a network sees one side alone.
+    With the grain ``series`` a sample is a series, of which the network sees ``slices`` images.
     """
 
     sop_classes: tuple[str, ...]
@@ -43,6 +44,22 @@ class InputRule:
     other_body_parts: tuple[str, ...] = ()
     body_parts: tuple[str, ...] = ()
     mirrored_laterality: str = ""
+    grain: Literal["instance", "series"] = "instance"
+    slices: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a series without images, and images of no series.
+
+        Raises:
+            UsageError: ``slices`` does not fit the grain.
+        """
+        if (self.grain == "series") != (self.slices > 0):
+            raise UsageError("a rule of series says how many slices its network sees, any other rule 0")
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of the image of a sample: (H, W), or (slices, H, W)."""
+        return (self.slices, *self.view.size_HW) if self.slices else self.view.size_HW
 
     def names(self, columns: Mapping[str, Any]) -> bool:
         """Whether the header says that the instance shows what the task is about."""
@@ -61,12 +78,14 @@ class InputRule:
 
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``rule_from_facts`` reads them back."""
+        grain = {"grain": self.grain, "slices": self.slices} if self.slices else {}
         return {
             "sop_classes": list(self.sop_classes),
             "view": self.view.facts(),
             "other_body_parts": list(self.other_body_parts),
             "body_parts": list(self.body_parts),
             "mirrored_laterality": self.mirrored_laterality,
+            **grain,
         }
 
 
@@ -78,6 +97,8 @@ def rule_from_facts(facts: Mapping[str, Any]) -> InputRule:
         other_body_parts=tuple(facts.get("other_body_parts", ())),
         body_parts=tuple(facts.get("body_parts", ())),
         mirrored_laterality=facts.get("mirrored_laterality", ""),
+        grain=facts.get("grain", "instance"),
+        slices=facts.get("slices", 0),
     )
 
 

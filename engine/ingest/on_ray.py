@@ -78,7 +78,7 @@ def ingest(plan: pa.Table, spec: ReadSpec, callbacks: RunCallbacks | None = None
                 raise OSError(row["errno"], os.strerror(row["errno"]), str(spec.folder))
             if row["shard"] == _NOT_A_SHARD:
                 continue
-            counts = {name: row[name] for name in _INGESTED}
+            counts = {name: row[name] for name in (*_INGESTED, _GROUPED) if name in row}
             calls.on_failed(counts["quarantine"])
             calls.on_shard(row["shard"], counts)
             tally.add(row["shard"])
@@ -169,6 +169,7 @@ def planned_rows(folder: Path, shard: int) -> list[dict[str, Any]]:
 
 
 _INGESTED = ("samples", "filtered", "quarantine")
+_GROUPED = "grouped"
 
 
 def _ingest_shard(batch: pa.Table, spec: ReadSpec) -> pa.Table:

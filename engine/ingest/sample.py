@@ -27,6 +27,7 @@ NO_SALT = bytes(32)
 Row = dict[str, Any]
 Sample = tuple[Row, NDArray[np.uint8]]
 """Header columns, ``content_sha256`` and ``original_to_network``; and the network's image [rows, columns].
+Of a series (``engine.ingest.series``) the image is [slices, rows, columns].
 
 ``rule`` is the place of the rule that took it, ``route`` the reason (``engine.ingest.routing``).
 With an export of de-identified files, the columns also hold what ``deidentified.export`` gave.

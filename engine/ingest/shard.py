@@ -1,4 +1,4 @@
-"""One shard of the plan: every planned input becomes one row of samples, filtered or quarantine.
+"""One shard of the plan: every planned input becomes one row of samples, filtered, quarantine or grouped.
 
 For a table of samples of one task (``read_shard``), or for the predictors of several bundles (``read_rows``).
 """
@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.errors import AlreadyScoredError, FilteredError, InstanceError
+from engine.errors import AlreadyScoredError, FilteredError, InstanceError, PartOfSeriesError
 from engine.ingest import deidentified, reuse
 from engine.ingest.decode_process import Isolation, reader
 from engine.ingest.sample import Outcome, Reading, Row, samples
+from engine.ingest.series import SLICE_UIDS, in_series
 from engine.ingest.throttle import Pace, meter
 from engine.store import schema
 from engine.store.labels import Labels, label_columns
@@ -49,13 +50,14 @@ class ReadSpec(Reading):
 
 @dataclass(slots=True)
 class _Ends:
-    """Where the planned rows of a shard ended; ``images`` go with ``samples``."""
+    """Where the planned rows of a shard ended; ``images``, [H, W] or [slices, H, W], go with ``samples``."""
 
     samples: list[Row] = field(default_factory=list)
     images: list[NDArray[np.uint8]] = field(default_factory=list)
     known: list[Row] = field(default_factory=list)
     filtered: list[Row] = field(default_factory=list)
     quarantine: list[Row] = field(default_factory=list)
+    grouped: list[Row] = field(default_factory=list)
 
     def add(self, planned: Row, outcome: Outcome, rule: int, task: str | None) -> None:
         """Put what one rule makes of a planned row into its table; no ``task`` is every task."""
@@ -63,6 +65,9 @@ class _Ends:
         if isinstance(outcome, AlreadyScoredError):
             digest, route = outcome.content_sha256, outcome.route
             self.known.append({**place, "content_sha256": digest, "rule": rule, "route": route})
+        elif isinstance(outcome, PartOfSeriesError):
+            uids = {name: getattr(outcome, name) for name in ("sop_instance_uid", "series_instance_uid")}
+            self.grouped.append({**place, **_reason(outcome), **uids, "task": task})
         elif isinstance(outcome, FilteredError | InstanceError):
             rows = self.filtered if isinstance(outcome, FilteredError) else self.quarantine
             rows.append({**place, **_reason(outcome), "task": task})
@@ -74,12 +79,18 @@ class _Ends:
     def rejects(self) -> dict[str, pa.Table]:
         return {
             name: pa.Table.from_pylist(rows, schema=schema.rejects(name))
-            for name, rows in (("filtered", self.filtered), ("quarantine", self.quarantine))
-        }
+            for name, rows in (
+                ("filtered", self.filtered), ("quarantine", self.quarantine), ("grouped", self.grouped)
+            )
+            if rows or name != "grouped"
+        }  # fmt: skip
 
 
 def read_shard(planned: Iterable[Row], spec: ReadSpec) -> dict[str, pa.Table]:
-    """Tables ``samples``, ``filtered`` and ``quarantine``; their rows add up to the planned ones."""
+    """Tables ``samples``, ``filtered``, ``quarantine`` and, with slices of series, ``grouped``.
+
+    Their rows add up to the planned ones.
+    """
     ends = _read_all(list(planned), spec)
     if spec.deidentified:
         _write_deidentified(ends.samples, spec)
@@ -131,7 +142,10 @@ def _maps_as_bytes(table: pa.Table) -> pa.Table:
 
 def _read_all(rows: list[Row], spec: ReadSpec) -> _Ends:
     ends = _Ends()
-    for row, found in zip(rows, _outcomes([row["path"] for row in rows], spec), strict=True):
+    read = _outcomes([row["path"] for row in rows], spec)
+    if any(rule.grain == "series" for rule in spec.rules):
+        read = _by_series(read, spec)
+    for row, found in zip(rows, read, strict=True):
         outcomes = [_labelled(outcome, spec) for outcome in found]
         if _is_for_all(outcomes):
             ends.add(row, outcomes[0], 0, None)
@@ -149,6 +163,15 @@ def _is_for_all(outcomes: Sequence[Outcome]) -> bool:
     return all(type(outcome) is type(first) for outcome in outcomes)
 
 
+def _by_series(read: list[list[Outcome]], spec: ReadSpec) -> list[list[Outcome]]:
+    """The outcomes of each row, one sample a series where a rule takes series."""
+    by_rule = [
+        in_series(of_rule, rule.slices) if rule.grain == "series" else of_rule
+        for rule, of_rule in zip(spec.rules, zip(*read, strict=True), strict=True)
+    ]
+    return [list(found) for found in zip(*by_rule, strict=True)]
+
+
 def _outcomes(paths: list[str], spec: ReadSpec) -> list[list[Outcome]]:
     outcomes: list[list[Outcome]] = []
     for count in spec.pace.turns(len(paths)):
@@ -164,20 +187,27 @@ def _read(paths: list[str], spec: ReadSpec) -> list[list[Outcome]]:
 
 
 def _labelled(outcome: Outcome, spec: ReadSpec) -> Outcome:
-    """A sample with its labels and covariates; what is none, or lacks a label that is asked, as the error."""
+    """A sample with its labels and covariates; what is none, or lacks a label that is asked, as the error.
+
+    A series has those of the first of its slices that the table names.
+    """
     if isinstance(outcome, FilteredError | InstanceError):
         return outcome
-    columns, image_HW = outcome
+    columns, image = outcome
+    uids = columns.pop(SLICE_UIDS, (columns["sop_instance_uid"],))
+    labelled = spec.labels.values_by_uid if spec.labels else {}
     try:
-        labels = label_columns(spec.labels, columns["sop_instance_uid"], spec.label_names)
+        uid = next((uid for uid in uids if uid in labelled), uids[0])
+        labels = label_columns(spec.labels, uid, spec.label_names)
     except FilteredError as error:
         error.content_sha256 = columns["content_sha256"]
         if spec.deidentified:
             deidentified.withdraw(spec.deidentified, columns[deidentified.FOLDER])
         return error
-    given = (spec.covariates or {}).get(columns["sop_instance_uid"], {})
+    table = spec.covariates or {}
+    given = next((table[uid] for uid in uids if uid in table), {})
     known = {name: given.get(name) for name in spec.covariate_names}
-    return {**columns, **labels, **known}, image_HW
+    return {**columns, **labels, **known}, image
 
 
 def _write_deidentified(samples: list[Row], spec: ReadSpec) -> None:
@@ -198,9 +228,9 @@ def _reason(error: FilteredError | InstanceError) -> Row:
 
 
 def _samples_table(rows: list[Row], images: list[Any], spec: ReadSpec) -> pa.Table:
-    size = spec.rules[0].view.size_HW
-    full = schema.stamped(schema.samples(size, spec.label_names, spec.covariate_names), "samples")
+    shape = spec.rules[0].image_shape
+    full = schema.stamped(schema.samples(shape, spec.label_names, spec.covariate_names), "samples")
     without_image = pa.schema([field for field in full if field.name != "image"])
-    stack = np.stack(images) if images else np.zeros((0, *size), np.uint8)
+    stack = np.stack(images) if images else np.zeros((0, *shape), np.uint8)
     table = pa.Table.from_pylist(rows, schema=without_image)
     return table.append_column(full.field("image"), schema.tensor_column(stack)).cast(full)

@@ -12,9 +12,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine import sources
 from engine.dicom.header import num_frames
@@ -24,6 +26,7 @@ from engine.ingest import routing
 from engine.ingest.decode_process import Isolation, reader
 from engine.ingest.instance import InputRule, parse_instance
 from engine.ingest.sample import Reading, Sample
+from engine.ingest.throttle import Meter
 
 HEAD_BYTES = 256 << 10
 _THREADS = 8
@@ -85,7 +88,7 @@ def survey(
     Raises:
         UsageError, StorageError: the source cannot be listed.
     """
-    plan = sources.plan(source, shard_size, on_plan)
+    plan = sources.plan(source, shard_size, on_plan, series_of(source, rules))
     found = Survey(planned=plan.num_rows, shards=plan["shard"][-1].as_py() + 1)
     reading = Reading(source=source, rules=tuple(rules), salt=b"survey", route=route)
     probes = [_Probe(most=max(_PROBED // len(rules), 1)) for _ in rules]
@@ -102,6 +105,36 @@ def survey(
     if paths:
         _decode(paths, reading, found)
     return found
+
+
+def series_of(
+    source: str, rules: Sequence[InputRule], per_second: float | None = None
+) -> Callable[[pa.Table], pa.Table] | None:
+    """What fills the column ``series`` of a listing; None where no rule takes series.
+
+    It reads the head of each member, at most ``per_second``, unless the source knows its series.
+    """
+    takes_series = any(rule.grain == "series" for rule in rules)
+    return partial(_with_series, source, per_second) if takes_series else None
+
+
+def _with_series(source: str, per_second: float | None, listing: pa.Table) -> pa.Table:
+    if pc.any(pc.not_equal(listing["series"], "")).as_py():
+        return listing
+    heads = _heads(source, listing, per_second)
+    series = pa.array([_series(source, path, data) for path, _, data in heads], pa.string())
+    place = listing.column_names.index("series")
+    return listing.set_column(place, listing.schema.field("series"), series)
+
+
+def _series(source: str, path: str, data: Head) -> str:
+    """SeriesInstanceUID; empty where the header has none or cannot be read."""
+    if isinstance(data, InstanceError):
+        return ""
+    try:
+        return _columns(source, path, data, Limits())[0]["series_instance_uid"] or ""
+    except (FilteredError, InstanceError):
+        return ""
 
 
 @dataclass(slots=True)
@@ -124,13 +157,15 @@ class _Probe:
 Head = bytes | InstanceError
 
 
-def _heads(source: str, plan: pa.Table) -> Iterator[tuple[str, int, Head]]:
+def _heads(source: str, plan: pa.Table, per_second: float | None = None) -> Iterator[tuple[str, int, Head]]:
     """Path, size and first bytes of every member, in the order of the plan; some are read ahead."""
     rows = ((path.as_py(), size.as_py()) for path, size in zip(plan["path"], plan["size_bytes"], strict=True))
     waiting: deque[tuple[str, int, Future[Head]]] = deque()
+    meter = Meter(per_second)
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             for path, size in rows:
+                meter.take()
                 waiting.append((path, size, pool.submit(_head, source, path)))
                 if len(waiting) == _WAITING:
                     yield _ended(waiting)

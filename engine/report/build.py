@@ -194,6 +194,7 @@ def _counts(score: ScoreFolder, name: str) -> dict[str, Any]:
         "filtered": ended(score.filtered),
         "abstained": ended(score.abstained),
         "quarantined": ended(score.quarantined),
+        "grouped": ended(score.grouped),
     }
     stated = score.manifest["counts"]
     stated = {**stated, **stated.get("tasks", {}).get(name, {})}

@@ -50,6 +50,7 @@ class ScoreFolder:
     filtered: pl.DataFrame
     abstained: pl.DataFrame
     quarantined: pl.DataFrame
+    grouped: pl.DataFrame
 
     @property
     def models(self) -> list[dict[str, Any]]:
@@ -124,6 +125,7 @@ def read_score_folder(folder: Path) -> ScoreFolder:
         filtered=rows("filtered", rejects),
         abstained=rows("abstained", rejects),
         quarantined=rows("quarantine", rejects),
+        grouped=rows("grouped", rejects),
     )
 
 

@@ -84,6 +84,14 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "The header does not name a body part of exactly one model, and the run took only such instances.",
         "Ask the sender to fill in BodyPartExamined, and score again; or score without --route named.",
     ),
+    "not_a_slice": (
+        "It lies in no stack of slices: a localizer, a duplicate, another plane, or no position is stated.",
+        "Nothing to do for localizers and duplicates; else ask the sender to send the whole header.",
+    ),
+    "part_of_series": (
+        "A slice that went into the sample of its series.",
+        "Nothing to do: the series ends in the row of its first slice.",
+    ),
     "age_above_range": ("The patient is older than those the model is for.", "Nothing to do."),
     "blank": ("The image is all of one grey.", "Look at the film: it may not have been exposed."),
     "no_structure": (

@@ -26,7 +26,7 @@ from engine.sources.archives import is_archive
 from engine.sources.dicomdir import DicomDir
 from engine.sources.dicomweb import SCHEMES, DicomWeb
 from engine.sources.limits import ArchiveLimits
-from engine.sources.listing import Entry, OnProgress, listed, planned
+from engine.sources.listing import Entry, OnProgress, listed, planned, together
 from engine.sources.store_s3 import SCHEME, S3Store
 from engine.sources.tree import Folder, LoneArchive, Tree, reason
 
@@ -83,13 +83,17 @@ SOURCES: tuple[Kind, ...] = (
 """One line for each kind; the first that fits is taken."""
 
 
-def plan(source: str, shard_size: int | None = None, on_progress: OnProgress | None = None) -> pa.Table:
+def plan(
+    source: str, shard_size: int | None = None, on_progress: OnProgress | None = None,
+    series_of: Callable[[pa.Table], pa.Table] | None = None,
+) -> pa.Table:  # fmt: skip
     """The plan (``schema.PLAN``) of a source: every member, sorted by path, cut in shards.
 
     Without a ``shard_size`` it follows from the number of members (``listing.fitting_shard_size``).
 
     ``on_progress`` is told from time to time how many members were listed. ``size_bytes`` is -1 where the
-    source does not say it.
+    source does not say it. ``series_of`` fills the column ``series`` of the listing: a series then lies in
+    one shard, its members next to each other.
 
     Raises:
         UsageError: there is no such source, or it holds no member.
@@ -107,7 +111,7 @@ def plan(source: str, shard_size: int | None = None, on_progress: OnProgress | N
         ) from error
     if not table.num_rows:
         raise UsageError(f"{source} holds no files: nothing to do")
-    return planned(table, shard_size)
+    return planned(together(series_of(table)) if series_of else table, shard_size)
 
 
 def read(source: str, path: str, *, max_bytes: int | None = None) -> bytes:

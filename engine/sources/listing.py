@@ -86,6 +86,14 @@ def planned(table: pa.Table, shard_size: int | None) -> pa.Table:
     return pa.table(columns, schema=schema.PLAN)
 
 
+def together(table: pa.Table) -> pa.Table:
+    """The rows of each series next to each other, where its first one stood; others stay in their order."""
+    firsts: dict[str, int] = {}
+    series = table["series"].to_pylist()
+    places = [firsts.setdefault(name, row) if name else row for row, name in enumerate(series)]
+    return table.take(pa.array(np.argsort(places, kind="stable")))
+
+
 def cut_shards(series: pa.ChunkedArray, shard_size: int) -> NDArray[np.int64]:
     """Shard [rows] of each row: ``shard_size`` rows at most, but never a series cut in two.
 

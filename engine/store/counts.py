@@ -1,8 +1,8 @@
 """How many planned instances ended where, from the tables of a shard.
 
 A score folder has a table of predictions a task, and each planned instance ends once for every task: scored,
-abstained, filtered or quarantined. Rows of the other tables name their task, or none where they hold for all.
-Other folders know no tasks.
+abstained, filtered, quarantined or, as a slice of a series, grouped. Rows of the other tables name their
+task, or none where they hold for all. Other folders know no tasks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ COUNT_NAMES = {
     "filtered": "filtered",
     "abstained": "abstained",
     "quarantine": "quarantined",
+    "grouped": "grouped",
 }
-"""Table to the name of its row count in manifests and summaries."""
+"""Table to the name of its row count in manifests and summaries; ``grouped`` is there with series alone."""
 
 Counts = dict[str, Any]
 """Instances by the names of COUNT_NAMES; of a score folder ``tasks`` with those of each task."""

@@ -43,7 +43,8 @@ from engine.store.lease import STAGING, durable
 PLAN_NAME = "plan.parquet"
 AUDIT_HEAD = "audit_sha256"
 """Field of a finished manifest: digest of the last line of the audit log."""
-REJECT_TABLES = ("filtered", "abstained", "quarantine")
+REJECT_TABLES = ("filtered", "abstained", "quarantine", "grouped")
+"""The last one is there only in shards that hold slices of series."""
 _UNLEASED = "unleased"
 _PARTS_AT_ONCE = 128
 

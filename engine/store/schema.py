@@ -69,6 +69,9 @@ REJECTS = pa.schema(
 ABSTAINED = pa.schema([*REJECTS, *_required(pa.string(), "model_sha256", "code_version")])
 """Inputs whose score is withheld, and by which model and code; ``task`` is the model's."""
 
+GROUPED = pa.schema([*REJECTS, pa.field("series_instance_uid", pa.string())])
+"""Slices that went into the sample of their series, whose row is that of the first slice."""
+
 DEIDENTIFIED = pa.schema(
     [
         *_required(pa.int64(), "instance_index"),
@@ -98,16 +101,18 @@ _SAMPLE_FIELDS = (
 
 
 def samples(
-    size_HW: tuple[int, int], label_columns: tuple[str, ...], covariate_columns: tuple[str, ...] = ()
+    shape: tuple[int, ...], label_columns: tuple[str, ...], covariate_columns: tuple[str, ...] = ()
 ) -> pa.Schema:
-    """Samples of a task: header, labels, and ``image`` as uint8 display values of shape (rows, columns).
+    """Samples of a task: header, labels, and ``image`` as uint8 display values.
+
+    ``shape`` of an image is (rows, columns), of a series (slices, rows, columns).
 
     Label columns and covariates of a table are float32 and nullable; ``split`` is the label table's
     own split, where it has one.
     ``crop_ok`` says whether the instance had the box it was to be cut to; null where nothing was cut.
     """
     labels = [pa.field(name, pa.float32()) for name in (*label_columns, *covariate_columns)]
-    image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), size_HW), nullable=False)
+    image = pa.field("image", pa.fixed_shape_tensor(pa.uint8(), shape), nullable=False)
     crop_ok = pa.field("crop_ok", pa.bool_())
     return pa.schema([*_SAMPLE_FIELDS, crop_ok, pa.field("split", pa.string()), *labels, image])
 
@@ -136,8 +141,8 @@ def predictions(fields: Sequence[pa.Field], map_HW: tuple[int, int] | None) -> p
 
 
 def rejects(table: str) -> pa.Schema:
-    """The stamped schema of the table ``filtered``, ``abstained`` or ``quarantine``."""
-    return stamped(ABSTAINED if table == "abstained" else REJECTS, table)
+    """The stamped schema of the table ``filtered``, ``abstained``, ``quarantine`` or ``grouped``."""
+    return stamped({"abstained": ABSTAINED, "grouped": GROUPED}.get(table, REJECTS), table)
 
 
 def stamped(schema: pa.Schema, table: str, facts: Mapping[str, str] | None = None) -> pa.Schema:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.errors import TrainingError
 from engine.ingest import covariates
 from engine.ingest.covariates import Covariate
 from engine.ingest.samples_folder import batches, covariate_columns, numbers
-from engine.store.files import MANIFEST_NAME, read_json
+from engine.store import ledger
 from engine.store.labels import Label
 from engine.store.schema import tensor_values
 from engine.training.folds import folds_of
@@ -138,8 +139,8 @@ def _images(folder: Path, cache: Path, count: int, *, is_hidden: bool) -> NDArra
 
     Not black: a batch norm over images without any variance learns what does not hold in evaluation.
     """
-    manifest = read_json(folder / MANIFEST_NAME)
-    one_VHW = (len(manifest.get("views", [None])), *manifest["task"]["rule"]["view"]["size_HW"])
+    image = pq.read_schema(ledger.tables_of(folder, "samples")[0]).field("image")
+    one_VHW = (1, *image.type.shape)[-3:]
     if is_hidden:
         noise_VHW = np.random.default_rng(0).integers(0, 256, one_VHW, np.uint8)
         return np.broadcast_to(noise_VHW, (count, *one_VHW))
