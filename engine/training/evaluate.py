@@ -47,20 +47,21 @@ def evaluate(
     """Calibrate on the validation split, judge on the test split; facts ``evaluation`` and ``calibration``.
 
     Writes the predictions of both splits, and some test cases with image and attention map. ``teacher`` is
-    what the teacher predicts for its own test split, or its ``raw`` alone: it adds how near the network is to
-    it.
+    what the teacher predicts for its own test split, or its ``raw`` alone for the test split of ``data``: it
+    adds how near the network is to it.
     """
-    validation, tested = (_kept(net, data, data.index_of(split), learning) for split in ("val", "test"))
+    index_N = {split: data.index_of(split) for split in ("val", "test")}
+    validation, tested = (_kept(net, data, index_N[split], learning) for split in ("val", "test"))
     calibration = {**learning.calibrate(validation), TRAINING_MEANS: _training_means(data)}
-    validation, tested = (
-        answered(held, answer, learning, calibration, _samples(data, held)) for held in (validation, tested)
-    )
+    test_samples = _samples(data, index_N["test"])
+    validation = answered(validation, answer, learning, calibration, _samples(data, index_N["val"]))
+    tested = answered(tested, answer, learning, calibration, test_samples)
     write_held_out(validation, folder / VALIDATION_NAME)
     write_held_out(tested, folder / EVALUATION_NAME)
     graph = learning.deployed(net, calibration)
     write_cases(net, graph, data, tested, answer, folder / CASES_NAME)
     if teacher and not teacher.predicted:
-        teacher = answered(teacher, answer, learning, calibration, _samples(data, teacher))
+        teacher = answered(teacher, answer, learning, calibration, test_samples)
     evaluation = {
         "split": "test",
         "instances": len(tested.uids_N),
@@ -165,10 +166,8 @@ def _held_out(data: TrainingSet, index_N: NDArray[np.int64], raw: Raw) -> HeldOu
     )
 
 
-def _samples(data: TrainingSet, held: HeldOut) -> list[Row]:
-    """Header columns and geometry of the samples of ``held``."""
-    place_of = {uid: place for place, uid in enumerate(data.uids_N.tolist())}
-    index_N = [place_of[uid] for uid in held.uids_N.tolist()]
+def _samples(data: TrainingSet, index_N: NDArray[np.int64]) -> list[Row]:
+    """Header columns and geometry of some samples."""
     return [
         {
             "sop_instance_uid": uid,
@@ -177,8 +176,8 @@ def _samples(data: TrainingSet, held: HeldOut) -> list[Row]:
             "original_to_network": to_network_33.ravel().tolist(),
         }
         for uid, sex, age, to_network_33 in zip(
-            held.uids_N.tolist(), held.sexes_N.tolist(), held.age_months_N, data.to_network_N33[index_N],
-            strict=True,
+            data.uids_N[index_N].tolist(), data.patient_sex_N[index_N].tolist(), data.age_months_N[index_N],
+            data.to_network_N33[index_N], strict=True,
         )
     ]  # fmt: skip
 
