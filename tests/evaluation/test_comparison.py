@@ -16,23 +16,14 @@ from engine.evaluation.comparison import aligned, compare
 from engine.evaluation.held_out import HeldOut, by_sex, read_held_out, write_held_out
 from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, errors
 from engine.tasks.ages.answer import AGE
+from tests.fixtures import judged_fixture
 
 AGES = np.array([30.0, 90, 100, 150, 190, 200])
 
 
 def held_out(apart: list[float], *, first: int = 0) -> HeldOut:
-    num = len(apart)
-    return HeldOut(
-        uids_N=np.array([f"1.2.{first + i}" for i in range(num)]),
-        patients_N=np.array([f"p{first + i}" for i in range(num)]),
-        sexes_N=np.array(["F", "M", ""] * num)[:num],
-        age_months_N=np.full(num, np.nan, np.float32),
-        truth={TRUTH: AGES[:num].astype(np.float32)},
-        predicted={
-            PREDICTED: (AGES[:num] + apart).astype(np.float32),
-            SD: np.full(num, 5, np.float32),
-        },
-    )
+    truth = AGES[: len(apart)]
+    return judged_fixture.held_out(truth, truth + apart, np.full(len(apart), 5), first=first)
 
 
 def test_difference_and_gap_by_hand() -> None:

@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine import sources
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.errors import BodyPartError, TrainingError
 from engine.ingest.covariates import columns, names_of
 from engine.ingest.instance import Instance
-from engine.ingest.shard import ReadSpec, read_shard
+from engine.ingest.shard import ReadSpec
 from engine.models.network import Head, Network, load_start, save_weights
-from engine.store import ledger
-from engine.store.files import sha256_of_facts, write_json
+from engine.store.files import write_json
 from engine.store.labels import read_label_table
 from engine.tasks import TASKS, task_named
 from engine.tasks.ages.pseudo_labelling import pseudo_labels
@@ -29,7 +27,15 @@ from engine.training.recipe import Inputs, Split, model_of
 from engine.training.run_folder import RUN_NAME, WEIGHTS_NAME
 from tests.fixtures.prepared import prepare
 from tests.fixtures.story import osteoray
-from tests.fixtures.training_fixture import BACKBONE, SIZE, disc, net_facts, small_view, tiny_recipe
+from tests.fixtures.training_fixture import (
+    BACKBONE,
+    SIZE,
+    disc,
+    ingest_here,
+    net_facts,
+    small_view,
+    tiny_recipe,
+)
 
 torch.set_num_threads(1)
 SALT = b"a salt for tests"
@@ -105,16 +111,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source=str(archive), folder=out, rules=(RULE,), salt=SALT, labels=labels,
         label_names=KNEE.label_columns,
     )  # fmt: skip
-    plan = sources.plan(spec.source, 16)
-    out.mkdir()
-    facts = {**KNEE.facts(), "rule": RULE.facts()}
-    ledger.begin(out, {"kind": "ingest", "config_sha256": sha256_of_facts(0), "task": facts})
-    ledger.write_plan(out, plan)
-    for shard in ledger.missing_shards(out, plan):
-        rows = [row for row in plan.to_pylist() if row["shard"] == shard]
-        ledger.commit_shard(out, shard, read_shard(rows, spec))
-    ledger.close(out, plan, {})
-    return out
+    return ingest_here(spec, {**KNEE.facts(), "rule": RULE.facts()}, 16)
 
 
 NO_FOLDS = Split()

@@ -10,22 +10,16 @@ import pytest
 
 from engine.evaluation.answer import Figure, Figures, figures_from_facts
 from engine.evaluation.held_out import HeldOut
-from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH
+from engine.tasks.ages.accuracy import TRUTH
 from engine.tasks.ages.figures import TRAINING_MEANS, figures
+from tests.fixtures import judged_fixture
 
 AGES = np.array([30.0, 90, 100, 150, 190, 200])
 
 
 def held_out(apart: list[float]) -> HeldOut:
-    num = len(apart)
-    return HeldOut(
-        uids_N=np.array([f"1.2.{i}" for i in range(num)]),
-        patients_N=np.array([f"p{i}" for i in range(num)]),
-        sexes_N=np.array(["F", "M", ""] * num)[:num],
-        age_months_N=np.full(num, np.nan, np.float32),
-        truth={TRUTH: AGES[:num].astype(np.float32)},
-        predicted={PREDICTED: (AGES[:num] + apart).astype(np.float32), SD: np.full(num, 5, np.float32)},
-    )
+    truth = AGES[: len(apart)]
+    return judged_fixture.held_out(truth, truth + apart, np.full(len(apart), 5))
 
 
 def by_key(found: Figures) -> dict[str, Figure]:
