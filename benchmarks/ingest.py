@@ -33,7 +33,7 @@ from engine.dicom.header import TAGS
 from engine.dicom.parse import Limits, parse
 from engine.dicom.pixels import read_frame
 from engine.dicom.write import ENCODERS, Facts, uid_from, write_instance
-from engine.imaging.preprocess import View, apply_to_frame, least_HW
+from engine.imaging.preprocess import View, apply_to_frame, fitted_HW
 from engine.ingest.instance import InputRule
 from engine.ingest.malloc import FRAMES, keep_freed_memory
 from engine.ingest.sample import Reading, samples_of
@@ -84,8 +84,8 @@ def _image_alone(data: bytes, view: View) -> None:
     limits = Limits()
     data_set = parse(data, TAGS, limits)
     size_HW = (int(data_set.header.Rows), int(data_set.header.Columns))
-    frame = read_frame(data_set, limits, least_HW=least_HW(view, size_HW))
-    apply_to_frame(frame, replace(view, steps=("resize_pad",)))
+    frame = read_frame(data_set, limits, least_HW=fitted_HW(view, size_HW))
+    apply_to_frame(frame, replace(view, steps=()))
 
 
 OURS: dict[str, Callable[[bytes, View], None]] = {"ours": _all_of_ingest, "image": _image_alone}

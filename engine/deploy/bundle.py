@@ -22,7 +22,7 @@ from engine.ingest.instance import InputRule, rule_from_facts
 from engine.store.files import read_json, sha256_of_facts, sha256_of_file
 from engine.tasks import task_named
 
-FORMAT = 2
+FORMAT = 3
 ATTENTION, EMBEDDING = "attention", "embedding"
 """Outputs of a graph beside those of its task's Answer; the attention map may be missing."""
 BUNDLE_NAME = "bundle.json"

@@ -63,9 +63,25 @@ class Frame:
     offset: float
     original_HW: tuple[int, int]
     reduction: int = 1
+    film_HW: NDArray[np.bool_] | None = None
+    """Which of ``values_HW`` show the film: not padding, nor what a shutter hides; None: all of them."""
+    aspect: float = 1.0
+    """Height of a pixel of the original over its width, in display geometry (PS3.3 C.7.6.3.1.7)."""
+    fill: float = 0.0
+    """Display value, 0 to 1, of the pixels that show no film."""
+    remarks: tuple[str, ...] = ()
+    """What a user may want to know of how it was read: keys of ``remarks.REMARKS``."""
 
-    def shaded(self, values_HW: NDArray[Any]) -> NDArray[np.float32]:
+    def shaded(self, values_HW: NDArray[Any]) -> NDArray[np.float64]:
         """Display values, 0 black to 1 white, of ``values_HW``, which may be means of this frame's values."""
-        shown = values_HW.astype(np.float32) * np.float32(self.gain) + np.float32(self.offset)
-        clipped: NDArray[np.float32] = np.clip(shown, 0.0, 1.0)
+        shown = values_HW.astype(np.float64) * self.gain + self.offset
+        clipped: NDArray[np.float64] = np.clip(shown, 0.0, 1.0)
         return clipped
+
+    @property
+    def display_HW(self) -> NDArray[np.float32]:
+        """Display values at the frame's own resolution; ``fill`` where there is no film."""
+        shown_HW = self.shaded(self.values_HW).astype(np.float32)
+        if self.film_HW is not None:
+            shown_HW[~self.film_HW] = self.fill
+        return shown_HW

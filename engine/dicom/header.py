@@ -29,6 +29,7 @@ _CALIBRATIONS = frozenset({"FIDUCIAL", "GEOMETRY"})
 _PHOTOMETRIC = colour.GREY | colour.YBR | colour.RETIRED | {colour.PALETTE, colour.RGB}
 _LATERALITIES = frozenset({"L", "R", "B", "U"})
 _MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
+_ROUNDED_ASPECT, _MOST_ASPECT = 0.005, 8.0
 _UID = re.compile(r"^[0-9.]{1,64}$")
 
 _KEYWORDS = (
@@ -37,6 +38,9 @@ _KEYWORDS = (
     "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate",
     "SeriesDate", "AcquisitionDate", "ImageType",
     "PixelSpacing", "PixelSpacingCalibrationType", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
+    "PixelAspectRatio", "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge",
+    "ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge", "CenterOfCircularShutter",
+    "RadiusOfCircularShutter", "VerticesOfThePolygonalShutter",
     "EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient",
     "ImagePositionPatient", "ImageOrientationPatient",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
@@ -143,7 +147,8 @@ def columns(header: Dataset, transfer_syntax_uid: str, salt: bytes) -> dict[str,
         "spacing_source": source,
         "image_position_patient": numbers(header, "ImagePositionPatient", 3),
         "image_orientation_patient": numbers(header, "ImageOrientationPatient", 6),
-        "is_localizer": "LOCALIZER" in [_plain(value).upper() for value in _values(header, "ImageType")],
+        "is_localizer": "LOCALIZER" in words(header, "ImageType"),
+        "remarks": [],
     }
 
 
@@ -208,6 +213,36 @@ def spacing(header: Dataset) -> tuple[float | None, float | None, str | None]:
         return *detector, "imager_pixel_spacing:detector_plane"
     scanned = _pair(header, "NominalScannedPixelSpacing")
     return (*scanned, "nominal_scanned_pixel_spacing") if scanned else (None, None, None)
+
+
+def pixel_aspect(header: Dataset) -> float:
+    """Height of a pixel over its width where the image is displayed (PS3.3 C.7.6.3.1.7).
+
+    By the first of PixelSpacing, ImagerPixelSpacing, NominalScannedPixelSpacing and PixelAspectRatio that has
+    two values above 0. 1.0 where none has, or where the two differ by rounding, or by more than any film.
+    """
+    pairs = (
+        _pair(header, keyword)
+        for keyword in (
+            "PixelSpacing",
+            "ImagerPixelSpacing",
+            "NominalScannedPixelSpacing",
+            "PixelAspectRatio",
+        )
+    )
+    row, column = next((pair for pair in pairs if pair), (1.0, 1.0))
+    is_rounding = abs(row / column - 1.0) < _ROUNDED_ASPECT
+    return 1.0 if is_rounding or not 1 / _MOST_ASPECT <= row / column <= _MOST_ASPECT else row / column
+
+
+def words(header: Dataset, keyword: str) -> list[str]:
+    """All values of the element in capitals."""
+    return [_plain(value).upper() for value in _values(header, keyword)]
+
+
+def all_numbers(header: Dataset, keyword: str) -> list[float]:
+    """All values of the element that are finite numbers."""
+    return [found for value in _values(header, keyword) if (found := _number(value)) is not None]
 
 
 def numbers(header: Dataset, keyword: str, count: int) -> list[float] | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from engine.dicom import colour, functional_groups, pixel_element, voi
+from engine.dicom import colour, film, functional_groups, pixel_element, voi
 from engine.dicom import header as elements
 from engine.dicom.decoders import decode_frame, require_decoder
 from engine.dicom.frame import Frame, FrameFacts
@@ -24,7 +24,6 @@ from engine.errors import HeaderError, NotGrayscaleError, OverLimitError, PixelD
 _ROWS_AT_ONCE = 64  # the index of a whole image leaves the processor's cache: 4 times slower
 _BYTE = 8
 _SMALL_TABLE = 1 << 12  # up to here to look at the whole table takes less than at the least and largest value
-_FINE_GAIN = 1 / 1024  # at it, a value rounded to a whole number is off by 1/8 of a grey value of 256
 _CO_SITED = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 92, 93, 201, 202, 203))
 
 
@@ -44,8 +43,7 @@ def display_values(
     data_set: DataSet, limits: Limits, *, frame: int = 0, least_HW: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
     """Display values [h, w] of a grey frame (from 0), 0 black to 1 white; see ``read_frame``."""
-    found = read_frame(data_set, limits, frame=frame, least_HW=least_HW)
-    return found.shaded(found.values_HW)
+    return read_frame(data_set, limits, frame=frame, least_HW=least_HW).display_HW
 
 
 def read_frame(
@@ -68,10 +66,29 @@ def read_frame(
     stored = _stored(data_set, limits, frame, least_HW)
     original_HW = (stored.facts.rows, stored.facts.columns)
     reduction = _reduction(original_HW, stored.values.shape[:2])
-    values_HW, gain, offset = _shaded(stored, window, is_reduced=reduction > 1)
+    shown = _shaded(stored, window, is_reduced=reduction > 1)
+    values_HW = shown.values_HW
     if reduction > 1 and data_set.transfer_syntax_uid in _CO_SITED:
         values_HW = _centred(values_HW, reduction)
-    return Frame(values_HW, gain, offset, original_HW, reduction)
+    open_HW = film.shutter(stored.header, values_HW.shape, reduction)
+    aspect = elements.pixel_aspect(stored.header)
+    remarks = {
+        "padding": shown.film_HW is not None,
+        "pixel_aspect": aspect != 1.0,
+        "shutter": open_HW is not None,
+    }
+    return Frame(
+        values_HW.astype(np.float32, copy=False), shown.gain, shown.offset, original_HW, reduction,
+        film_HW=_both(shown.film_HW, open_HW), aspect=aspect,
+        remarks=tuple(code for code, holds in remarks.items() if holds),
+    )  # fmt: skip
+
+
+def _both(one_HW: film.Mask | None, other_HW: film.Mask | None) -> film.Mask | None:
+    """Where both masks hold; a mask of None holds everywhere."""
+    if one_HW is None or other_HW is None:
+        return other_HW if one_HW is None else one_HW
+    return one_HW & other_HW
 
 
 def stored_values(data_set: DataSet, limits: Limits, *, frame: int = 0) -> NDArray[Any]:
@@ -159,16 +176,26 @@ def _reduction(original_HW: tuple[int, int], decoded_HW: tuple[int, ...]) -> int
     raise PixelDecodeError("the decoded frame has another size than Rows x Columns")
 
 
-def _shaded(
-    stored: _Stored, window: voi.Window | None, *, is_reduced: bool
-) -> tuple[NDArray[Any], float, float]:
-    """(Values, gain, offset) of a frame's display values."""
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Values, and the line from them to display values; ``film_HW`` as in ``Frame``."""
+
+    values_HW: NDArray[Any]
+    gain: float
+    offset: float
+    film_HW: film.Mask | None = None
+
+
+def _shaded(stored: _Stored, window: voi.Window | None, *, is_reduced: bool) -> _Shown:
     where = voi.layout(stored.header)
     if stored.photometric in colour.GREY:
         if where.bits > voi.TABLE_BITS:
-            return voi.displayed(_wide(stored.values, where), stored.header, window), 1.0, 0.0
-        codes = _codes(stored.values, where, is_clipped=is_reduced or stored.is_lossy)
-        return _looked_up(codes, voi.ascending_lut(stored.header, window))
+            wide_HW = _wide(stored.values, where)
+            film_HW = _no_padding(wide_HW, voi.padding(stored.header))
+            return _Shown(voi.displayed(wide_HW, stored.header, window), 1.0, 0.0, film_HW)
+        codes_HW = _codes(stored.values, where, is_clipped=is_reduced or stored.is_lossy)
+        film_HW = _no_padding(codes_HW, _as_codes(voi.padding(stored.header), where))
+        return _looked_up(codes_HW, voi.ascending_lut(stored.header, window), film_HW)
     if window:
         raise NotGrayscaleError("the image is stored as colour: it has no modality values to window")
     values = stored.values
@@ -177,11 +204,24 @@ def _shaded(
             values, is_ybr=not stored.is_rgb, bits=where.bits, is_lossy=stored.is_lossy
         )
         _require_plain(where)
-        return _codes(values, where, is_clipped=True), 1.0 / ((1 << where.bits) - 1), 0.0
+        return _Shown(_codes(values, where, is_clipped=True), 1.0 / ((1 << where.bits) - 1), 0.0)
     _require_plain(where)
     codes = _codes(values, where, is_clipped=False)
     present = np.flatnonzero(np.bincount(codes.reshape(-1), minlength=1))
-    return _looked_up(codes, colour.palette_lut(stored.header, where.bits, present))
+    return _looked_up(codes, colour.palette_lut(stored.header, where.bits, present), None)
+
+
+def _as_codes(padding: tuple[int, int] | None, where: voi.Layout) -> tuple[int, int] | None:
+    half = 1 << (where.bits - 1) if where.is_signed else 0
+    return padding and (padding[0] + half, padding[1] + half)
+
+
+def _no_padding(values_HW: NDArray[Any], padding: tuple[int, int] | None) -> film.Mask | None:
+    """Which values lie outside of the padding, least to greatest; None: all of them."""
+    if padding is None:
+        return None
+    film_HW: film.Mask = (values_HW < padding[0]) | (values_HW > padding[1])
+    return None if film_HW.all() or not film_HW.any() else film_HW
 
 
 def _require_plain(where: voi.Layout) -> None:
@@ -217,22 +257,23 @@ def _wide(stored: NDArray[Any], where: voi.Layout) -> NDArray[np.int64]:
     return (codes ^ half) - half if where.is_signed else codes
 
 
-def _looked_up(codes: NDArray[Any], table: NDArray[np.float32]) -> tuple[NDArray[Any], float, float]:
+def _looked_up(codes_HW: NDArray[Any], table: NDArray[np.float32], film_HW: film.Mask | None) -> _Shown:
+    """The codes by a line where the table is one over those of the film, else their display values."""
     low, high = 0, len(table) - 1
     line = voi.as_line(table, low, high) if high < _SMALL_TABLE else None
     if line is None or (line.low, line.high) != (low, high):  # what does not occur may bend it
-        low, high = int(codes.min()), int(codes.max())
+        of_film = codes_HW if film_HW is None else codes_HW[film_HW]
+        low, high = int(of_film.min()), int(of_film.max())
         line = voi.as_line(table, low, high)
     if line is not None:
-        is_inside = line.low <= low and high <= line.high
-        values = codes if is_inside else np.clip(codes, line.low, line.high)
-        is_fine = abs(line.gain) <= _FINE_GAIN
-        return values if is_fine else values.astype(np.float32), line.gain, line.offset
-    shown_HW = np.empty(codes.shape, np.float32)
-    for top in range(0, len(codes), _ROWS_AT_ONCE):
+        is_inside = line.low <= low and high <= line.high and film_HW is None
+        values_HW = codes_HW if is_inside else np.clip(codes_HW, line.low, line.high)
+        return _Shown(values_HW, line.gain, line.offset, film_HW)
+    shown_HW = np.empty(codes_HW.shape, np.float32)
+    for top in range(0, len(codes_HW), _ROWS_AT_ONCE):
         band = slice(top, top + _ROWS_AT_ONCE)
-        np.take(table, codes[band], out=shown_HW[band], mode="clip")
-    return shown_HW, 1.0, 0.0
+        np.take(table, codes_HW[band], out=shown_HW[band], mode="clip")
+    return _Shown(shown_HW, 1.0, 0.0, film_HW)
 
 
 def _centred(values_HW: NDArray[Any], reduction: int) -> NDArray[np.float32]:

@@ -150,7 +150,7 @@ def _chain(header: Dataset, window: Window | None) -> _Chain:
     if window:
         low, high = window
         middle = ((low + high) / 2, high - low)
-        return _Chain(where, slope, intercept, middle, "LINEAR_EXACT", False, _padding(header, where), True)
+        return _Chain(where, slope, intercept, middle, "LINEAR_EXACT", False, padding(header), True)
     center, width = elements.number(header, "WindowCenter"), elements.number(header, "WindowWidth")
     has_window = center is not None and width is not None and width > 0.0  # 0 often says: no window
     return _Chain(
@@ -161,7 +161,7 @@ def _chain(header: Dataset, window: Window | None) -> _Chain:
         elements.text(header, "VOILUTFunction") or "LINEAR",
         # MONOCHROME1 shows the lowest value white; PresentationLUTShape repeats that, it does not add to it.
         elements.text(header, "PhotometricInterpretation") == "MONOCHROME1",
-        _padding(header, where),
+        padding(header),
     )
 
 
@@ -182,8 +182,9 @@ def _has_voi_lut(header: Dataset, chain: _Chain) -> bool:
     return not chain.is_own and _has_lut(header, "VOILUTSequence")
 
 
-def _padding(header: Dataset, where: Layout) -> tuple[int, int] | None:
+def padding(header: Dataset) -> tuple[int, int] | None:
     """Least and greatest stored value that is padding; None: there is none, or no value could have it."""
+    where = layout(header)
     value = elements.number(header, "PixelPaddingValue")
     limit = elements.number(header, "PixelPaddingRangeLimit")
     if value is None:

@@ -15,6 +15,7 @@ from engine.dicom.functional_groups import of_frame
 from engine.dicom.parse import DataSet, Limits, parse
 from engine.dicom.pixels import read_frame
 from engine.errors import BodyPartError, MultiFrameError, SopClassFilteredError, UsageError
+from engine.imaging.borders import without_border
 from engine.imaging.boxes import Box, Crop
 from engine.imaging.geometry import Geometry, identity, mirrored
 from engine.imaging.preprocess import (
@@ -22,7 +23,7 @@ from engine.imaging.preprocess import (
     apply_to_frame,
     cropped,
     erased,
-    least_HW,
+    fitted_HW,
     view_from_facts,
 )
 from engine.store.files import sha256_of_bytes
@@ -125,11 +126,13 @@ class Parsed:
         if elements.num_frames(self.data_set.header) > 1:
             raise MultiFrameError("several frames: this task takes single projection images")
         original_HW = (max(self.columns["rows"], 1), max(self.columns["columns"], 1))
+        aspect = elements.pixel_aspect(self.data_set.header)
         has_levels = self.data_set.is_encapsulated and not is_whole
-        least = least_HW(view, original_HW) if has_levels else None
+        least = fitted_HW(view, original_HW, aspect) if has_levels else None
         way = (least, view.window)
         if way not in self._frames:
-            self._frames[way] = read_frame(self.data_set, self.limits, least_HW=least, window=view.window)
+            frame = read_frame(self.data_set, self.limits, least_HW=least, window=view.window)
+            self._frames[way] = without_border(frame)
         return self._frames[way]
 
 
@@ -174,6 +177,7 @@ def prepare(parsed: Parsed, rule: InputRule, crop: Crop | None = None) -> Instan
     if rule.mirrored_laterality and columns["laterality"] == rule.mirrored_laterality:
         image_HW = np.ascontiguousarray(image_HW[:, ::-1])
         geometry = geometry.then(mirrored(geometry.network_HW))
+    columns = {**columns, "remarks": sorted({*columns["remarks"], *frame.remarks})}
     return Instance(
         columns={**columns, "crop_ok": box is not None} if crop else columns,
         image_HW=image_HW,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = "5"
+SCHEMA_VERSION = "6"
 
 
 def _required(kind: pa.DataType, *names: str) -> list[pa.Field]:
@@ -38,8 +38,10 @@ HEADER_FIELDS: tuple[pa.Field, ...] = (
     *_optional(pa.list_(pa.float64(), 3), "image_position_patient"),
     *_optional(pa.list_(pa.float64(), 6), "image_orientation_patient"),
     *_optional(pa.bool_(), "is_localizer"),
+    *_required(pa.list_(pa.string()), "remarks"),
 )
 """Whitelisted header columns of one instance; ``spacing_source`` says where the millimetres come from.
+``remarks`` are codes of ``engine.dicom.remarks``: what a user may want to know of how the file was read.
 
 Position (mm) and orientation (cosines) of the first pixel are those of CT slices, for
 ``series.order_slices``.

@@ -53,7 +53,7 @@ SIGMA_2 = 1 / (1 + math.exp(-2))  # the SIGMOID half a width above the centre
 
 
 def shaded(frame: Frame) -> NDArray[np.float32]:
-    return frame.shaded(frame.values_HW)
+    return frame.display_HW
 
 
 def eight(**changes: Any) -> Dataset:

@@ -61,21 +61,21 @@ def test_erasing_changes_the_box_alone() -> None:
     values_HW = np.random.default_rng(0).integers(0, 4096, (30, 25)).astype(np.uint16)
     picture = Frame(values_HW, 1 / 4095, 0.0, (30, 25))
     blank = erased(picture, Box(left=4.5, top=9.5, right=11.5, bottom=19.5), 0.25)
-    shown_HW = blank.shaded(blank.values_HW)
+    shown_HW = blank.display_HW
     is_in_HW = np.zeros((30, 25), bool)
     is_in_HW[10:20, 5:12] = True
     assert np.all(shown_HW[is_in_HW] == 0.25)
-    assert np.array_equal(shown_HW[~is_in_HW], picture.shaded(values_HW)[~is_in_HW])
+    assert np.array_equal(shown_HW[~is_in_HW], picture.display_HW[~is_in_HW])
 
 
 def test_the_map_of_a_crop_leads_back_to_the_instance(tmp_path: Path) -> None:
     stored_HW = np.full((120, 90), 100, np.uint16)
-    stored_HW[70:72, 30:32] = 4000  # one bright dot
+    stored_HW[67:75, 27:35] = 4000  # one bright dot
     box = Box(left=9.5, top=49.5, right=49.5, bottom=99.5)
     crop = Crop(path=boxes_table(tmp_path, "1.2.3.4", box), region="carpals")
     seen = prepare(dicom_fixture.image(stored_HW), RULE, SALT, crop=crop)
     assert seen.columns["crop_ok"] is True
-    row, column = np.unravel_index(int(seen.image_HW.argmax()), seen.image_HW.shape)
+    row, column = (float(places.mean()) for places in np.nonzero(seen.image_HW > 127))
     found = seen.geometry.to_original(np.array([[column, row]], np.float64))
     assert np.abs(found - [[30.5, 70.5]]).max() < 1.6  # one pixel of the view is 50/32 of the instance
     assert (seen.geometry.original_HW, seen.geometry.network_HW) == ((120, 90), (32, 32))

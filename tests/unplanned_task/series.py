@@ -18,7 +18,7 @@ SPINE_WEAR = replace(
     title="Wear of the spine",
     rule=InputRule(
         sop_classes=("1.2.840.10008.5.1.4.1.1.2",),
-        view=View(size_HW=(64, 96), steps=("resize_pad",), window=(-200, 600)),
+        view=View(size_HW=(64, 96), steps=(), window=(-200, 600)),
         grain="series",
         slices=SLICES,
     ),
