@@ -129,10 +129,10 @@ class Parsed:
         aspect = elements.pixel_aspect(self.data_set.header)
         has_levels = self.data_set.is_encapsulated and not is_whole
         least = fitted_HW(view, original_HW, aspect) if has_levels else None
-        way = (least, view.window)
+        way = (least, view.window, bool(view.steps))
         if way not in self._frames:
             frame = read_frame(self.data_set, self.limits, least_HW=least, window=view.window)
-            self._frames[way] = without_border(frame)
+            self._frames[way] = without_border(frame) if view.steps else frame  # only statistics suffer
         return self._frames[way]
 
 

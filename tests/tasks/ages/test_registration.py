@@ -25,7 +25,7 @@ def hand(number: int) -> tuple[Image, Geometry, Box]:
     rng = np.random.default_rng(number)
     state = np.random.default_rng(number)
     film_HW = expose(float(AGES[number]), "M", rng, 2 * SIZE).stored_HW
-    image_HW, view = apply(film_HW.astype(np.float32), View(size_HW=(SIZE, SIZE)))
+    image_HW, view = apply((film_HW / film_HW.max()).astype(np.float32), View(size_HW=(SIZE, SIZE)))
     return image_HW, view, carpal_box(float(AGES[number]), "M", state, 2 * SIZE)
 
 
