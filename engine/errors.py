@@ -26,7 +26,8 @@
     │   ├── BodyPartError            ORY-F06
     │   ├── BodyPartOpenError        ORY-F07
     │   ├── NotASliceError           ORY-F08
-    │   └── PartOfSeriesError        ORY-F09   becomes a grouped row: it went into the sample of its series
+    │   ├── PartOfSeriesError        ORY-F09   becomes a grouped row: it went into the sample of its series
+    │   └── CompanionError           ORY-F10
     ├── AbstainedError               ORY-A00   scored, but withheld: an abstained row (engine.abstained)
     │   ├── AgeAboveRangeError       ORY-A01
     │   ├── BlankError               ORY-A02
@@ -110,7 +111,7 @@ class EmptyFileError(InstanceError, code="ORY-I01", reason="empty_file"):
 
 
 class NotDicomError(InstanceError, code="ORY-I02", reason="not_dicom"):
-    """The bytes are no DICOM data set."""
+    """The bytes are no DICOM data set, and nothing else that is known: what is left of a file, maybe."""
 
 
 class TruncatedError(InstanceError, code="ORY-I03", reason="truncated"):
@@ -205,6 +206,10 @@ class PartOfSeriesError(FilteredError, code="ORY-F09", reason="part_of_series"):
 
     sop_instance_uid: str = ""
     series_instance_uid: str = ""
+
+
+class CompanionError(FilteredError, code="ORY-F10", reason="companion"):
+    """Another kind of file that lies beside images: a text, a picture, a volume, notes of a system."""
 
 
 class TableError(EngineError, code="ORY-T01"):

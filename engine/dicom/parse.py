@@ -21,7 +21,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
-from engine.dicom import element_scan
+from engine.dicom import companions, element_scan
 from engine.dicom.part10 import (
     DEFLATED,
     Inflater,
@@ -30,6 +30,7 @@ from engine.dicom.part10 import (
     read_meta,
 )
 from engine.errors import (
+    CompanionError,
     EmptyFileError,
     HeaderError,
     NoPixelDataError,
@@ -106,12 +107,13 @@ def parse(data: bytes, tags: tuple[int, ...], limits: Limits) -> DataSet:
     Raises:
         EmptyFileError, NotDicomError, TruncatedError, HeaderError, OverLimitError.
         SopClassFilteredError: the file is a DICOMDIR.
+        CompanionError: it is surely another kind of file.
     """
     if not data:
         raise EmptyFileError("the file is empty: copy it again from its source")
     if len(data) > limits.file_bytes:
         raise OverLimitError(f"the file has {len(data)} bytes, the cap is {limits.file_bytes}")
-    meta = read_meta(memoryview(data))
+    meta = _meta(data)
     if meta.sop_class_uid == DICOMDIR:
         raise SopClassFilteredError("a DICOMDIR: it lists other files and holds no image")
     wanted = frozenset(tags)
@@ -122,6 +124,16 @@ def parse(data: bytes, tags: tuple[int, ...], limits: Limits) -> DataSet:
     found = element_scan.find(whole, meta.start, wanted, limits, is_little=is_little)
     header = _header(whole, found, meta, is_little=is_little)
     return _data_set(whole, found, header, meta, is_little=is_little)
+
+
+def _meta(data: bytes) -> Meta:
+    try:
+        return read_meta(memoryview(data))
+    except NotDicomError:
+        kind = companions.kind_of(data)
+        if kind:
+            raise CompanionError(f"no DICOM file but {kind}") from None
+        raise
 
 
 @contextmanager

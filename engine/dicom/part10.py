@@ -45,7 +45,9 @@ def read_meta(data: memoryview) -> Meta:
         return Meta(_guessed_syntax(data), 0)
     if group == b"\x00\x08":
         return Meta(EXPLICIT_BE, 0)
-    raise NotDicomError("no DICM prefix and no DICOM element at the start: this is another kind of file")
+    raise NotDicomError(
+        "no DICM prefix, no DICOM element at the start, and no other known kind of file: fetch it again"
+    )
 
 
 def is_little_endian(data_set: memoryview, transfer_syntax_uid: str) -> bool:

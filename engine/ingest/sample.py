@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from engine import sources
 from engine.dicom.parse import Limits
-from engine.errors import AlreadyScoredError, DecoderMemoryError, FilteredError, InstanceError
+from engine.errors import (
+    AlreadyScoredError,
+    CompanionError,
+    DecoderMemoryError,
+    FilteredError,
+    InstanceError,
+    NotDicomError,
+)
 from engine.imaging.boxes import Crop, crop_from_facts
 from engine.ingest import deidentified, reuse, routing
 from engine.ingest.instance import InputRule, Parsed, parse_instance, prepare, rule_from_facts
@@ -88,7 +95,19 @@ def samples(path: str, reading: Reading) -> list[Outcome]:
         data = sources.read(reading.source, path, max_bytes=reading.limits.file_bytes)
     except (FilteredError, InstanceError) as error:
         return [error] * len(reading.rules)
-    return samples_of(data, reading)
+    return [
+        promised(outcome, reading.source, path) if isinstance(outcome, CompanionError) else outcome
+        for outcome in samples_of(data, reading)
+    ]
+
+
+def promised(error: FilteredError | InstanceError, source: str, path: str) -> FilteredError | InstanceError:
+    """The error; another kind of file where the source or its name says DICOM is a lost instance."""
+    if not isinstance(error, CompanionError) or not sources.promises_dicom(source, path):
+        return error
+    lost = NotDicomError(f"{error}, though its name or source says DICOM: fetch it again from its source")
+    lost.content_sha256 = error.content_sha256
+    return lost
 
 
 def samples_of(data: bytes, reading: Reading) -> list[Outcome]:

@@ -25,7 +25,7 @@ from engine.errors import FilteredError, InstanceError, MultiFrameError
 from engine.ingest import routing
 from engine.ingest.decode_process import Isolation, reader
 from engine.ingest.instance import InputRule, parse_instance
-from engine.ingest.sample import Reading, Sample
+from engine.ingest.sample import Reading, Sample, promised
 from engine.ingest.throttle import Meter
 
 HEAD_BYTES = 256 << 10
@@ -203,10 +203,10 @@ def _count(path: str, data: Head, reading: Reading, found: Survey) -> list[int]:
             raise routing.furthest([one for one in routes.values() if isinstance(one, FilteredError)])
         if frames > 1:
             raise MultiFrameError("several frames")
-    except FilteredError as error:
-        found.filtered[error.reason] += 1
-    except InstanceError as error:
-        found.quarantined[error.reason] += 1
+    except (FilteredError, InstanceError) as refused:
+        error = promised(refused, reading.source, path)
+        ends = found.filtered if isinstance(error, FilteredError) else found.quarantined
+        ends[error.reason] += 1
     else:
         found.fits += 1
         found.taken.update(Taken(place, reason, body_part) for place, reason in taken.items())

@@ -12,8 +12,8 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "Fetch it again from the archive; an export or a copy was cut off.",
     ),
     "not_dicom": (
-        "The file is not a DICOM file.",
-        "Usually a stray document or an index: leave it out, or check the export.",
+        "The file is not a DICOM file, or its name says so and its content does not.",
+        "Fetch it again from the archive; what is an archive of its own must be unpacked.",
     ),
     "truncated": (
         "The file ends before its header or pixels do.",
@@ -91,6 +91,10 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
     "part_of_series": (
         "A slice that went into the sample of its series.",
         "Nothing to do: the series ends in the row of its first slice.",
+    ),
+    "companion": (
+        "Another kind of file that lies beside the images: a text, a picture, a PDF, a NIfTI volume.",
+        "Nothing to do.",
     ),
     "age_above_range": ("The patient is older than those the model is for.", "Nothing to do."),
     "blank": ("The image is all of one grey.", "Look at the film: it may not have been exposed."),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from engine.errors import SourceReadError, StorageError, UsageError
 from engine.sources.archives import is_archive
 from engine.sources.dicomdir import DicomDir
 from engine.sources.dicomweb import SCHEMES, DicomWeb
+from engine.sources.gzipped import SUFFIX
 from engine.sources.limits import ArchiveLimits
 from engine.sources.listing import Entry, OnProgress, listed, planned, together
 from engine.sources.store_s3 import SCHEME, S3Store
@@ -38,6 +39,7 @@ FORMS = (
 )
 """What the help says of SOURCE."""
 
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 _MAX_BYTES = ArchiveLimits().member_bytes
 _META_BYTES = 64 << 10
 _OPEN = 4
@@ -61,6 +63,8 @@ class Kind:
     fits: Callable[[str], bool]
     open: Callable[[str], Source]
     is_local: bool = True
+    is_dicom: bool = False
+    """Whether every member is said to be a DICOM instance."""
 
 
 def _is_dicomdir(source: str) -> bool:
@@ -72,13 +76,13 @@ def _is_dicomdir(source: str) -> bool:
 
 
 SOURCES: tuple[Kind, ...] = (
-    Kind("dicomweb", lambda source: source.startswith(SCHEMES), DicomWeb, is_local=False),
+    Kind("dicomweb", lambda source: source.startswith(SCHEMES), DicomWeb, is_local=False, is_dicom=True),
     Kind(
         "s3", lambda source: source.startswith(SCHEME), lambda source: Tree(S3Store(source)), is_local=False
     ),
     Kind("folder", lambda source: Path(source).is_dir(), lambda source: Tree(Folder(source))),
     Kind("archive", lambda source: is_archive(source) and Path(source).is_file(), LoneArchive),
-    Kind("dicomdir", _is_dicomdir, DicomDir),
+    Kind("dicomdir", _is_dicomdir, DicomDir, is_dicom=True),
 )
 """One line for each kind; the first that fits is taken."""
 
@@ -131,6 +135,14 @@ def head(source: str, path: str, count: int) -> bytes:
         OverLimitError, SourceReadError: as ``read``.
     """
     return _read(source, path, _MAX_BYTES, count)
+
+
+def promises_dicom(source: str, path: str) -> bool:
+    """Whether the source or the name of member ``path`` says that it is a DICOM instance."""
+    name = PurePosixPath(path.lower().removesuffix(SUFFIX)).name
+    if name.endswith(DICOM_SUFFIXES) and not name.startswith("._"):  # macOS keeps notes on a file so
+        return True
+    return any(kind.fits(source) for kind in SOURCES if kind.is_dicom)
 
 
 def identity(source: str) -> str:

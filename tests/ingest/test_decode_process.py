@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.errors import EngineError, InstanceError, IsolationError
+from engine.errors import EngineError, IsolationError
 from engine.imaging.preprocess import View
 from engine.ingest.decode_process import Isolation, Reader
 from engine.ingest.instance import InputRule
@@ -105,8 +105,8 @@ def test_bytes_are_read_like_a_file(tmp_path: Path) -> None:
     ((columns, image_HW),) = samples("good", reading(tmp_path))
     for data in (GOOD, broken(GOOD, "abort"), b"text", GOOD):
         (outcome,) = reader.read_bytes(reading(Path()), data)
-        if isinstance(outcome, InstanceError):
-            assert outcome.reason == ("not_dicom" if data == b"text" else "decoder_crash")
+        if isinstance(outcome, EngineError):
+            assert outcome.reason == ("companion" if data == b"text" else "decoder_crash")
         else:
             assert not isinstance(outcome, EngineError)
             assert outcome[0] == columns

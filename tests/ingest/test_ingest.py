@@ -10,6 +10,7 @@ from engine.errors import UsageError
 from jobs.__main__ import main
 from jobs.ingest import read_size
 from jobs.plan import require_apart
+from tests.fixtures.dicom_fixture import image, picture
 from tests.fixtures.story import osteoray
 
 
@@ -56,3 +57,20 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path, out: str) -> None:
     ended = osteoray("ingest", "/nonexist", "--task", "hand-age", "--out", tmp_path / out)
     assert ended.code == 2
     assert "there is no folder or file /nonexist" in ended.facts["message"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("broken", "code"), [(None, 0), (bytes(400), 3)])
+def test_a_folder_with_other_kinds_of_file_ends_with_0(
+    ray_session: None, tmp_path: Path, broken: bytes | None, code: int
+) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    (archive / "film.dcm").write_bytes(image(picture()))
+    (archive / "README.txt").write_text("Left hands.")
+    (archive / "study.json").write_text("{}")
+    if broken:
+        (archive / "other").write_bytes(broken)
+    ended = osteoray("ingest", archive, "--task", "hand-age", "--out", tmp_path / "out")
+    assert (ended.code, ended.facts["samples"], ended.facts["filtered"]) == (code, 1, 2)
+    assert osteoray("verify", tmp_path / "out").code == 0

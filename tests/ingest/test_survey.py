@@ -37,8 +37,8 @@ def test_everything_is_counted_once(tmp_path: Path) -> None:
         str(archive(tmp_path / "in")), [HAND_AGE.rule], on_progress=lambda done, total: told.append(done)
     )
     assert found.planned == told[-1] == 9
-    assert dict(found.filtered) == {"sop_class": 1, "multi_frame": 1}
-    assert dict(found.quarantined) == {"not_dicom": 1, "empty_file": 1, "source_read": 1}
+    assert dict(found.filtered) == {"sop_class": 1, "multi_frame": 1, "companion": 1}
+    assert dict(found.quarantined) == {"empty_file": 1, "source_read": 1}
     assert found.fits == 4
     assert found.sop_classes[CT] == 1
     assert found.transfer_syntaxes == {EXPLICIT: 5, DEFLATED: 1}

@@ -111,7 +111,8 @@ def local(story: Story) -> TestClient:
     ("body", "status", "reason"),
     [
         (b"", 422, "empty_file"),
-        (b"no DICOM at all", 422, "not_dicom"),
+        (b"no DICOM at all", 422, "companion"),
+        (bytes(400), 422, "not_dicom"),
         (b"\0" * 128 + b"DICM", 422, "truncated"),
     ],
 )

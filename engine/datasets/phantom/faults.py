@@ -221,12 +221,12 @@ def _wrong_rle(data: bytes) -> bytes:
 _filtered = partial(Fault, table="filtered")
 
 FAULTS: dict[str, Fault] = {
-    "README.txt": Fault("not_dicom", lambda s: b"Films of this study are in the other building.\n"),
+    "README.txt": _filtered("companion", lambda s: b"Films of this study are in the other building.\n"),
     "empty": Fault("empty_file", lambda s: b""),
     "truncated.dcm": Fault("truncated", lambda s: _cut(s.plain)),
     "photo": _filtered("not_grayscale", lambda s: s.photo),
-    "hand.jpg": Fault("not_dicom", lambda s: s.snapshot),
-    "report.pdf": Fault("not_dicom", lambda s: b"%PDF-1.4\n" + bytes(2000)),
+    "hand.jpg": _filtered("companion", lambda s: s.snapshot),
+    "report.pdf": _filtered("companion", lambda s: b"%PDF-1.4\n" + bytes(2000)),
     "zeros": Fault("not_dicom", lambda s: bytes(4096)),
     "cut-in-meta": Fault("truncated", lambda s: s.plain[: _META_GROUP_AT + 30]),
     "cut-in-meta-head": Fault("truncated", lambda s: s.plain[: _META_GROUP_AT + 6]),
