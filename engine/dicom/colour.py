@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
+from engine.dicom import lookup
 from engine.dicom.parse import PARSER_ERRORS, quiet
 from engine.errors import HeaderError, NotGrayscaleError, TruncatedError
 
@@ -23,11 +24,11 @@ RGB = "RGB"
 YBR = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 HALVED_CHROMA = "YBR_FULL_422"
 RETIRED = frozenset({"ARGB", "CMYK", "HSV", "XYB", "YBR_PARTIAL_420", "YBR_PARTIAL_422"})
-LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203))
+LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81, 91, 203))
 """Syntaxes that may move equal channels apart by a grey value or two."""
 
 _CHANNELS = 3
-_BYTE, _WHITE, _WIDE_WHITE = 8, 255, 65535
+_WHITE, _WIDE_WHITE = 255, 65535
 _ROWS_AT_ONCE = 256  # a photograph is found out before all of it is compared
 _LOSSY_STEPS = 2  # of 256
 
@@ -90,7 +91,7 @@ def halved_chroma(stream: memoryview, size_HW: tuple[int, int], dtype: np.dtype[
     return np.stack((luma, pairs[..., 2].repeat(2, axis=1), pairs[..., 3].repeat(2, axis=1)), axis=-1)
 
 
-def palette_lut(header: Dataset, bits: int, present: NDArray[np.int64]) -> NDArray[np.float32]:
+def palette_lut(header: Dataset, bits: int, present: NDArray[np.int64]) -> NDArray[np.float64]:
     """Table [2 ** bits] from stored value to display value, of a palette that is grey where it is used.
 
     ``present`` are the stored values that occur; the window and the polarity of the grey chain do not
@@ -109,25 +110,21 @@ def palette_lut(header: Dataset, bits: int, present: NDArray[np.int64]) -> NDArr
     used = colours[present]
     if (used != used[:, :1]).any():
         raise NotGrayscaleError("the palette has colours: this is no radiograph")
-    return np.clip(colours[:, 0] / top, 0.0, 1.0).astype(np.float32)
+    return np.clip(colours[:, 0] / top, 0.0, 1.0)
 
 
 def _palette(codes: NDArray[np.int64], header: Dataset) -> tuple[float, NDArray[np.int64]]:
     """(White, colours [codes, 3]): stored values beyond the palette take its first or last entry."""
-    descriptor = [int(value) for value in header.RedPaletteColorLookupTableDescriptor]
-    entries, first = descriptor[0] or 1 << 16, descriptor[1]
-    inside = np.clip(codes, first, first + entries - 1)
-    names = ("Red", "Green", "Blue")
+    said = lookup.descriptor(header, "RedPaletteColorLookupTableDescriptor")
+    first = said.first_within(0, len(codes) - 1)
+    place = np.clip(codes - first, 0, said.entries - 1)
     if "RedPaletteColorLookupTableData" not in header:
-        expanded = apply_color_lut(inside.astype(np.int32), header)[:, :_CHANNELS]
+        expanded = apply_color_lut((place + said.first).astype(np.int32), header)[:, :_CHANNELS]
         return float(np.iinfo(expanded.dtype).max), expanded.astype(np.int64)
-    order = "<" if header.original_encoding[1] else ">"
-    channels = []
-    for name in names:
-        raw = bytes(header[f"{name}PaletteColorLookupTableData"].value)
-        width = 2 if len(raw) >= 2 * entries else 1
-        channels.append(np.frombuffer(raw, f"{order}u{width}", entries).astype(np.int64)[inside - first])
+    channels = [
+        lookup.entries(header, f"{name}PaletteColorLookupTableData", said)[place]
+        for name in ("Red", "Green", "Blue")
+    ]
     colours = np.stack(channels, axis=-1)
     # Some writers put eight bits into the upper byte of two, others into the lower one.
-    is_byte = width == 1 or (descriptor[2] == _BYTE and colours.max() <= _WHITE)
-    return float(_WHITE if is_byte else _WIDE_WHITE), colours
+    return float(_WHITE if colours.max() <= _WHITE else _WIDE_WHITE), colours

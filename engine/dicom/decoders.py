@@ -89,12 +89,12 @@ def _by(function: str) -> Callable[[Stream, Any], Array]:
     return decode
 
 
-def _in_full(decode: Callable[[Stream, Any, int], Array]) -> Callable[[Stream, Any], Array]:
+def _by_pillow(decode: Callable[[Stream, Any], Array]) -> Callable[[Stream, Any], Array]:
     """Pillow's decoder at full resolution."""
 
     def decode_full(stream: Stream, said: codestream.StreamFacts) -> Array:
         try:
-            return decode(stream, said, 0)
+            return decode(stream, said)
         except reduced.PILLOW_ERRORS as error:
             raise PixelDecodeError("the code stream cannot be decoded") from error
 
@@ -104,8 +104,8 @@ def _in_full(decode: Callable[[Stream, Any, int], Array]) -> Callable[[Stream, A
 # Order by milliseconds on one core, radiograph of 2044 x 1514: JPEG 2000 220 and 230 (both are OpenJPEG);
 # JPEG lossless 19, where liblj92 takes 30 and jpegsof3 56; HTJ2K 30, where OpenJPH takes 12, but imagecodecs
 # swallows its errors, and hands out overshoots of lossy streams wrapped around, black for white.
-_PILLOW_JPEG = Codec("pillow", _in_full(reduced.jpeg), takes=reduced.takes_jpeg)
-_PILLOW_2000 = Codec("pillow", _in_full(reduced.jpeg_2000), takes=reduced.takes_jpeg_2000)
+_PILLOW_JPEG = Codec("pillow", _by_pillow(reduced.jpeg), takes=reduced.takes_jpeg)
+_PILLOW_2000 = Codec("pillow", _by_pillow(reduced.jpeg_2000), takes=reduced.takes_jpeg_2000)
 _OPENJPEG = Codec("imagecodecs", _by("jpeg2k_decode"), "JPEG2K")
 _TURBO = Codec("imagecodecs", _by("jpeg8_decode"), "JPEG8")
 _DCT_CODECS = (_TURBO, _PILLOW_JPEG)
@@ -135,7 +135,7 @@ def _jpeg(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW: Lea
     if is_silent_rgb and _TURBO.available():  # libjpeg would take the components for YBR
         rgb: Array = imagecodecs.jpeg8_decode(bytes(stream), colorspace="RGB", outcolorspace="RGB")
         return rgb
-    return _decoded(decoder, reduced.jpeg, stream, said, least_HW, reduced.most_jpeg_halvings(said))
+    return decoder.full(stream, said)
 
 
 def _jpeg_ls(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW: Least) -> Array:
@@ -151,21 +151,13 @@ def _jpeg_2000(decoder: Decoder, stream: memoryview, facts: FrameFacts, least_HW
     said = jpeg_2000.jpeg_2000_facts(bare)
     _require_same(said, facts)
     jpeg_2000.require_whole(bare, said)
-    return _decoded(decoder, reduced.jpeg_2000, bare, said, least_HW, reduced.most_jpeg_2000_halvings(said))
-
-
-def _decoded(
-    decoder: Decoder, smaller: Callable[[Stream, Any, int], Array], stream: Stream, said: Any,
-    least_HW: Least, most: int,
-) -> Array:  # fmt: skip
-    """The frame at a part of its resolution; in full where that is not asked for, or cannot be had."""
-    halvings = reduced.num_halvings(said, least_HW, most) if least_HW else 0
+    halvings = reduced.num_halvings(said, least_HW) if least_HW else 0
     if halvings:
         with suppress(*reduced.PILLOW_ERRORS):
-            stored = smaller(stream, said, halvings)
+            stored = reduced.jpeg_2000(bare, said, halvings)
             if stored.shape[:2] == reduced.smaller_HW(said.rows, said.columns, halvings):
                 return stored
-    return decoder.full(stream, said)
+    return decoder.full(bare, said)
 
 
 def _require_same(said: codestream.StreamFacts, facts: FrameFacts) -> None:
@@ -174,6 +166,22 @@ def _require_same(said: codestream.StreamFacts, facts: FrameFacts) -> None:
             f"the code stream is {said.rows} x {said.columns} x {said.samples}, "
             f"Rows x Columns x SamplesPerPixel is {facts.rows} x {facts.columns} x {facts.samples}"
         )
+
+
+def stream_facts(transfer_syntax_uid: str, stream: memoryview) -> codestream.StreamFacts | None:
+    """What a frame's code stream says of itself; None where its syntax has none that speaks.
+
+    Raises:
+        PixelDecodeError: it is no such stream.
+        TruncatedError: it ends early.
+    """
+    read = require_decoder(transfer_syntax_uid).read
+    try:
+        if read is _jpeg_2000:
+            return jpeg_2000.jpeg_2000_facts(jpeg_2000.bare_stream(bytes(stream)))
+        return codestream.jpeg_facts(stream) if read in {_jpeg, _jpeg_ls} else None
+    except _CODEC_ERRORS as error:
+        raise PixelDecodeError("the code stream's header cannot be read") from error
 
 
 _NATIVE = partial(_plain, native.bare)
@@ -236,7 +244,7 @@ def decode_frame(
 ) -> Array:
     """Stored values of one frame: [rows, columns], or [rows, columns, samples] where samples is above 1.
 
-    With ``least_HW`` a frame may come at (ceil(rows / 2^n), ceil(columns / 2^n)), in neither axis below it,
+    With ``least_HW`` a frame may come at (ceil(rows / 2^n), ceil(columns / 2^n)), in both axes far above it,
     where the syntax keeps resolutions apart; else it comes in full.
 
     Raises:

@@ -45,7 +45,7 @@ _KEYWORDS = (
     "ImagePositionPatient", "ImageOrientationPatient",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "PresentationLUTShape",
+    "LossyImageCompression", "PixelPaddingValue", "PixelPaddingRangeLimit", "PresentationLUTShape",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
     "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
     "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
@@ -65,7 +65,10 @@ def tag_of(keyword: str) -> int:
     return tag
 
 
-TAGS: tuple[int, ...] = tuple(tag_of(keyword) for keyword in _KEYWORDS)
+OVERLAY_BIT_POSITIONS = tuple(group << 16 | 0x0102 for group in range(0x6000, 0x6020, 2))
+"""OverlayBitPosition of the 16 overlay groups (PS3.3 C.9.2; in pixel data retired)."""
+
+TAGS: tuple[int, ...] = (*(tag_of(keyword) for keyword in _KEYWORDS), *OVERLAY_BIT_POSITIONS)
 """The only elements that are ever parsed before the pixel data."""
 
 

@@ -14,17 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from engine.dicom import colour, film, functional_groups, pixel_element, voi
+from engine.dicom import bits, colour, film, functional_groups, pixel_element, voi
 from engine.dicom import header as elements
-from engine.dicom.decoders import decode_frame, require_decoder
+from engine.dicom.codestream import StreamFacts
+from engine.dicom.decoders import decode_frame, require_decoder, stream_facts
 from engine.dicom.frame import Frame, FrameFacts
 from engine.dicom.parse import DataSet, Limits, require_pixels
 from engine.errors import HeaderError, NotGrayscaleError, OverLimitError, PixelDecodeError
 
 _ROWS_AT_ONCE = 64  # the index of a whole image leaves the processor's cache: 4 times slower
-_BYTE = 8
+_SAMPLE = 1 << 16  # pixels of a film that say whether a window shows it
+_BLOCK = 8
+_FLAT, _RINGING = 2 / 256, 16 / 256
+"""Of the range: how far a lossy coding moves a level block, and what lies beside an edge."""
 _SMALL_TABLE = 1 << 12  # up to here to look at the whole table takes less than at the least and largest value
-_CO_SITED = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 92, 93, 201, 202, 203))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class _Stored:
     photometric: str
     is_rgb: bool
     is_lossy: bool
+    said: StreamFacts | None
+    """What the code stream says of itself; None where there is none."""
 
 
 def display_values(
@@ -63,24 +68,24 @@ def read_frame(
         PixelDecodeError: the frame cannot be read.
         NotGrayscaleError: it has colours, or a window is asked of grey that is stored as colour.
     """
-    stored = _stored(data_set, limits, frame, least_HW)
+    stored = _stored(data_set, limits, frame, least_HW, window)
     original_HW = (stored.facts.rows, stored.facts.columns)
     reduction = _reduction(original_HW, stored.values.shape[:2])
-    shown = _shaded(stored, window, is_reduced=reduction > 1)
+    open_HW = film.shutter(stored.header, stored.values.shape[:2], reduction)
+    shown = _shaded(stored, window, open_HW)
     values_HW = shown.values_HW
-    if reduction > 1 and data_set.transfer_syntax_uid in _CO_SITED:
+    if reduction > 1:
         values_HW = _centred(values_HW, reduction)
-    open_HW = film.shutter(stored.header, values_HW.shape, reduction)
     aspect = elements.pixel_aspect(stored.header)
     remarks = {
-        "padding": shown.film_HW is not None,
+        "padding": shown.has_padding,
         "pixel_aspect": aspect != 1.0,
         "shutter": open_HW is not None,
     }
     return Frame(
         values_HW.astype(np.float32, copy=False), shown.gain, shown.offset, original_HW, reduction,
-        film_HW=_both(shown.film_HW, open_HW), aspect=aspect,
-        remarks=tuple(code for code, holds in remarks.items() if holds),
+        film_HW=shown.film_HW, aspect=aspect,
+        remarks=(*shown.remarks, *(code for code, holds in remarks.items() if holds)),
     )  # fmt: skip
 
 
@@ -97,10 +102,16 @@ def stored_values(data_set: DataSet, limits: Limits, *, frame: int = 0) -> NDArr
     Raises:
         as ``read_frame`` does.
     """
-    return _stored(data_set, limits, frame, None).values
+    return _stored(data_set, limits, frame).values
 
 
-def _stored(data_set: DataSet, limits: Limits, frame: int, least_HW: tuple[int, int] | None) -> _Stored:
+def _stored(
+    data_set: DataSet,
+    limits: Limits,
+    frame: int,
+    least_HW: tuple[int, int] | None = None,
+    window: voi.Window | None = None,
+) -> _Stored:
     stream = require_pixels(data_set)
     header = functional_groups.of_frame(data_set.header, frame)
     photometric = elements.text(header, "PhotometricInterpretation")
@@ -125,18 +136,37 @@ def _stored(data_set: DataSet, limits: Limits, frame: int, least_HW: tuple[int, 
         raise HeaderError("the pixel data's form contradicts the transfer syntax")
     if data_set.is_encapsulated:
         code_stream = pixel_element.encapsulated_frame(stream, frame, number, header)
-        least = None if photometric == colour.PALETTE else least_HW  # indices have no mean
-        values = decode_frame(data_set.transfer_syntax_uid, code_stream, facts, least_HW=least)
+        said = stream_facts(data_set.transfer_syntax_uid, code_stream)
+        has_means = said is not None and _has_means(header, photometric, said, window)
+        values = decode_frame(
+            data_set.transfer_syntax_uid, code_stream, facts, least_HW=least_HW if has_means else None
+        )
     else:
-        values = _native(data_set, facts, photometric, frame)
+        said, values = None, _native(data_set, facts, photometric, frame)
     return _Stored(
         values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("=")),
         header,
         facts,
         photometric,
         photometric == colour.RGB or decoder.converts_colour,
-        data_set.transfer_syntax_uid in colour.LOSSY,
+        data_set.transfer_syntax_uid in colour.LOSSY
+        or elements.text(header, "LossyImageCompression") == "01",
+        said,
     )
+
+
+def _has_means(header: Dataset, photometric: str, said: StreamFacts, window: voi.Window | None) -> bool:
+    """Whether the mean of stored values is shown as the mean of what they are shown as.
+
+    Not of palette indices; nor where bits mean something else, values are padding, or a table bends.
+    """
+    if photometric == colour.PALETTE or not bits.agrees(header, said):
+        return False
+    if photometric not in colour.GREY:
+        return True
+    chain = voi.chain_of(header, voi.layout(header), window=window)
+    is_bent = chain.has_modality_lut or chain.has_voi_lut or chain.function == "SIGMOID"
+    return not is_bent and voi.padding(header, chain.layout) is None
 
 
 def _require_size(header: Dataset, facts: FrameFacts, limits: Limits) -> int:
@@ -184,44 +214,29 @@ class _Shown:
     gain: float
     offset: float
     film_HW: film.Mask | None = None
+    has_padding: bool = False
+    remarks: tuple[str, ...] = ()
 
 
-def _shaded(stored: _Stored, window: voi.Window | None, *, is_reduced: bool) -> _Shown:
-    where = voi.layout(stored.header)
+def _shaded(stored: _Stored, window: voi.Window | None, open_HW: film.Mask | None) -> _Shown:
     if stored.photometric in colour.GREY:
-        if where.bits > voi.TABLE_BITS:
-            wide_HW = _wide(stored.values, where)
-            film_HW = _no_padding(wide_HW, voi.padding(stored.header))
-            return _Shown(voi.displayed(wide_HW, stored.header, window), 1.0, 0.0, film_HW)
-        codes_HW = _codes(stored.values, where, is_clipped=is_reduced or stored.is_lossy)
-        film_HW = _no_padding(codes_HW, _as_codes(voi.padding(stored.header), where))
-        return _looked_up(codes_HW, voi.ascending_lut(stored.header, window), film_HW)
+        return _grey(stored, window, open_HW)
     if window:
         raise NotGrayscaleError("the image is stored as colour: it has no modality values to window")
-    values = stored.values
+    where = voi.layout(stored.header)
     if stored.photometric != colour.PALETTE:
-        values = colour.grey_channel(
-            values, is_ybr=not stored.is_rgb, bits=where.bits, is_lossy=stored.is_lossy
+        channel_HW = colour.grey_channel(
+            stored.values, is_ybr=not stored.is_rgb, bits=where.bits, is_lossy=stored.is_lossy
         )
         _require_plain(where)
-        return _Shown(_codes(values, where, is_clipped=True), 1.0 / ((1 << where.bits) - 1), 0.0)
+        read = bits.read(channel_HW, stored.header, stored.said)
+        white = (1 << read.layout.bits) - 1
+        return _Shown(read.values_HW, 1.0 / white, 0.0, open_HW, remarks=read.remarks)
     _require_plain(where)
-    codes = _codes(values, where, is_clipped=False)
-    present = np.flatnonzero(np.bincount(codes.reshape(-1), minlength=1))
-    return _looked_up(codes, colour.palette_lut(stored.header, where.bits, present), None)
-
-
-def _as_codes(padding: tuple[int, int] | None, where: voi.Layout) -> tuple[int, int] | None:
-    half = 1 << (where.bits - 1) if where.is_signed else 0
-    return padding and (padding[0] + half, padding[1] + half)
-
-
-def _no_padding(values_HW: NDArray[Any], padding: tuple[int, int] | None) -> film.Mask | None:
-    """Which values lie outside of the padding, least to greatest; None: all of them."""
-    if padding is None:
-        return None
-    film_HW: film.Mask = (values_HW < padding[0]) | (values_HW > padding[1])
-    return None if film_HW.all() or not film_HW.any() else film_HW
+    codes_HW = bits.masked(stored.values, where)
+    present = np.flatnonzero(np.bincount(codes_HW.reshape(-1), minlength=1))
+    table = colour.palette_lut(stored.header, where.bits, present)
+    return _Shown(*_looked_up(codes_HW, table, open_HW), open_HW)
 
 
 def _require_plain(where: voi.Layout) -> None:
@@ -229,36 +244,78 @@ def _require_plain(where: voi.Layout) -> None:
         raise HeaderError(f"grey pixels stored as colour have 1 to {voi.TABLE_BITS} unsigned bits")
 
 
-def _codes(stored: NDArray[Any], where: voi.Layout, *, is_clipped: bool) -> NDArray[Any]:
-    """Stored values as place in an ascending table: unsigned, the lowest signed value being 0.
+def _grey(stored: _Stored, window: voi.Window | None, open_HW: film.Mask | None) -> _Shown:
+    """The chain of the header; the full range where the file's window does not show its film."""
+    header = stored.header
+    read = bits.read(stored.values, header, stored.said)
+    where, codes_HW = read.layout, read.values_HW
+    inner_HW = _without_padding(codes_HW, voi.padding(header, where), where, is_lossy=stored.is_lossy)
+    film_HW = _both(inner_HW, open_HW)
+    if film_HW is not None and not film_HW.any():
+        film_HW = open_HW
+    said = voi.voi_of(header)
+    chain = voi.chain_of(header, where, window=window)
+    remarks = set(read.remarks) | (set() if window else set(said.remarks))
+    if where.bits > voi.TABLE_BITS:
+        stored_HW = codes_HW + where.low
+        shown_HW = voi.displayed(stored_HW, header, chain, film_HW)
+        if said.is_some and not window and not voi.shows_film(_sample(shown_HW, film_HW)):
+            remarks.add("window_ignored")
+            chain = voi.chain_of(header, where, is_full=True)
+            shown_HW = voi.displayed(stored_HW, header, chain, film_HW)
+        return _Shown(shown_HW, 1.0, 0.0, film_HW, inner_HW is not None, tuple(remarks))
+    table = voi.ascending_lut(header, chain)
+    if said.is_some and not window and not voi.shows_film(table[_sample(codes_HW, film_HW)]):
+        remarks.add("window_ignored")
+        table = voi.ascending_lut(header, voi.chain_of(header, where, is_full=True))
+    return _Shown(*_looked_up(codes_HW, table, film_HW), film_HW, inner_HW is not None, tuple(remarks))
 
-    Bits above and below the stored ones are no part of the value (overlays once lay there). Where a lossy or
-    reduced decoding went beyond the range, its end is meant: ``is_clipped``.
+
+def _sample(values_HW: NDArray[Any], film_HW: film.Mask | None) -> NDArray[Any]:
+    """Values of the film's pixels, on a grid of about 65,536 of the image's."""
+    step = max(int((values_HW.size / _SAMPLE) ** 0.5), 1)
+    part_HW: NDArray[Any] = values_HW[::step, ::step]
+    return part_HW if film_HW is None else part_HW[film_HW[::step, ::step]]
+
+
+def _without_padding(
+    codes_HW: NDArray[Any], padding: tuple[int, int] | None, where: voi.Layout, *, is_lossy: bool
+) -> film.Mask | None:
+    """Which codes are no padding; None: all of them.
+
+    A lossy coding moves padding: there it is what lies near it in value, in blocks of 8 x 8 that are level at
+    it and in the blocks beside them, where an edge rings.
     """
-    top, half = (1 << where.bits) - 1, 1 << (where.bits - 1)
-    if is_clipped and where.shift == 0 and (stored.dtype.kind == "i" or not where.is_signed):
-        low = -half if where.is_signed else 0
-        if stored.min() < low or stored.max() > low + top:
-            held = np.iinfo(stored.dtype)  # a code stream may have fewer bits than the header says
-            stored = np.clip(stored, max(low, held.min), min(low + top, held.max))
-    if where.shift:
-        stored = stored >> where.shift
-    kind = np.uint16 if stored.dtype.itemsize > 1 or where.bits > _BYTE else np.uint8
-    codes: NDArray[Any] = stored.astype(kind, copy=False)
-    if where.bits < codes.dtype.itemsize * 8 and codes.max(initial=0) > top:
-        codes = codes & kind(top)
-    return codes ^ kind(half) if where.is_signed else codes
+    if padding is None:
+        return None
+    low, high = (end - where.low for end in padding)
+    film_HW: film.Mask
+    if is_lossy:
+        wide_HW = codes_HW.astype(np.int64)
+        away_HW = np.maximum(low - wide_HW, wide_HW - high) / (1 << where.bits)
+        film_HW = (away_HW > _RINGING) | ~_near_level(away_HW <= _FLAT)
+    else:
+        film_HW = (codes_HW < low) | (codes_HW > high)
+    return None if film_HW.all() or not film_HW.any() else film_HW
 
 
-def _wide(stored: NDArray[Any], where: voi.Layout) -> NDArray[np.int64]:
-    """Stored values of more than 16 bits, with their sign."""
-    mask, half = (1 << where.bits) - 1, 1 << (where.bits - 1)
-    codes = (stored.astype(np.int64) >> where.shift) & mask
-    return (codes ^ half) - half if where.is_signed else codes
+def _near_level(is_level_HW: film.Mask) -> film.Mask:
+    """The blocks that are level everywhere, and the eight around each."""
+    rows, columns = is_level_HW.shape
+    pads = ((0, -rows % _BLOCK), (0, -columns % _BLOCK))
+    edged_HW = np.pad(is_level_HW, pads, mode="edge")
+    by_block = edged_HW.reshape(len(edged_HW) // _BLOCK, _BLOCK, -1, _BLOCK)
+    blocks: film.Mask = np.logical_and.reduce(by_block, axis=(1, 3))
+    for _ in range(2):  # down the rows, then along them
+        edged = np.pad(blocks, ((1, 1), (0, 0)))
+        blocks = (edged[:-2] | edged[1:-1] | edged[2:]).T
+    return blocks.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)[:rows, :columns]
 
 
-def _looked_up(codes_HW: NDArray[Any], table: NDArray[np.float32], film_HW: film.Mask | None) -> _Shown:
-    """The codes by a line where the table is one over those of the film, else their display values."""
+def _looked_up(
+    codes_HW: NDArray[Any], table: NDArray[np.float64], film_HW: film.Mask | None
+) -> tuple[NDArray[Any], float, float]:
+    """(Values, gain, offset): the codes where the table is a line over the film's, else what they show."""
     low, high = 0, len(table) - 1
     line = voi.as_line(table, low, high) if high < _SMALL_TABLE else None
     if line is None or (line.low, line.high) != (low, high):  # what does not occur may bend it
@@ -268,26 +325,31 @@ def _looked_up(codes_HW: NDArray[Any], table: NDArray[np.float32], film_HW: film
     if line is not None:
         is_inside = line.low <= low and high <= line.high and film_HW is None
         values_HW = codes_HW if is_inside else np.clip(codes_HW, line.low, line.high)
-        return _Shown(values_HW, line.gain, line.offset, film_HW)
+        return values_HW, line.gain, line.offset
+    table_32 = table.astype(np.float32)
     shown_HW = np.empty(codes_HW.shape, np.float32)
     for top in range(0, len(codes_HW), _ROWS_AT_ONCE):
         band = slice(top, top + _ROWS_AT_ONCE)
-        np.take(table, codes_HW[band], out=shown_HW[band], mode="clip")
-    return _Shown(shown_HW, 1.0, 0.0, film_HW)
+        np.take(table_32, codes_HW[band], out=shown_HW[band], mode="clip")
+    return shown_HW, 1.0, 0.0
 
 
 def _centred(values_HW: NDArray[Any], reduction: int) -> NDArray[np.float32]:
-    """Values moved from the corner to the middle of the pixels that they stand for.
+    """Values of JPEG 2000 moved from the corner to the middle of the pixels that they stand for.
 
-    The low-pass filters of JPEG 2000 are centred on every second sample (ITU-T T.800 F.3), so a value of a
-    reduced frame lies at pixel reduction * i, while the mean of its pixels lies half of them further on.
+    Its low-pass filters are centred on every second sample (ITU-T T.800 F.3), so a value of a reduced frame
+    lies at pixel reduction * i, while the mean of its pixels lies half of them further on: there a cubic
+    through four values is read. Beyond the edges the values go on as they came.
     """
-    part = np.float32((reduction - 1) / (2 * reduction))
-    centred_HW = np.empty(values_HW.shape, np.float32)
-    for top in range(0, len(values_HW), _ROWS_AT_ONCE):
-        band = values_HW[top : top + _ROWS_AT_ONCE + 1].astype(np.float32)
-        band[:, :-1] += part * (band[:, 1:] - band[:, :-1])
-        here = band[:_ROWS_AT_ONCE]
-        below = band[1 : len(here) + 1] if len(band) > len(here) else np.concatenate((band[1:], band[-1:]))
-        centred_HW[top : top + len(here)] = here + part * (below - here)
-    return centred_HW
+    part = (reduction - 1) / (2 * reduction)
+    weights = (
+        -part * (part - 1) * (part - 2) / 6, (part + 1) * (part - 1) * (part - 2) / 2,
+        -(part + 1) * part * (part - 2) / 2, (part + 1) * part * (part - 1) / 6,
+    )  # fmt: skip
+    moved_HW = values_HW.astype(np.float32)
+    for _ in range(2):  # down the rows, then along them
+        rows = len(moved_HW)
+        edged_HW = np.pad(moved_HW, ((1, 2), (0, 0)), mode="reflect", reflect_type="odd")
+        taps = (np.float32(weight) * edged_HW[i : i + rows] for i, weight in enumerate(weights))
+        moved_HW = np.add.reduce(list(taps)).T
+    return moved_HW

@@ -6,9 +6,15 @@ A remark is no fault: the instance is scored. Codes are short, never text of the
 from __future__ import annotations
 
 REMARKS: dict[str, str] = {
+    "bits_above_stored": "Values need more bits than BitsStored says; they are taken as they lie.",
     "border": "A border of one grey runs around the film; it does not count for the contrast.",
+    "high_bits": "Bits beyond BitsStored hold something else than the film; they are left out.",
     "padding": "Pixels of the padding value do not count for the contrast, and are black.",
     "pixel_aspect": "The pixels are not square; the film is shown in its true proportions.",
     "shutter": "Pixels that the display shutter hides do not count for the contrast, and are black.",
+    "stream_precision": "The code stream has fewer bits than BitsStored says; the stream is believed.",
+    "stream_sign": "The code stream has another sign than PixelRepresentation says; the stream is believed.",
+    "voi_function": "VOILUTFunction is unknown, or the window too narrow for it; a linear one is used.",
+    "window_ignored": "The file's window or VOI LUT shows next to nothing of the film; all values are shown.",
 }
 """Code -> one plain sentence."""

@@ -55,6 +55,7 @@ ENDS: dict[str, frozenset[str]] = {
             "TC0397_meta_glen_huge.dcm",
             "TC0467_uid_uid_empty.dcm",
             "TC0471_uid_collision.dcm",
+            "dcm_qa_12bit__12bitSigned_0x0F0F.dcm",
             "dwv__dwv-test-simple.dcm",
             "dwv__dwv-test_no-number-rows.dcm",
             "dwv__leadtools-flowers-8-mono2-rle.dcm",
