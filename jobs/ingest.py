@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ import pyarrow as pa
 import typer
 
 from engine import sources
-from engine.errors import UsageError
+from engine.errors import NoLabelError, UsageError
 from engine.imaging.boxes import Crop, read_boxes
 from engine.ingest import deidentified
 from engine.ingest.covariates import read_covariate_table, table_columns
@@ -111,9 +112,32 @@ def ingest(
             spec, manifest_of, options.shard_size, run, incremental=options.incremental
         )
     exported = deidentified.counts(out) if deidentified_to else {}
+    if labels:
+        exported["labelled"] = require_labelled(out, question.label_columns, labels)
     code = PARTIAL if counts["quarantined"] else 0
     summary = {"out": str(out), **counts, **exported, **speed}
     finish("ingest", summary, as_json=options.json, exit_code=code)
+
+
+def require_labelled(folder: Path, columns: Sequence[str], labels: Path) -> int:
+    """How many samples of a finished ingest have a label.
+
+    Raises:
+        UsageError: there are instances that could have one, and none has.
+    """
+    labelled = rows = 0
+    for path in ledger.tables_of(folder, "samples"):
+        table = ledger.read_table(path, columns)
+        rows += table.num_rows
+        labelled += sum(row != dict.fromkeys(columns) for row in table.to_pylist())
+    for path in ledger.tables_of(folder, "filtered"):
+        rows += ledger.read_table(path, ["reason"])["reason"].to_pylist().count(NoLabelError.reason)
+    if rows and not labelled:
+        raise UsageError(
+            f"0 labelled of {rows} instances: the UIDs of {labels} are not those of this archive; mend it, "
+            "and ingest to a new --out"
+        )
+    return labelled
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from engine import sources
 from engine.errors import InstanceError, UsageError
 from engine.ingest.instance import InputRule
 from engine.ingest.shard import ReadSpec
-from engine.ingest.survey import series_of
+from engine.ingest.survey import named, series_of
 from engine.ingest.throttle import Meter
 from engine.sources.listing import fitting_shard_size
 from engine.store import ledger, revisions, schema
 from engine.store.files import MANIFEST_NAME, read_json, sha256_of_bytes
 from jobs.console import planning
 from jobs.salt import check_of
+
+log = logging.getLogger(__name__)
 
 _READERS_PER_CORE = 4  # digests wait for disk or network more than for a core
 
@@ -70,17 +73,40 @@ def begin(spec: ReadSpec, manifest_of: ManifestOf, shard_size: int | None) -> Li
     Raises:
         TableError: the folder was begun otherwise, or under another salt.
         UsageError, StorageError: the source cannot be listed.
+        UsageError: labels or covariates are of another archive.
     """
     size = shard_size or _size_of(spec.folder)
-    if size:  # a folder that was begun otherwise is refused before a long listing
+    is_begun = bool(size) and (spec.folder / MANIFEST_NAME).exists()
+    if size and is_begun:  # a folder that was begun otherwise is refused before a long listing
         _write_manifest(spec, manifest_of(size))
     with planning() as on_plan:
         series = series_of(spec.source, spec.rules, spec.pace.per_second)
         listing = sources.plan(spec.source, size, on_plan, series)
-    if not size:
-        size = fitting_shard_size(listing.num_rows)
+    size = size or fitting_shard_size(listing.num_rows)
+    if not is_begun:
+        _require_known(spec, listing)
         _write_manifest(spec, manifest_of(size))
     return Listing(listing, size)
+
+
+def _require_known(spec: ReadSpec, listing: pa.Table) -> None:
+    """Refuse tables that name no instance of the source; warn where only some of its members were asked.
+
+    Raises:
+        UsageError: all members were asked.
+    """
+    labels = spec.labels.values_by_uid if spec.labels else None
+    tables = {"label table": labels, "covariate table": spec.covariates}
+    for what, uids in tables.items():
+        if uids is None:
+            continue
+        asked = named(spec.source, listing, uids, spec.pace.per_second)
+        if asked.known or not asked.instances:
+            continue
+        told = f"the {what} names none of the {asked.instances} instances"
+        if asked.looked == listing.num_rows:
+            raise UsageError(f"{told} of {spec.source}: are its UIDs those of this archive?")
+        log.warning("%s that were looked at before the start: are its UIDs those of this archive?", told)
 
 
 def unfinished(folder: Path) -> pa.Table | None:

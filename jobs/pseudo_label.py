@@ -45,8 +45,9 @@ def pseudo_label(  # noqa: PLR0913  one parameter an option
     """
     import torch
 
-    from engine.tasks.ages.pseudo_labelling import pseudo_labels, write_pseudo_labels
+    from engine.tasks.ages.pseudo_labelling import pseudo_labels, require_pairs, write_pseudo_labels
 
+    require_pairs(labels, data)
     torch.set_num_threads(os.cpu_count() or 1)
     with progress("pseudo-label", "shards") as report:
         found = pseudo_labels(runs, data, views=views, on_progress=report)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import CovariateError, UnknownNameError, UsageError
-from engine.store.labels import read_labels
+from engine.store.labels import read_values
 
 Columns = NDArray[np.float32]
 
@@ -121,15 +121,16 @@ def read_covariate_table(path: Path, covariates: Sequence[Covariate]) -> dict[st
     names = table_columns(covariates)
     if not names:
         raise UsageError(f"nothing takes a covariate of a table: leave {path} out")
-    table = read_labels(path, names, what="covariate table")
+    rows, values_by_uid = read_values(path, names, what="covariate table")
+    rows.tell()
     try:
-        for row in table.values_by_uid.values():
+        for row in values_by_uid.values():
             for one in covariates:
                 if one.is_of_table:
                     row[one.column] = _checked(row[one.column], one)
     except CovariateError as error:
         raise UsageError(f"the covariate table {path} cannot be used: {error}") from error
-    return table.values_by_uid
+    return values_by_uid
 
 
 def _checked(value: Any, covariate: Covariate) -> float | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,6 +34,7 @@ HEAD_BYTES = 256 << 10
 _THREADS = 8
 _WAITING = 4 * _THREADS
 _PROBED = 12
+_ASKED = 100
 
 OnProgress = Callable[[int, int], None]
 
@@ -105,6 +108,25 @@ def survey(
     if paths:
         _decode(paths, reading, found)
     return found
+
+
+class Named(NamedTuple):
+    """How many members were ``looked`` at, how many of them have a UID, and how many of those are known."""
+
+    looked: int
+    instances: int
+    known: int
+
+
+def named(source: str, listing: pa.Table, uids: Container[str], per_second: float | None = None) -> Named:
+    """Whether ``uids`` are those of a source, by the heads of some members, evenly spread over a listing."""
+    places = np.unique(np.linspace(0, listing.num_rows - 1, _ASKED).astype(int))
+    found = []
+    for path, _, data in _heads(source, listing.take(pa.array(places)), per_second):
+        with suppress(FilteredError, InstanceError):
+            if not isinstance(data, InstanceError):
+                found.append(_columns(source, path, data, Limits())[0]["sop_instance_uid"])
+    return Named(len(places), len(found), sum(uid in uids for uid in found))
 
 
 def series_of(

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
+from engine.errors import UsageError
 from engine.evaluation.answer import FEW, Block, Figures, Grid, Plot
 from engine.evaluation.held_out import HeldOut
 from engine.report import plots, tables
@@ -21,6 +22,7 @@ from engine.report.reasons import reason_rows
 from engine.report.runs import comparison_of, loss_plot, model_row, validation_plot
 from engine.report.tables import Evaluated
 from engine.report.thumbnails import Images, ReadAgain, cases, kept_cases
+from engine.store.csv_rows import read_rows
 from engine.tasks import task_named
 from engine.tasks.task import Task
 from engine.training.run_folder import CASES_NAME
@@ -50,6 +52,8 @@ def score_report(
         TableError: a manifest or table is damaged.
     """
     score = read_score_folder(folder)
+    if labels:
+        _require_known(score, labels)
     parts = [_part(score, place, labels, images) for place in range(len(score.predictions))]
     everything = pl.concat(
         [frame.select("patient_key", "model_sha256") for frame in score.predictions.values()]
@@ -69,6 +73,20 @@ def score_report(
         filtered=_rejects(score.filtered, has_names),
         few=FEW,
     )
+
+
+def _require_known(score: ScoreFolder, labels: Path) -> None:
+    """Refuse labels of another archive.
+
+    Raises:
+        UsageError: instances were scored, and the table names none of them.
+    """
+    scored = {uid for frame in score.predictions.values() for uid in frame["sop_instance_uid"].to_list()}
+    if scored and scored.isdisjoint(read_rows(labels, "label table").uids()):
+        raise UsageError(
+            f"the label table {labels} names none of the {len(scored)} scored instances: are its UIDs those "
+            "of this archive?"
+        )
 
 
 def run_report(folder: Path, *, compare: Mapping[str, Path] | None = None) -> str:

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.csv
+from engine.errors import NoLabelError
+from engine.store.csv_rows import CsvRows, read_rows
 
-from engine.errors import NoLabelError, UsageError
-
-KEY = "sop_instance_uid"
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+"""Words of the column ``split``, in any case."""
 Kind = Literal["number", "class", "point", "box"]
 _PARTS: dict[str, tuple[str, ...]] = {"point": ("_x", "_y"), "box": ("_left", "_top", "_right", "_bottom")}
-_PLACE = re.compile(r"(?:CSV column|Row) #\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
     """One label of a task: a number in ``unit``, a class 0, 1, ..., or a point or box in original pixels.
 
-    A label table must have the columns of a ``required`` one; values may be missing in either.
+    A label table must have the columns of a ``required`` one; values may be missing in either. Numbers lie
+    between ``low`` and ``high``; where all of them lie below ``doubted_below``, their unit may be another.
     """
 
     name: str
     kind: Kind
     unit: str = ""
     required: bool = False
+    low: float | None = None
+    high: float | None = None
+    doubted_below: float | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -47,55 +47,94 @@ class Labels:
     """Label values by SOP instance UID; ``split_by_uid`` is empty where the table has no split column."""
 
     values_by_uid: dict[str, dict[str, float | None]]
-    split_by_uid: dict[str, str] = field(default_factory=dict)
+    split_by_uid: dict[str, str | None] = field(default_factory=dict)
 
 
-def read_labels(
-    path: Path, required: tuple[str, ...], *, optional: tuple[str, ...] = (), what: str = "label table"
-) -> Labels:
-    """Read columns of numbers and ``split`` from a CSV; an ``optional`` one that it lacks has no values.
+def read_values(
+    path: Path, required: Sequence[str], *, optional: Sequence[str] = (), what: str
+) -> tuple[CsvRows, dict[str, dict[str, float | None]]]:
+    """A CSV, and its columns of numbers by SOP instance UID; an ``optional`` one that it lacks has no values.
 
     ``what`` is the table's name in messages.
 
     Raises:
-        UsageError: no such file, a column is missing, a value is no finite number, or a UID stands twice.
+        UsageError: no such file, a column is missing, a value is no finite number, or a row has no UID or one
+            that stands twice.
     """
-    columns = (*required, *optional)
-    types = {KEY: pa.string(), "split": pa.string(), **dict.fromkeys(columns, pa.float64())}
-    in_turn = pyarrow.csv.ReadOptions(use_threads=False)  # so that an error can say in which row
-    convert = pyarrow.csv.ConvertOptions(column_types=types)
-    try:
-        table = pyarrow.csv.read_csv(path, read_options=in_turn, convert_options=convert)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UsageError(f"the {what} {path} cannot be read: {_reason(error)}") from error
-    missing = [name for name in (KEY, *required) if name not in table.column_names]
+    rows = read_rows(path, what)
+    missing = [name for name in required if name not in rows.names]
     if missing:
-        raise UsageError(f"the {what} {path} has no column {', '.join(missing)}")
-    for name in optional:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
-    uids = table[KEY].to_pylist()
+        raise rows.refused(f"has no column {', '.join(missing)}")
+    uids = rows.uids()
+    if not all(uids):
+        raise rows.refused(f"has {uids.count('')} row(s) without a SOP instance UID: fill them in")
     if len(set(uids)) != len(uids):
-        raise UsageError(f"the {what} {path} names a SOP instance UID twice")
-    for name in columns:
-        if not all(value is None or math.isfinite(value) for value in table[name].to_pylist()):
-            raise UsageError(f"the {what} {path} has a value that is not finite in column {name}")
-    rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-    values = {uid: dict(zip(columns, row, strict=True)) for uid, row in zip(uids, rows, strict=True)}
-    splits = table["split"].to_pylist() if "split" in table.column_names else []
-    return Labels(values, dict(zip(uids, splits, strict=True)) if splits else {})
+        raise rows.refused("names a SOP instance UID twice")
+    names = (*required, *optional)
+    columns = {name: rows.numbers(name) for name in names if name in rows.names}
+    absent: list[float | None] = [None] * len(uids)
+    cells = zip(*(columns.get(name, absent) for name in names), strict=True)
+    values = {uid: dict(zip(names, row, strict=True)) for uid, row in zip(uids, cells, strict=True)}
+    return rows, values
+
+
+def _splits(rows: CsvRows) -> list[str | None]:
+    """The column ``split`` in our words.
+
+    Raises:
+        UsageError: a row has another word.
+    """
+    given = rows.texts("split")
+    splits = [SPLITS.get(text.casefold()) for text in given]
+    unknown = sum(bool(text) and split is None for text, split in zip(given, splits, strict=True))
+    if unknown:
+        raise rows.refused(
+            f"has {unknown} row(s) whose split is neither train nor test: leave it empty for the others; "
+            "training holds a part of train out for validation by itself"
+        )
+    rows.mended["splits in another spelling"] += sum(
+        bool(text) and text != split for text, split in zip(given, splits, strict=True)
+    )
+    return splits
 
 
 def read_label_table(path: Path, labels: Sequence[Label]) -> Labels:
-    """The columns of a task's labels from a CSV; see ``read_labels``."""
+    """The columns of a task's labels, and the split, from a CSV. What was odd is logged as a warning.
+
+    Raises:
+        UsageError: see ``read_values``; or there is no value at all, one is none of its label's kind or out
+            of its range, or a split is neither train nor test.
+    """
     required = [column for label in labels if label.required for column in label.columns]
     optional = [column for label in labels if not label.required for column in label.columns]
-    table = read_labels(path, tuple(required), optional=tuple(optional))
+    rows, values_by_uid = read_values(path, required, optional=optional, what="label table")
+    if not any(value is not None for values in values_by_uid.values() for value in values.values()):
+        raise rows.refused(f"has no value of {', '.join(required + optional)}")
     for label in labels:
-        for values in table.values_by_uid.values():
+        for values in values_by_uid.values():
             if not _has_sense(label, [values[column] for column in label.columns]):
-                raise UsageError(f"the label table {path} has {_SENSELESS[label.kind]} for {label.name}")
-    return table
+                raise rows.refused(f"has {_SENSELESS[label.kind]} for {label.name}")
+        if label.kind == "number":
+            known = [values[label.name] for values in values_by_uid.values()]
+            _check_range(rows, label, [value for value in known if value is not None])
+    splits = dict(zip(values_by_uid, _splits(rows), strict=True)) if "split" in rows.names else {}
+    rows.tell()
+    return Labels(values_by_uid, splits)
+
+
+def _check_range(rows: CsvRows, label: Label, known: Sequence[float]) -> None:
+    """Refuse numbers out of a label's range; warn where all of them lie where those of another unit would."""
+    low, high = label.low, label.high
+    outside = sum((low is not None and value < low) or (high is not None and value > high) for value in known)
+    if outside:
+        ends = " to ".join("any" if end is None else f"{end:g}" for end in (low, high))
+        raise rows.refused(
+            f"has {outside} of {len(known)} values of {label.name} outside {ends} {label.unit}: are they in "
+            "another unit?"
+        )
+    if known and label.doubted_below is not None and max(known) < label.doubted_below:
+        bound = f"below {label.doubted_below:g} {label.unit} (are they in another unit?)"
+        rows.mended[f"values of {label.name}, all of them {bound}"] = len(known)
 
 
 _SENSELESS: dict[Kind, str] = {
@@ -133,13 +172,3 @@ def label_columns(labels: Labels | None, uid: str, columns: tuple[str, ...]) -> 
     if uid not in labels.values_by_uid:
         raise NoLabelError("the label table has no row for this instance")
     return {**labels.values_by_uid[uid], "split": labels.split_by_uid.get(uid)}
-
-
-def _reason(error: OSError | pa.ArrowInvalid) -> str:
-    """Why, and in which row or column; Arrow's own message quotes the row, which may name a patient."""
-    if isinstance(error, OSError):
-        return error.strerror or "no such file"
-    place = _PLACE.search(str(error))
-    return (
-        f"a value is no number, or a row is too long or too short ({place[0] if place else 'no place known'})"
-    )

@@ -11,7 +11,7 @@ from jobs.__main__ import main
 from jobs.ingest import read_size
 from jobs.plan import require_apart
 from tests.fixtures.dicom_fixture import image, picture
-from tests.fixtures.story import osteoray
+from tests.fixtures.story import Ended, osteoray
 
 
 @pytest.mark.parametrize("out", ["archive", "archive/out", "archive/a/../b", "link/out"])
@@ -74,3 +74,45 @@ def test_a_folder_with_other_kinds_of_file_ends_with_0(
     ended = osteoray("ingest", archive, "--task", "hand-age", "--out", tmp_path / "out")
     assert (ended.code, ended.facts["samples"], ended.facts["filtered"]) == (code, 1, 2)
     assert osteoray("verify", tmp_path / "out").code == 0
+
+
+def films(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        data = image(picture(), SOPInstanceUID=f"1.2.3.{number}", PatientID=f"P{number}")
+        (folder / f"{number}.dcm").write_bytes(data)
+    return folder
+
+
+def ingested(tmp_path: Path, rows: str, *, option: str = "--labels") -> Ended:
+    table = tmp_path / "table.csv"
+    table.write_text(f"sop_instance_uid,bone_age_months\n{rows}\n")
+    words = ("ingest", tmp_path / "archive", "--task", "hand-age", option, table, "--out", tmp_path / "out")
+    return osteoray(*words)
+
+
+def test_labels_of_another_archive_are_refused_before_any_work(tmp_path: Path) -> None:
+    films(tmp_path / "archive", 8)
+    ended = ingested(tmp_path, "9.9.9,96")
+    assert ended.code == 2
+    assert "names none of the 8 instances" in ended.facts["message"]
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.ray
+def test_an_archive_that_was_asked_in_part_ends_with_an_error(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engine.ingest.survey._ASKED", 3)
+    films(tmp_path / "archive", 8)
+    ended = ingested(tmp_path, "9.9.9,96")
+    assert "names none of the 3 instances that were looked at" in caplog.text
+    assert (ended.code, "0 labelled of 8" in ended.facts["message"]) == (2, True)
+
+
+@pytest.mark.ray
+def test_labels_are_counted(ray_session: None, tmp_path: Path) -> None:
+    films(tmp_path / "archive", 8)
+    ended = ingested(tmp_path, "'1.2.3.0,96\n1.2.3.1 ,90\n9.9,30\n1.2.3.2,")
+    assert (ended.code, ended.facts["samples"], ended.facts["filtered"]) == (0, 3, 5)
+    assert ended.facts["labelled"] == 2

@@ -13,6 +13,7 @@ import pytest
 
 from engine import errors
 from engine.deploy.abstained import AbstainedError
+from engine.errors import UsageError
 from engine.evaluation.answer import Figures
 from engine.imaging.overlay import overlay
 from engine.report import page as writing
@@ -72,6 +73,11 @@ def test_error_table_by_hand_on_held_out_instances_only(folder: Path, labels: Pa
     assert page.row("15 years and over")[2].split()[0] == "30.0"
     assert "Held-out images only" in page.text
     assert "2 labelled images of other splits are not counted" in page.text
+
+
+def test_labels_of_another_archive_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names none of the .* scored instances"):
+        score_page(folder, labels=write_labels(tmp_path / "l.csv", [("9.9", 90.0, "test")]))
 
 
 def test_without_a_split_all_labels_count_and_the_page_warns(folder: Path, tmp_path: Path) -> None:

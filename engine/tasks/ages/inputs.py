@@ -7,11 +7,18 @@ import math
 from engine.ingest.covariates import Covariate
 from engine.store.labels import Label
 
-BONE_AGE = Label(name="bone_age_months", kind="number", unit="months", required=True)
+_OLDEST, _OLDEST_IN_YEARS = 240.0, 20.0
+"""A skeleton is grown before; a table with nothing above as many months is seldom one of months."""
+BONE_AGE = Label(
+    name="bone_age_months", kind="number", unit="months", required=True,
+    low=0.0, high=_OLDEST, doubted_below=_OLDEST_IN_YEARS,
+)  # fmt: skip
 """An expert's reading."""
 PSEUDO_COLUMNS = ("pseudo_mean_months", "pseudo_sd_months")
 """Labels made by other models: their mean and spread."""
-PSEUDO_LABELS = tuple(Label(name=name, kind="number", unit="months") for name in PSEUDO_COLUMNS)
+PSEUDO_LABELS = tuple(
+    Label(name=name, kind="number", unit="months", low=0.0, high=_OLDEST) for name in PSEUDO_COLUMNS
+)
 
 _AGE_STEP_MONTHS, _AGE_STEPS = 12.0, 20
 """Distance and number of the centres that an age is encoded by: 0 to 228 months, a year apart."""

@@ -21,6 +21,7 @@ from engine.ingest.samples_folder import batches, covariate_columns, manifest_of
 from engine.models.network import Network, Outputs
 from engine.models.ordered_bins import expectation
 from engine.store import ledger
+from engine.store.csv_rows import KEY, read_rows
 from engine.store.files import replacing
 from engine.store.schema import tensor_values
 from engine.tasks import task_named
@@ -30,7 +31,8 @@ from engine.tasks.task import Task
 from engine.training.forward import outputs
 from engine.training.run_folder import load_net, read_run
 
-KEY, PAIR_KEY = "sop_instance_uid", "paired_sop_instance_uid"
+PAIR_KEY = "paired_sop_instance_uid"
+_STRANGE = "the label table {labels} names no pair that the models saw: are its UIDs those of --data?"
 _BATCH = 64
 _NEARBY = Augmentation(rotation_deg=5.0, scale=0.05, shift=0.03, gamma=0.1, contrast=0.1)
 """Views beside the plain one: as a film might also have been taken."""
@@ -82,15 +84,11 @@ def write_pseudo_labels(labels: Path, out: Path, found: Mapping[str, PseudoLabel
     A row is joined by PAIR_KEY to the film that the models saw. Returns ``rows`` and ``pseudo_labelled``.
 
     Raises:
-        UsageError: the table cannot be read or names no pairs.
+        UsageError: the table cannot be read, names no pairs, or none of those that were found.
     """
-    try:
-        with labels.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise UsageError(f"the label table {labels} cannot be read ({error.strerror})") from error
-    if not rows or PAIR_KEY not in rows[0] or KEY not in rows[0]:
-        raise UsageError(f"the label table {labels} needs rows with {KEY} and {PAIR_KEY}")
+    rows = _rows(labels)
+    if not any(row[PAIR_KEY] in found for row in rows):
+        raise UsageError(_STRANGE.format(labels=labels))
     labelled = 0
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         names = [name for name in rows[0] if name not in PSEUDO_COLUMNS]
@@ -102,6 +100,28 @@ def write_pseudo_labels(labels: Path, out: Path, found: Mapping[str, PseudoLabel
             values = (f"{label.mean_months:.3f}", f"{label.sd_months:.3f}") if label else ("", "")
             writer.writerow({**row, **dict(zip(PSEUDO_COLUMNS, values, strict=True))})
     return {"rows": len(rows), "pseudo_labelled": labelled}
+
+
+def require_pairs(labels: Path, data: Path) -> None:
+    """Refuse a table whose pairs are other films than those of an ingest folder, before any model runs.
+
+    Raises:
+        UsageError: so it is, or the table cannot be read.
+    """
+    pairs = {row[PAIR_KEY] for row in _rows(labels)}
+    if pairs.isdisjoint(uid for table in batches(data, [KEY]) for uid in table[KEY].to_pylist()):
+        raise UsageError(_STRANGE.format(labels=labels))
+
+
+def _rows(labels: Path) -> list[dict[str, str]]:
+    table = read_rows(labels, "label table")
+    if not table.cells or PAIR_KEY not in table.names:
+        raise table.refused(f"needs rows with {KEY} and {PAIR_KEY}")
+    uids = {name: table.uids(name) for name in (KEY, PAIR_KEY)}
+    columns = {name: uids.get(name) or table.texts(name) for name in table.names if name}
+    made = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    table.tell()
+    return made
 
 
 def _open(run: Path, data: Path, task: Task) -> Network:

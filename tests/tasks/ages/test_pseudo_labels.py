@@ -152,6 +152,15 @@ def test_a_pair_gets_what_the_models_said_of_the_other_film(tmp_path: Path) -> N
     assert [row["split"] for row in found] == ["train", "test"]
 
 
+def test_pairs_of_other_films_are_refused(tmp_path: Path) -> None:
+    rows = [{"sop_instance_uid": "1.1", "paired_sop_instance_uid": "'2.1"}]
+    given, out = table(tmp_path / "labels.csv", rows), tmp_path / "pseudo.csv"
+    with pytest.raises(UsageError, match="no pair that the models saw"):
+        write_pseudo_labels(given, out, {"2.2": PseudoLabel(100.25, 3.5)})
+    assert not out.exists()
+    assert write_pseudo_labels(given, out, {"2.1": PseudoLabel(100.25, 3.5)})["pseudo_labelled"] == 1
+
+
 def test_a_table_without_pairs_is_refused(tmp_path: Path) -> None:
     given = table(tmp_path / "labels.csv", [{"sop_instance_uid": "1.1"}])
     with pytest.raises(UsageError, match="paired_sop_instance_uid"):
