@@ -6,13 +6,17 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
+from traceback import extract_tb
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from engine import __version__
-from engine.errors import EngineError, StorageError
+from engine.errors import EngineError, StorageError, UsageError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -41,6 +45,8 @@ _EARLIER = {"teach": "record-teacher"}
 """Verbs of an earlier release that still work, and what they are called now."""
 
 INTERRUPTED = 130
+TRACEBACK = "OSTEORAY_TRACEBACK"
+"""Variable with which an error that nobody foresaw is shown whole."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,24 +56,72 @@ def main(arguments: Sequence[str] | None = None) -> None:
     75 another run holds the output folder, 130 interrupted, 143 ended in order on SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _fill_standard_streams()
     verb = _chosen(words)
     if verb in _EARLIER:
         words[words.index(verb)] = _EARLIER[verb]
     try:
-        command_line(words)(args=words, prog_name="osteoray")
-    except EngineError as error:
-        _say_error(error, _chosen(words), as_json="--json" in words)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        _say_error(_storage_error(error), _chosen(words), as_json="--json" in words)
-        sys.exit(StorageError.exit_code)
+        _require_filled(words)
+        code = command_line(words)(args=words or ["--help"], prog_name="osteoray", standalone_mode=False)
+        sys.stdout.flush()
     except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        typed = _typed(error)
+        if typed is None:
+            raise
+        _say_error(typed, _chosen(words), as_json="--json" in words)
+        sys.exit(typed.exit_code)
+    if code == INTERRUPTED:
         _say_interrupted()
-        sys.exit(INTERRUPTED)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            _say_interrupted()
-        raise
+    sys.exit(code or (0 if words else UsageError.exit_code))
+
+
+def _fill_standard_streams() -> None:
+    """Open what the caller closed (``>&-``), or the next file that a verb opens would be its stdout.
+
+    Progress to a closed stderr is dropped. Results to a closed stdout are refused when they are written.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            flags = os.O_WRONLY if name == "stderr" else os.O_RDONLY
+            setattr(sys, name, open(os.open(os.devnull, flags), mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _require_filled(words: Sequence[str]) -> None:
+    """Refuse an argument without a character in it: mostly a variable of the shell that is not set.
+
+    Raises:
+        UsageError: there is one; a path would mean the working folder.
+    """
+    for place, word in enumerate(words):
+        option, sign, value = word.partition("=") if word.startswith("--") else ("", "=", word)
+        if sign and not value.strip():
+            before = words[place - 1] if place and words[place - 1].startswith("--") else "an argument"
+            raise UsageError(f"{option or before} is empty: give it a value (is a variable not set?)")
+
+
+def _typed(error: Exception) -> EngineError | None:
+    """What a verb ended with, as an error of our tree; None where a developer wants the traceback."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, TyperException):
+        said = error.format_message() if hasattr(error, "format_message") else str(error)
+        return UsageError(" ".join(said.split()).rstrip(".") + ": `osteoray VERB --help` lists the options")
+    if isinstance(error, OSError):
+        return _storage_error(error)
+    return None if os.environ.get(TRACEBACK) else _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> EngineError:
+    """Type and place of an error that is ours to mend; not its text, which may quote a file."""
+    ours = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "engine"))
+    frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.startswith(ours)]
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return EngineError(
+        f"osteoray did not foresee this ({type(error).__name__}{place}): what was finished is kept. Please "
+        f"report it, with what {TRACEBACK}=1 shows"
+    )
 
 
 def command_line(words: Sequence[str]) -> typer.Typer:
@@ -121,7 +175,12 @@ def _say_error(error: EngineError, verb: str | None, *, as_json: bool) -> None:
     print(f"error {error.code}: {error}", file=sys.stderr)
     if as_json:
         facts = {"verb": verb, "exit_code": error.exit_code, "error": error.code, "message": str(error)}
-        print(json.dumps(facts))
+        with suppress(OSError):  # stdout itself may be what failed
+            print(json.dumps(facts), flush=True)
+    with suppress(OSError):
+        sys.stdout.flush()
+        return
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  Python would flush the old one
 
 
 def _storage_error(error: OSError) -> StorageError:

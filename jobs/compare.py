@@ -20,15 +20,22 @@ FACTS_NAME, PAGE_NAME = "comparison.json", "comparison.html"
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="Run that may be better; or the scores of the model in use.")],
+    run_a: Annotated[
+        Path,
+        typer.Argument(exists=True, help="Run that may be better; or the scores of the model in use."),
+    ],
     run_b: Annotated[
-        Path, typer.Argument(help="Run to compare with; or the scores of the new model on the same archive.")
+        Path,
+        typer.Argument(
+            exists=True, help="Run to compare with; or the scores of the new model on the same archive."
+        ),
     ],
     out: Annotated[Path, typer.Option(help=f"Folder for {FACTS_NAME} and {PAGE_NAME}.")],
     teacher: Annotated[
         Path | None,
         typer.Option(
-            help="Run of the teacher: adds fidelity, and how much of the gap to the teacher is closed."
+            exists=True,
+            help="Run of the teacher: adds fidelity, and how much of the gap to the teacher is closed.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,

@@ -11,6 +11,7 @@ from engine.datasets.convert import convert as convert_layout
 from engine.errors import UnknownNameError
 from engine.tasks.ages.layouts import LAYOUTS
 from jobs.console import finish, progress
+from jobs.options import MOST
 
 DONE_WITH_SKIPPED = 3
 
@@ -19,7 +20,7 @@ def convert(  # noqa: PLR0913  one parameter an option
     layout: Annotated[
         str, typer.Argument(help=f"Which data set it is: {', '.join(LAYOUTS)}.", metavar="LAYOUT")
     ],
-    source: Annotated[Path, typer.Argument(help="Folder with the data set.", metavar="DIR")],
+    source: Annotated[Path, typer.Argument(exists=True, help="Folder with the data set.", metavar="DIR")],
     *,
     out: Annotated[Path, typer.Option(help="Folder for the archive; it must be new or empty.")],
     syntax: Annotated[
@@ -30,7 +31,7 @@ def convert(  # noqa: PLR0913  one parameter an option
         ),
     ] = "explicit",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Take only the first rows of the table.", metavar="N")
+        int | None, typer.Option(min=1, max=MOST, help="Take only the first rows of the table.", metavar="N")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:

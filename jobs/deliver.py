@@ -13,7 +13,9 @@ from jobs.console import PARTIAL, finish, progress
 
 
 def deliver(
-    scores: Annotated[Path, typer.Argument(metavar="SCORES", help="Folder that `osteoray score` wrote.")],
+    scores: Annotated[
+        Path, typer.Argument(exists=True, metavar="SCORES", help="Folder that `osteoray score` wrote.")
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -41,6 +43,7 @@ def deliver(
     SCORES/outbox records what was sent. The same command sends what is missing; a result that is sent again
     keeps its UID. Exit code 3: some objects failed.
     """
+    require_sinks([to])
     counts = delivered(scores, to, maps=maps, retry=tuple(retry or ()), threads=threads)
     finish("deliver", {"to": to, **counts}, as_json=json, exit_code=PARTIAL if is_partial(counts) else 0)
 

@@ -20,6 +20,7 @@ from engine.training.recipe import Recipe, with_changes
 from jobs.console import finish, progress
 from jobs.export import run_export
 from jobs.ingest import ingest_manifest, run_ingest
+from jobs.options import MOST
 from jobs.recipes import recipe_named
 from jobs.report import REPORT_NAME, score_page, write_page
 from jobs.running import running
@@ -34,7 +35,9 @@ STUDENT_ALONE = "student-alone"
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("runs/demo"),
-    count: Annotated[int, typer.Option(min=100, help="How many synthetic radiographs to draw.")] = 800,
+    count: Annotated[
+        int, typer.Option(min=100, max=MOST, help="How many synthetic radiographs to draw.")
+    ] = 800,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of all three recipes, e.g. epochs=2.")
     ] = None,

@@ -18,7 +18,7 @@ PARITY_SAMPLES = 256
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
+    run: Annotated[Path, typer.Argument(exists=True, help="Run folder of a finished training.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write; it must be new or empty.")],
     engine: Annotated[
         str, typer.Option(help=f"Engine to compile for: auto, {', '.join(PREDICTORS)}.")

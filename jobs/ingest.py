@@ -36,6 +36,9 @@ LABELS_HELP = (
     "also pseudo_mean_months and pseudo_sd_months, made by `osteoray pseudo-label`."
 )
 
+MOST_SIDE_PX = 4096
+_DIGITS = 6
+
 DeidentifiedOption = Annotated[
     Path | None,
     typer.Option(
@@ -46,7 +49,9 @@ DeidentifiedOption = Annotated[
 ]
 CropOption = Annotated[
     Path | None,
-    typer.Option(metavar="BOXES", help="Show the network one region alone: table of `osteoray regions`."),
+    typer.Option(
+        exists=True, metavar="BOXES", help="Show the network one region alone: table of `osteoray regions`."
+    ),
 ]
 EraseOption = Annotated[
     bool, typer.Option("--erase", help="Show all but the region of --crop, which becomes one grey.")
@@ -58,7 +63,7 @@ def ingest(
     source: Annotated[str, typer.Argument(help=sources.FORMS)],
     task: Annotated[str, typer.Option(help=f"Question that decides what is read: {', '.join(TASKS)}.")],
     *,
-    labels: Annotated[Path | None, typer.Option(help=LABELS_HELP)] = None,
+    labels: Annotated[Path | None, typer.Option(exists=True, help=LABELS_HELP)] = None,
     size: Annotated[
         str | None,
         typer.Option(metavar="N|ROWSxCOLUMNS", help="Size of the network view in pixels, square or not."),
@@ -144,12 +149,14 @@ def read_size(text: str) -> tuple[int, int]:
     """(rows, columns) of ``224`` or ``224x160``.
 
     Raises:
-        UsageError: it is neither, or a number is not above zero.
+        UsageError: it is neither, or a number is not 1 to MOST_SIDE_PX.
     """
     rows, sign, columns = text.lower().partition("x")
     sizes = [rows, columns if sign else rows]
-    if not all(word.isdecimal() and int(word) > 0 for word in sizes):
-        raise UsageError(f"--size takes one number or two, as 224 or 224x160, not '{text}'")
+    if not all(word.isdecimal() and len(word) < _DIGITS and 0 < int(word) <= MOST_SIDE_PX for word in sizes):
+        raise UsageError(
+            f"--size takes one number or two up to {MOST_SIDE_PX}, as 224 or 224x160, not '{text}'"
+        )
     return int(sizes[0]), int(sizes[1])
 
 

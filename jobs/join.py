@@ -14,7 +14,9 @@ from jobs.console import finish
 def join(
     data: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR...", help="Folders of `osteoray ingest`, one a region, of one archive."),
+        typer.Argument(
+            exists=True, metavar="DIR...", help="Folders of `osteoray ingest`, one a region, of one archive."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; the same command again resumes it.")],
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import typer
 from engine.errors import UsageError
 from jobs.plan import require_apart
 
+MOST = 10_000_000
+"""Upper end of options that count things; none of them may be without an end."""
 _SHARD_SIZE_HELP = (
     "Instances in one shard, the unit of resuming. By default SOURCE is divided into 128 shards of 64 to 256 "
     "files; a folder keeps the size that it was begun with."
@@ -27,7 +30,7 @@ class RunOptions:
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; the same command again resumes it.")
     ] = None
-    shard_size: Annotated[int | None, typer.Option(min=1, help=_SHARD_SIZE_HELP)] = None
+    shard_size: Annotated[int | None, typer.Option(min=1, max=MOST, help=_SHARD_SIZE_HELP)] = None
     incremental: Annotated[
         bool,
         typer.Option("--incremental", help="Add what is new or changed in SOURCE to a finished --out."),
@@ -36,6 +39,7 @@ class RunOptions:
         Path | None,
         typer.Option(
             metavar="CSV",
+            exists=True,
             help="Table of covariates that no header has: sop_instance_uid and a column each. A value may be "
             "missing.",
         ),
@@ -63,12 +67,21 @@ class RunOptions:
     ] = None
     throttle: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Read at most this many instances a second, to spare a PACS."),
+        typer.Option(min=0.01, max=MOST, help="Read at most this many instances a second, to spare a PACS."),
     ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read headers only, say what SOURCE holds, and write nothing.")
     ] = False
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number: it lies in every range.
+
+        Raises:
+            UsageError: ``--throttle`` is NaN.
+        """
+        if self.throttle is not None and math.isnan(self.throttle):
+            raise UsageError("--throttle takes a number of instances a second, as 5 or 0.5")
 
     def folder(self, source: str) -> Path:
         """``--out``, which lies apart from the source.

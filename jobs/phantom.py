@@ -11,13 +11,14 @@ from engine.datasets.phantom.archive import Phantom, write_archive
 from engine.datasets.phantom.visits import HANDS, KNEES
 from engine.errors import UnknownNameError
 from jobs.console import finish, progress
+from jobs.options import MOST
 
 PHANTOMS: dict[str, Phantom] = {"hand-age": HANDS, "knee-age": KNEES}
 """Task -> what its archive shows."""
 
 
 def phantom(  # noqa: PLR0913  one parameter an option
-    count: Annotated[int, typer.Option(min=1, help="How many visits to draw, for example 200.")],
+    count: Annotated[int, typer.Option(min=1, max=MOST, help="How many visits to draw, for example 200.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; it must be new or empty.")],
     *,
     task: Annotated[
@@ -28,9 +29,12 @@ def phantom(  # noqa: PLR0913  one parameter an option
         ),
     ] = "hand-age",
     seed: Annotated[
-        int, typer.Option(min=0, help="Another number gives other patients; the same number the same bytes.")
+        int,
+        typer.Option(
+            min=0, max=MOST, help="Another number gives other patients; the same number the same bytes."
+        ),
     ] = 0,
-    size: Annotated[int, typer.Option(help="Rows of each image, 64 to 4096 pixels.")] = 512,
+    size: Annotated[int, typer.Option(min=64, max=4096, help="Rows of each image in pixels.")] = 512,
     syntax: Annotated[
         str,
         typer.Option(

@@ -13,25 +13,32 @@ from jobs.console import finish, progress
 
 def pseudo_label(  # noqa: PLR0913  one parameter an option
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Finished runs, such as the folds of a hand model.")
+        list[Path],
+        typer.Argument(
+            exists=True, metavar="RUN...", help="Finished runs, such as the folds of a hand model."
+        ),
     ],
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder that `osteoray ingest` wrote of the paired films, with the view of the runs."
+            exists=True,
+            help="Folder that `osteoray ingest` wrote of the paired films, with the view of the runs.",
         ),
     ],
     labels: Annotated[
         Path,
         typer.Option(
-            help="CSV with sop_instance_uid and paired_sop_instance_uid (the film that the runs see)."
+            exists=True,
+            help="CSV with sop_instance_uid and paired_sop_instance_uid (the film that the runs see).",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="CSV", help="Where to write LABELS with the added columns.")],
     *,
     views: Annotated[
         int,
-        typer.Option(min=1, help="How many copies of a film each run sees: unchanged, then slightly turned."),
+        typer.Option(
+            min=1, max=64, help="How many copies of a film each run sees: unchanged, then slightly turned."
+        ),
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:

@@ -32,10 +32,11 @@ _OF_VIEWS = ("logits", "embedding")
 
 def record_teacher(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Finished runs; several are averaged.")
+        list[Path], typer.Argument(exists=True, metavar="RUN...", help="Finished runs; several are averaged.")
     ],
     data: Annotated[
-        Path, typer.Option(help="Folder that `osteoray ingest` wrote, with the view of the runs.")
+        Path,
+        typer.Option(exists=True, help="Folder that `osteoray ingest` wrote, with the view of the runs."),
     ],
     out: Annotated[
         Path, typer.Option(metavar="CACHE", help="Folder to write; the same command again resumes it.")
@@ -47,6 +48,7 @@ def record_teacher(
         int,
         typer.Option(
             min=1,
+            max=64,
             help="Test-time augmentation: how many copies of each image are averaged, the first unchanged.",
         ),
     ] = 1,

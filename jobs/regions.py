@@ -17,9 +17,11 @@ from jobs.console import finish, progress
 
 
 def regions(
-    run: Annotated[Path, typer.Argument(help="Finished run with one view, whose attention is used.")],
+    run: Annotated[
+        Path, typer.Argument(exists=True, help="Finished run with one view, whose attention is used.")
+    ],
     data: Annotated[
-        Path, typer.Option(help="Folder that `osteoray ingest` wrote, with the view of the run.")
+        Path, typer.Option(exists=True, help="Folder that `osteoray ingest` wrote, with the view of the run.")
     ],
     out: Annotated[Path, typer.Option(metavar="BOXES", help="Parquet table to write.")],
     together: Annotated[

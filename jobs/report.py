@@ -23,14 +23,17 @@ def report(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR_OR_RUN", help="Folder that `osteoray score` wrote, or a run of `osteoray train`."
+            exists=True,
+            metavar="DIR_OR_RUN",
+            help="Folder that `osteoray score` wrote, or a run of `osteoray train`.",
         ),
     ],
     out: Annotated[
         Path | None, typer.Option(help=f"HTML file; default: {REPORT_NAME} in the folder.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Label table; if it has a split, only its test rows are used.")
+        Path | None,
+        typer.Option(exists=True, help="Label table; if it has a split, only its test rows are used."),
     ] = None,
     compare: Annotated[
         list[str] | None, typer.Option(help="A run for the table of models, as NAME=RUN; may be repeated.")

@@ -55,7 +55,9 @@ def score(
     model: Annotated[
         list[Path],
         typer.Option(
-            metavar="BUNDLE", help="Folder that `osteoray export` wrote; may be repeated, one a task."
+            exists=True,
+            metavar="BUNDLE",
+            help="Folder that `osteoray export` wrote; may be repeated, one a task.",
         ),
     ],
     *,
@@ -70,6 +72,7 @@ def score(
         typer.Option(
             "--reuse",
             metavar="DIR",
+            exists=True,
             help="Take the results of this earlier score folder where the bytes are the same.",
         ),
     ] = None,

@@ -18,15 +18,19 @@ MIN_KEY_CHARACTERS = 16
 
 
 def serve(
-    model: Annotated[list[Path], typer.Option(help="Bundle folder; may be repeated, one a task.")],
+    model: Annotated[
+        list[Path], typer.Option(exists=True, help="Bundle folder; may be repeated, one a task.")
+    ],
     host: Annotated[
         str, typer.Option(help="Address to listen on. Other than this machine needs --api-key-file.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    replicas: Annotated[int, typer.Option(help="Number of server processes; each loads all models.")] = 1,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=1024, help="Number of server processes; each loads all models.")
+    ] = 1,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="File with the bearer key that clients must send."),
+        typer.Option(exists=True, dir_okay=False, help="File with the bearer key that clients must send."),
     ] = None,
 ) -> None:
     """Serve bundles over HTTP until interrupted: POST a DICOM file to /v1/<task>, get JSON.

@@ -25,11 +25,15 @@ _FINE = (0, 3)
 
 def study(
     name: Annotated[str, typer.Argument(help=f"Study: {', '.join(STUDIES)}.")],
-    archive: Annotated[Path, typer.Option(help="Archive of DICOM files, as for `osteoray ingest`.")],
-    labels: Annotated[Path, typer.Option(help="Label table, as for `osteoray ingest`.")],
+    archive: Annotated[
+        Path, typer.Option(exists=True, help="Archive of DICOM files, as for `osteoray ingest`.")
+    ],
+    labels: Annotated[Path, typer.Option(exists=True, help="Label table, as for `osteoray ingest`.")],
     out: Annotated[Path, typer.Option(help="Folder of the study; the same command again goes on.")],
-    size: Annotated[int, typer.Option(min=32, help="Side of every view in pixels.")] = 112,
-    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers; on GPUs one per GPU.")] = 2,
+    size: Annotated[int, typer.Option(min=32, max=4096, help="Side of every view in pixels.")] = 112,
+    workers: Annotated[
+        int, typer.Option(min=1, max=1024, help="Ray Train workers; on GPUs one per GPU.")
+    ] = 2,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
     together: Annotated[
         bool, typer.Option("--together", help="Find regions over all images, as `osteoray regions` does.")

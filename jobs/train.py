@@ -46,12 +46,17 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[str, typer.Argument(help=f"Recipe: {', '.join(RECIPES)}.")],
-    data: Annotated[Path, typer.Option(help="Folder that `osteoray ingest --labels` wrote.")],
+    data: Annotated[Path, typer.Option(exists=True, help="Folder that `osteoray ingest --labels` wrote.")],
     out: Annotated[Path, typer.Option(help="Run folder; the same command again continues it.")],
     teacher: Annotated[
-        Path | None, typer.Option(help="Finished run to learn from, or what `osteoray record-teacher` wrote.")
+        Path | None,
+        typer.Option(
+            exists=True, help="Finished run to learn from, or what `osteoray record-teacher` wrote."
+        ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers; on GPUs one per GPU.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, max=1024, help="Ray Train workers; on GPUs one per GPU.")
+    ] = 2,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
     set_: Annotated[
         list[str] | None,

@@ -16,7 +16,8 @@ from jobs.console import finish
 
 def verify(
     folder: Annotated[
-        Path, typer.Argument(help="Folder written by `osteoray ingest`, `score` or `record-teacher`.")
+        Path,
+        typer.Argument(exists=True, help="Folder written by `osteoray ingest`, `score` or `record-teacher`."),
     ],
     audit_head: Annotated[
         str | None,

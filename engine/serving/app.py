@@ -244,7 +244,7 @@ async def _upload(request: Request) -> tuple[bytes, dict[str, Any]]:
 def _json_object(text: Any) -> dict[str, Any]:
     try:
         given = json.loads(text)
-    except (TypeError, ValueError):
+    except (RecursionError, TypeError, ValueError):
         given = None
     if not isinstance(given, dict):
         raise errors.CovariateError("the multipart field 'covariates' is no JSON object")

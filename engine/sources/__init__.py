@@ -197,9 +197,12 @@ def _is_local(source: str) -> bool:
 
 
 def _kind(source: str) -> Kind:
-    for kind in SOURCES:
-        if kind.fits(source):
-            return kind
+    try:
+        for kind in SOURCES:
+            if kind.fits(source):
+                return kind
+    except OSError as error:  # a path that is too long
+        raise UsageError(f"SOURCE cannot be looked at ({reason(error)}): give another path") from error
     if "://" in source:
         raise UsageError("an address begins with s3://, dicomweb+http:// or dicomweb+https://")
     if Path(source).is_file():

@@ -132,6 +132,6 @@ def _checked(text: str, number: int, previous: str) -> dict[str, Any] | None:
         line = json.loads(text)
         stated = line.pop("sha256")
         is_sound = line["n"] == number and line["previous"] == previous and sha256_of_facts(line) == stated
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
     return {**line, "sha256": stated} if is_sound else None

@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text())
     except OSError as error:
         raise TableError(f"{path} cannot be read ({error.strerror}): is this an osteoray folder?") from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise TableError(f"{path} holds no JSON: it was damaged, restore it or run the job again") from error
     if not isinstance(facts, dict):
         raise TableError(f"{path} holds no JSON object: it was damaged, restore it or run the job again")

@@ -85,7 +85,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             logs.append(dict(json.loads(line)))
-        except (TypeError, ValueError) as error:
+        except (RecursionError, TypeError, ValueError) as error:
             if number < len(lines):
                 raise TableError(f"{path}, line {number}, is no JSON: the file was damaged") from error
     return logs
