@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from engine.errors import OverLimitError
+from engine.errors import HeaderError, OverLimitError
 
 UNDEFINED = 0xFFFFFFFF
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -69,10 +69,11 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
 
     Raises:
         OverLimitError: one of the caps is reached.
+        HeaderError: a wanted element stands twice, and not with the same value (PS3.5 7.1: once at most).
     """
     is_implicit = not _is_vr(bytes(data[start + 4 : start + 6]))
     scan = _Scan(data, caps, is_little=is_little)
-    spans: list[tuple[int, int]] = []
+    spans: dict[int, tuple[int, int]] = {}
     position, wanted_bytes, pixel_at, is_cut = start, 0, None, False
     try:
         while position + _SHORT_HEAD <= len(data):
@@ -88,7 +89,11 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
             is_wanted = head.tag in wanted
             end = scan.end_of(head, is_implicit=is_implicit, enters=is_wanted, depth=0)
             if is_wanted:
-                spans.append((position, end))
+                first, last = spans.setdefault(head.tag, (position, end))
+                if data[first:last] != data[position:end]:
+                    raise HeaderError(
+                        f"element {_named(head.tag)} stands twice: nobody knows which value holds"
+                    )
                 wanted_bytes += end - position
                 if wanted_bytes > caps.header_bytes:
                     raise OverLimitError(f"the header elements exceed the cap of {caps.header_bytes} bytes")
@@ -97,7 +102,7 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
             is_cut = any(data[position:])  # the first bytes of an element's head
     except _CutError:
         is_cut = True
-    return Found(tuple(spans), pixel_at, is_cut, is_implicit)
+    return Found(tuple(spans.values()), pixel_at, is_cut, is_implicit)
 
 
 class _Scan:
@@ -184,6 +189,10 @@ class _Scan:
                 return position
             position = self.end_of(head, is_implicit=is_implicit, enters=enters, depth=depth)
         return position
+
+
+def _named(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def _is_vr(text: bytes) -> bool:

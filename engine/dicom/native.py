@@ -16,6 +16,7 @@ from engine.errors import PixelDecodeError, TruncatedError
 Array = NDArray[Any]
 
 _ENDS_EARLY = "the pixel data is shorter than its frame: copy the file again from its source"
+_PADDING = 8
 _RLE_HEADER = 64
 _RLE_GAIN = 64  # two bytes of a segment give 128 at most
 _RLE_SLACK = 256  # a last run may reach beyond the frame
@@ -26,9 +27,11 @@ def bare(stream: memoryview, facts: FrameFacts) -> Array:
 
     Raises:
         TruncatedError: fewer bytes than the frame has.
+        PixelDecodeError: as ``require_no_more``.
     """
     if len(stream) < facts.num_bytes:
         raise TruncatedError(_ENDS_EARLY)
+    require_no_more(stream, facts.num_bytes, facts)
     if facts.bits_allocated == PACKED:
         bits = np.frombuffer(stream, np.uint8, facts.num_bytes)
         end = facts.first_bit + facts.count
@@ -41,14 +44,35 @@ def bare(stream: memoryview, facts: FrameFacts) -> Array:
     return stored.reshape(facts.shape)
 
 
+def require_no_more(stream: memoryview, num_bytes: int, facts: FrameFacts) -> None:
+    """Refuse pixel data that go on after the ``num_bytes`` that the header makes.
+
+    Padding is shorter than a row of pixels, or has one value; what is more is a row that the header does not
+    know of, so it says the wrong size, bits or frames.
+
+    Raises:
+        PixelDecodeError: they do.
+    """
+    more = np.frombuffer(stream[num_bytes:], np.uint8)
+    row = facts.columns * facts.samples * facts.bits_allocated // 8
+    if len(more) >= max(row, _PADDING) and more.min() != more.max():
+        raise PixelDecodeError(
+            f"the pixel data has {len(stream)} bytes, by the header {num_bytes}: "
+            "Rows, Columns, BitsAllocated or NumberOfFrames is wrong"
+        )
+
+
 def deflated(stream: memoryview, facts: FrameFacts) -> Array:
-    """A frame deflated by itself (PS3.5 A.4.13), inflated no further than the frame is long.
+    """A frame deflated by itself (PS3.5 A.4.13), inflated no further than a row beyond the frame.
 
     Raises:
         TruncatedError, PixelDecodeError.
     """
     try:
-        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, facts.num_bytes)
+        row = -(-facts.num_bytes // facts.rows)
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
+            stream, facts.num_bytes + max(row, _PADDING)
+        )
     except zlib.error as error:
         raise PixelDecodeError("the deflated frame cannot be inflated") from error
     return bare(memoryview(inflated), facts)

@@ -250,7 +250,7 @@ def _parse_deflated(deflated: memoryview, meta: Meta, wanted: frozenset[int], li
                 break
         size *= _LOOK_FURTHER
     if pixels is not None:
-        needed = min(pixels.length, _claimed_bytes(header))
+        needed = min(pixels.length, 2 * _claimed_bytes(header))  # what is too much shows by then
         inflater.grow_to(pixels.value_at + needed)
         value = memoryview(inflater.data)[pixels.value_at : pixels.value_at + needed]
         is_encapsulated = pixels.length == element_scan.UNDEFINED

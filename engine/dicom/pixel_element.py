@@ -49,12 +49,14 @@ def encapsulated_frame(stream: memoryview, frame: int, frames: int, header: Data
 
     Raises:
         TruncatedError: a fragment is cut, or there is none. A missing sequence delimiter is forgiven.
-        HeaderError: no way to tell the frames apart.
+        HeaderError: no way to tell the frames apart, or more of them than the header says.
     """
     table, fragments = split_items(stream)
     if not any(end > start for start, end in fragments):
         raise TruncatedError("the encapsulated pixel data holds no frame: copy the file again")
     if frames == 1:
+        if sum(bytes(stream[start : start + 4]).startswith(_STARTS) for start, _ in fragments) > 1:
+            raise HeaderError("the fragments begin more frames than NumberOfFrames says")
         return _joined(stream, fragments)
     groups = (
         _by_offsets(_offsets(_extended(header), 8), fragments, frames)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from engine.dicom import bits, colour, film, functional_groups, pixel_element, voi
+from engine.dicom import bits, colour, film, functional_groups, native, pixel_element, voi
 from engine.dicom import header as elements
 from engine.dicom.codestream import StreamFacts
 from engine.dicom.decoders import decode_frame, require_decoder, stream_facts
@@ -85,7 +85,7 @@ def read_frame(
     return Frame(
         values_HW.astype(np.float32, copy=False), shown.gain, shown.offset, original_HW, reduction,
         film_HW=shown.film_HW, aspect=aspect,
-        remarks=(*shown.remarks, *(code for code, holds in remarks.items() if holds)),
+        remarks=tuple(sorted({*shown.remarks, *(code for code, holds in remarks.items() if holds)})),
     )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def _stored(
             data_set.transfer_syntax_uid, code_stream, facts, least_HW=least_HW if has_means else None
         )
     else:
-        said, values = None, _native(data_set, facts, photometric, frame)
+        said, values = None, _native(data_set, facts, photometric, frame, number)
     return _Stored(
         values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("=")),
         header,
@@ -179,17 +179,19 @@ def _require_size(header: Dataset, facts: FrameFacts, limits: Limits) -> int:
     return number
 
 
-def _native(data_set: DataSet, facts: FrameFacts, photometric: str, frame: int) -> NDArray[Any]:
+def _native(data_set: DataSet, facts: FrameFacts, photometric: str, frame: int, frames: int) -> NDArray[Any]:
     is_halved = photometric == colour.HALVED_CHROMA
     samples = 2 if is_halved else facts.samples  # for each pixel one Y and half of Cb and Cr
-    bits = facts.rows * facts.columns * samples * facts.bits_allocated
+    frame_bits = facts.rows * facts.columns * samples * facts.bits_allocated
     is_swapped = data_set.is_in_words and not data_set.is_little_endian and facts.dtype.itemsize == 1
-    stream, first_bit = pixel_element.native_frame(
-        require_pixels(data_set), frame, bits, is_word_swapped=is_swapped
-    )
+    whole = require_pixels(data_set)
+    stream, first_bit = pixel_element.native_frame(whole, frame, frame_bits, is_word_swapped=is_swapped)
     if is_halved and facts.bits_allocated in {8, 16}:
-        return colour.halved_chroma(stream, (facts.rows, facts.columns), facts.dtype)
-    return decode_frame(data_set.transfer_syntax_uid, stream, replace(facts, first_bit=first_bit))
+        values = colour.halved_chroma(stream, (facts.rows, facts.columns), facts.dtype)
+    else:
+        values = decode_frame(data_set.transfer_syntax_uid, stream, replace(facts, first_bit=first_bit))
+    native.require_no_more(whole, -(-frame_bits * frames // 8), facts)
+    return values
 
 
 def _reduction(original_HW: tuple[int, int], decoded_HW: tuple[int, ...]) -> int:
