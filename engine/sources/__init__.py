@@ -22,14 +22,14 @@ import pyarrow as pa
 
 from engine.dicom.dicomdir import is_directory
 from engine.errors import SourceReadError, StorageError, UsageError
-from engine.sources.archives import is_archive
+from engine.sources.archives import is_archive, reason
 from engine.sources.dicomdir import DicomDir
 from engine.sources.dicomweb import SCHEMES, DicomWeb
 from engine.sources.gzipped import SUFFIX
-from engine.sources.limits import ArchiveLimits
+from engine.sources.limits import PARSER_ERRORS, ArchiveLimits
 from engine.sources.listing import Entry, OnProgress, listed, planned, together
 from engine.sources.store_s3 import SCHEME, S3Store
-from engine.sources.tree import Folder, LoneArchive, Tree, reason
+from engine.sources.tree import Folder, LoneArchive, Tree
 
 FORMS = (
     "Folder of DICOM files, nested at will, any file names, ZIP and TAR files among them; or a .zip, .tar "
@@ -187,6 +187,10 @@ def _read(source: str, path: str, max_bytes: int, first: int | None) -> bytes:
     except OSError as error:
         raise SourceReadError(
             f"the file cannot be read ({reason(error)}): check its rights and the disk"
+        ) from error
+    except PARSER_ERRORS as error:
+        raise SourceReadError(
+            f"the file cannot be taken out of its source ({type(error).__name__})"
         ) from error
     except UsageError as error:
         raise SourceReadError("the source is gone or has become another one: plan it again") from error

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, cast
 
-from engine.errors import SourceReadError
+from engine.errors import OverLimitError, SourceReadError
 from engine.sources import tarred, zipped
 from engine.sources.gzipped import GzipStream, Points
-from engine.sources.limits import ArchiveLimits
+from engine.sources.limits import MOST_SIZE, PARSER_ERRORS, ArchiveLimits, DamageError
 from engine.sources.listing import Entry
 from engine.sources.names import INSIDE, Places
 
@@ -20,6 +20,10 @@ ZIP, TAR, TAR_GZ = (".zip",), (".tar",), (".tar.gz", ".tgz")
 SUFFIXES = (*ZIP, *TAR, *TAR_GZ)
 _KEPT_INDEXES = 8
 _PREFIX_AT, _PREFIX = 128, b"DICM"
+PREFIX_BYTES = _PREFIX_AT + len(_PREFIX)
+
+BROKEN = (DamageError, OverLimitError, *PARSER_ERRORS)
+"""What ends the listing of an archive for good; any other OSError is the disk's or the network's."""
 
 Opener = Callable[[], BinaryIO]
 """Gives a new stream over the same archive, which can be sought in."""
@@ -57,6 +61,8 @@ class _Index:
     stamp: object
     places: Places
     points: Points
+    failure: str = ""
+    """Why there is no more in ``places``; empty where all members are."""
 
 
 @dataclass(slots=True)
@@ -77,10 +83,10 @@ class Archives:
         with opener() as stream:
             if name.lower().endswith(ZIP):
                 for member in zipped.members(stream, self.limits):
-                    yield Entry(member.name, member.size)
+                    yield Entry(member.name, _size(member.size))
             else:
                 for path, info in tarred.members(self._plain(name, stream, Points()), self.limits):
-                    yield Entry(path, info.size)
+                    yield Entry(path, _size(info.size))
 
     def read(
         self, name: str, opener: Opener, member: str, *, stamp: object, max_bytes: int, first: int | None
@@ -95,6 +101,8 @@ class Archives:
         limits = replace(self.limits, member_bytes=min(max_bytes, self.limits.member_bytes))
         with opener() as stream, self._lock:
             index = self._index(name, stream, stamp)
+            if index.failure and next(index.places.of(member), None) is None:
+                raise SourceReadError(f"what follows in the archive cannot be read: {index.failure}")
             if name.lower().endswith(ZIP):
                 return zipped.read(stream, index.places, member, limits, first)
             return tarred.read(self._plain(name, stream, index.points), index.places, member, limits, first)
@@ -102,13 +110,14 @@ class Archives:
     def _index(self, name: str, stream: BinaryIO, stamp: object) -> _Index:
         found = self._indexes.get(name)
         if found is None or found.stamp != stamp:
-            points = Points()
+            points, failures = Points(), list[str]()
             places = (
                 zipped.index(stream, self.limits)
                 if name.lower().endswith(ZIP)
                 else tarred.index(self._plain(name, stream, points), self.limits)
             )
-            found = self._indexes[name] = _Index(stamp, places, points)
+            kept = Places(_until_broken(places, failures))
+            found = self._indexes[name] = _Index(stamp, kept, points, "".join(failures))
             if len(self._indexes) > _KEPT_INDEXES:
                 self._indexes.popitem(last=False)
         self._indexes.move_to_end(name)
@@ -118,3 +127,22 @@ class Archives:
         if not name.lower().endswith(TAR_GZ):
             return stream
         return cast("BinaryIO", io.BufferedReader(GzipStream(stream, self.limits, points), 1 << 16))
+
+
+def _until_broken(members: Iterator[tuple[str, int]], failures: list[str]) -> Iterator[tuple[str, int]]:
+    """The members before the damage of an archive, which is told once and not looked for at each read."""
+    try:
+        yield from members
+    except BROKEN as error:
+        failures.append(reason(error))
+
+
+def _size(stated: int) -> int:
+    return stated if stated <= MOST_SIZE else -1
+
+
+def reason(error: Exception) -> str:
+    """The cause in the system's words, or in ours; of a parser's own error its kind."""
+    if isinstance(error, OSError):
+        return error.strerror or "unknown reason"
+    return type(error).__name__ if isinstance(error, PARSER_ERRORS) else str(error)

@@ -42,10 +42,15 @@ _DATES = re.compile(r"(\d{8})?(-(\d{8})?)?")
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _UNKNOWN_SIZE = -1
 _LEAST_CAP = 10  # no server hands out fewer results than that; so short an answer is whole
+_MOST_SHORT = 1000
+"""Answers below that, of one search: more of them come from a server that makes them up."""
+_MOST_STUDIES = 20_000_000
+_COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 _LAST_MINUTE = 24 * 60 - 1
 _NUM_IN_SERIES = "00201209"
 _UNDATED, _CUT_SERIES = "studies/without-date", "not-all-listed"
 """Members that a server may have and does not list: planned, and refused when they are read."""
+_WITHOUT_UID = "without-uid"
 _UNLISTED = {
     _UNDATED: "studies without a date or time may be missing: this server lists no more than so many and "
     "knows no offset; name their StudyInstanceUID, or leave them out by a StudyDate",
@@ -75,6 +80,8 @@ class DicomWeb:
         self._server = Server(address, patience)
         self._longest: dict[str, int] = {}
         self._has_unlisted = False
+        self._unnamed = 0
+        """Listed studies whose UID is none."""
 
     def close(self) -> None:
         """End the connections."""
@@ -86,6 +93,7 @@ class DicomWeb:
         Raises:
             StorageError, UsageError: the server cannot be searched.
         """
+        self._unnamed = 0
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             waiting: list[Future[list[Entry]]] = []
             studies = iter(self._studies())
@@ -100,6 +108,8 @@ class DicomWeb:
                     yield from waiting.pop(0).result()
                 if self._has_unlisted:
                     yield Entry(_UNDATED, _UNKNOWN_SIZE)
+                for number in range(self._unnamed):
+                    yield Entry(f"studies/{_WITHOUT_UID}-{number}", _UNKNOWN_SIZE)
             finally:
                 for future in waiting:
                     future.cancel()
@@ -113,6 +123,10 @@ class DicomWeb:
         unlisted = next((why for end, why in _UNLISTED.items() if path.endswith(end)), None)
         if unlisted:
             raise SourceReadError(unlisted)
+        if _WITHOUT_UID in path:
+            raise SourceReadError(
+                "the server lists it without a sound UID, so nobody can ask for it: mend it there"
+            )
         if not _PATH.fullmatch(path):
             raise absent(path)
         wanted = max_bytes if first is None else min(first, max_bytes)
@@ -124,11 +138,22 @@ class DicomWeb:
         return data if first is None else data[:first]
 
     def _studies(self) -> Iterator[str]:
-        """UIDs of the studies, each once; windows of dates may overlap, and archives change between pages."""
-        pieces = [
-            pa.array([uid for item in found if (uid := _uid(item, _STUDY))], pa.string())
-            for found in self._in_window(None)
-        ]
+        """UIDs of the studies, each once; windows of dates may overlap, and archives change between pages.
+
+        Raises:
+            StorageError, UsageError: the server cannot be searched, or lists without end.
+        """
+        pieces: list[pa.Array] = []
+        count = 0
+        for found in self._in_window(None):
+            uids = [_uid(item, _STUDY) for item in found]
+            pieces.append(pa.array([uid for uid in uids if uid], pa.string()))
+            self._unnamed += uids.count("")
+            count += len(found)
+            if count > _MOST_STUDIES:
+                raise UsageError(
+                    f"the server lists more than {_MOST_STUDIES:,} studies: narrow the StudyDate"
+                )
         for uid in pc.unique(pa.chunked_array(pieces, pa.string())):
             yield uid.as_py()
 
@@ -193,11 +218,13 @@ class DicomWeb:
         except TooManyResultsError as error:
             raise StorageError("the DICOMweb server does not hand out all series of one study") from error
         entries = []
-        for item in (item for page in pages for item in page):
+        for number, item in enumerate(item for page in pages for item in page):
             series = _uid(item, _SERIES)
             if series:
-                count = str(_value(item, _NUM_IN_SERIES))
-                entries += self._in_series(study, series, int(count) if count.isdecimal() else None)
+                count = str(_value(item, _NUM_IN_SERIES)).strip()
+                entries += self._in_series(study, series, int(count) if _COUNT.fullmatch(count) else None)
+            else:
+                entries.append(Entry(f"studies/{study}/series/{_WITHOUT_UID}-{number}", _UNKNOWN_SIZE))
         return entries
 
     def _in_series(self, study: str, series: str, stated: int | None) -> list[Entry]:
@@ -227,7 +254,7 @@ class DicomWeb:
         Raises:
             TooManyResultsError: there is or may be more, and the server knows no offset or refuses.
         """
-        offset, first = 0, None
+        offset, first, short = 0, None, 0
         while True:
             found, is_cut = self._server.search(path, {**query, "limit": _PAGE, "offset": offset})
             if not found:
@@ -237,6 +264,11 @@ class DicomWeb:
                     raise TooManyResultsError
                 return
             first = found[0] if first is None else first
+            short += len(found) < _LEAST_CAP
+            if short > _MOST_SHORT or offset > _MOST_STUDIES:
+                raise UsageError(
+                    "the address answers a search without end, as no DICOMweb server does: check it"
+                )
             yield found
             offset += len(found)
 
@@ -249,7 +281,7 @@ def _entries(study: str, pages: Iterable[Found], series: str = "") -> list[Entry
         path = (
             f"studies/{study}/series/{within}/instances/{uid}"
             if within and uid
-            else f"studies/{study}/without-uid-{number}"
+            else f"studies/{study}/{_WITHOUT_UID}-{number}"
         )
         paths[path] = within
     return [Entry(path, _UNKNOWN_SIZE, within) for path, within in paths.items()]
@@ -263,9 +295,10 @@ def _value(item: dict[str, Any], tag: str) -> Any:
 
 
 def _uid(item: dict[str, Any], tag: str) -> str:
-    """The UID in an element; empty where there is no sound one."""
+    """The UID in an element, without padding (PS3.5 6.2, 9.4); empty where there is no sound one."""
     value = _value(item, tag)
-    return value if isinstance(value, str) and _UID.fullmatch(value) else ""
+    uid = value.strip(" \0") if isinstance(value, str) else ""
+    return uid if _UID.fullmatch(uid) else ""
 
 
 def _dates(text: str) -> Window:

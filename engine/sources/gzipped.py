@@ -9,11 +9,10 @@ from __future__ import annotations
 import io
 import zlib
 from dataclasses import dataclass, field
-from errno import EIO
 from typing import Any, BinaryIO
 
 from engine.errors import OverLimitError
-from engine.sources.limits import ArchiveLimits, check_growth
+from engine.sources.limits import ArchiveLimits, DamageError, check_growth
 
 SUFFIX = ".gz"
 MAGIC = b"\x1f\x8b"
@@ -114,7 +113,7 @@ class GzipStream(io.RawIOBase):
     def _feed(self) -> bytes:
         pending = self._packed.read(_CHUNK)
         if not pending:
-            raise OSError(EIO, "the gzip stream ends early")
+            raise DamageError("the gzip stream ends early")
         self._fed += len(pending)
         return pending
 
@@ -133,7 +132,7 @@ class GzipStream(io.RawIOBase):
         try:
             data: bytes = self._inflater.decompress(pending, count)
         except zlib.error as error:
-            raise OSError(EIO, "the gzip stream is damaged") from error
+            raise DamageError("the gzip stream is damaged") from error
         self._position += len(data)
         check_growth(self._position, self._fed, self._limits)
         if not self._inflater.unconsumed_tail and not self._inflater.eof:

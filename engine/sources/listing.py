@@ -10,12 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from engine.errors import UsageError
+from engine.sources.names import DUPLICATE
 from engine.store import schema
 
 OnProgress = Callable[[int], None]
 """Is told how many entries have been listed so far."""
 
 _PIECE = 4096
+MOST_MEMBERS = 100_000_000
+"""Of one source: a server that invents members without end is none."""
 
 _SHARDS = 128
 """With so many, the last ones, which some workers have in hand while others idle, are little of the run."""
@@ -41,18 +45,23 @@ _LISTED = pa.schema(
 )
 
 
-def listed(entries: Iterable[Entry], on_progress: OnProgress | None = None) -> pa.Table:
+def listed(entries: Iterable[Entry | None], on_progress: OnProgress | None = None) -> pa.Table:
     """Columns ``path``, ``size_bytes`` and ``series`` (empty where unknown), sorted by path.
 
-    Of several entries with one path the first keeps it; the others get ``!duplicate2`` and so on, and no
-    source has a member of that name: each ends as a row of its own, with a reason.
+    Of several entries with one path the first keeps it; the others get ``!duplicate2`` and so on, a name that
+    no other member has: each ends as a row of its own, with a reason. An entry that is None tells that the
+    source is still at work.
+
+    Raises:
+        UsageError: the source lists more members than any archive has.
     """
     batches: list[pa.RecordBatch] = []
     piece: list[Entry] = []
     count = 0
     for entry in entries:
-        piece.append(entry)
-        if len(piece) == _PIECE:
+        if entry is not None:
+            piece.append(entry)
+        if entry is None or len(piece) == _PIECE:
             count = _flush(piece, batches, count, on_progress)
     _flush(piece, batches, count, on_progress)
     table = pa.Table.from_batches(batches, schema=_LISTED)
@@ -134,6 +143,8 @@ def _flush(
         batches.append(pa.record_batch(columns, schema=_LISTED))
         count += len(piece)
         piece.clear()
+        if count > MOST_MEMBERS:
+            raise UsageError(f"the source lists more than {MOST_MEMBERS:,} members: give parts of it")
     if on_progress:
         on_progress(count)
     return count
@@ -159,14 +170,18 @@ def _unique(table: pa.Table) -> pa.Table:
     if not pc.any(is_same).as_py():
         return table
     repeated = np.flatnonzero(is_same.to_numpy()) + 1
-    renamed: dict[int, str] = {}
+    taken = set(path.filter(pc.match_substring(path, DUPLICATE)).to_pylist())
+    renamed: list[str] = []
     number, before = 1, -1
     for row in repeated.tolist():
         number = number + 1 if row == before + 1 else 2
         before = row
-        renamed[row] = f"{path[row].as_py()}!duplicate{number}"
+        while (name := f"{path[row].as_py()}{DUPLICATE}{number}") in taken:
+            number += 1
+        taken.add(name)
+        renamed.append(name)
     mask = np.zeros(table.num_rows, bool)
     mask[repeated] = True
-    names = pc.replace_with_mask(path.combine_chunks(), mask, pa.array(list(renamed.values()), pa.string()))
+    names = pc.replace_with_mask(path.combine_chunks(), mask, pa.array(renamed, pa.string()))
     table = table.set_column(0, _LISTED.field("path"), names)
     return table.take(pc.sort_indices(table, sort_keys=[("path", "ascending")]))

@@ -20,11 +20,19 @@ INSIDE = "!/"
 
 # Old archives hold file names that are no UTF-8, and tables hold nothing else. Python reads such a byte as a
 # lone surrogate; in a plan it is a character of the private use area, and goes back when the file is read.
+# A name that has such a character itself (macOS and SMB servers make them) gets an escape before it.
 _LONE_SURROGATES, _PRIVATE_USE = range(0xDC80, 0xDD00), range(0xF780, 0xF800)
-_TO_PLAN = dict(zip(_LONE_SURROGATES, _PRIVATE_USE, strict=True))
-_FROM_PLAN = dict(zip(_PRIVATE_USE, _LONE_SURROGATES, strict=True))
+_ESCAPE = "\uf77f"
+_TO_PLAN = {
+    **dict(zip(_LONE_SURROGATES, map(chr, _PRIVATE_USE), strict=True)),
+    **{code: _ESCAPE + chr(code) for code in (ord(_ESCAPE), *_PRIVATE_USE)},
+}
+_FROM_PLAN = dict(zip(_PRIVATE_USE, map(chr, _LONE_SURROGATES), strict=True))
+_ESCAPED = re.compile(f"{_ESCAPE}([{_ESCAPE}-\uf7ff])|([\uf780-\uf7ff])")
 _SEPARATORS = re.compile(r"[/\\]")
-_DUPLICATE = re.compile(r"!duplicate\d+$")
+DUPLICATE = "!duplicate"
+"""Begins the end of the planned name of a member whose own name another one has."""
+_DUPLICATE = re.compile(rf"{DUPLICATE}\d+$")
 
 
 def to_plan(name: str) -> str:
@@ -34,7 +42,7 @@ def to_plan(name: str) -> str:
 
 def from_plan(path: str) -> str:
     """The name as the file system has it."""
-    return path.translate(_FROM_PLAN)
+    return _ESCAPED.sub(lambda found: found[1] or _FROM_PLAN[ord(found[2])], path)
 
 
 def parts_inside(path: str) -> tuple[str, ...]:

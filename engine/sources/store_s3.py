@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from engine.errors import UsageError
+from engine.errors import SourceReadError, UsageError
 from engine.sources.listing import Entry
-from engine.sources.names import parts_inside
+from engine.sources.names import from_plan, parts_inside, to_plan
 
 SCHEME = "s3://"
 _TIMEOUT_S = 15
@@ -35,22 +35,18 @@ class S3Store:
         self._file_system: Any = None
 
     def walk(self) -> Iterator[Entry]:
-        """Every object below the prefix, one level of it at a time.
+        """Every object below the prefix, listed flat: a key with ``//`` in it would be its own level.
 
-        Arrow lists a level as a whole: about 650 bytes an object, until the level is done.
+        Arrow keeps the listing as a whole, about 650 bytes an object, until it is done.
 
         Raises:
             OSError: the store cannot be reached, or refuses.
         """
         from pyarrow.fs import FileSelector, FileType
 
-        folders = [self._root]
-        while folders:
-            for info in self._open_system().get_file_info(FileSelector(folders.pop())):
-                if info.type == FileType.Directory:
-                    folders.append(info.path)
-                elif info.type == FileType.File:
-                    yield Entry(info.path[len(self._root) + 1 :], info.size)
+        for info in self._open_system().get_file_info(FileSelector(self._root, recursive=True)):
+            if info.type == FileType.File:
+                yield Entry(to_plan(info.path[len(self._root) + 1 :]), info.size)
 
     def open(self, path: str) -> tuple[BinaryIO, int, object]:
         """Open an object.
@@ -59,8 +55,11 @@ class S3Store:
             OSError: the store failed.
             SourceReadError: the path is none of an object here.
         """
-        parts_inside(path)
-        stream: Any = self._open_system().open_input_file(f"{self._root}/{path}")
+        key = from_plan(path)
+        parts_inside(key)
+        if "//" in f"/{key}":
+            raise SourceReadError("a key with // in it cannot be read: copy the object to another key")
+        stream: Any = self._open_system().open_input_file(f"{self._root}/{key}")
         size = stream.size()
         return cast("BinaryIO", io.BufferedReader(stream, _BUFFER)), size, (size, stream.metadata())
 

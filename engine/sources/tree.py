@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -14,11 +14,25 @@ import pyarrow.compute as pc
 
 from engine.errors import OverLimitError, SourceReadError, UsageError
 from engine.sources import gzipped
-from engine.sources.archives import Archives, is_archive, require_no_archive, split
+from engine.sources.archives import (
+    BROKEN,
+    PREFIX_BYTES,
+    Archives,
+    is_archive,
+    reason,
+    require_no_archive,
+    split,
+)
 from engine.sources.listing import Entry
 from engine.sources.names import INSIDE, LABELS_NAME, absent, from_plan, parts_inside, to_plan
 
 _PIECE = 4096
+LINKS, SPECIAL, VANISHED = (
+    "links not followed", "pipes, sockets and devices not read", "files gone while the folder was listed",
+)  # fmt: skip
+"""Kinds of what a folder has, is not planned, and is counted."""
+REST = "not-all-listed"
+"""Stands for the members of an archive alone that follow its damage: planned, and refused when it is read."""
 
 
 class Store(Protocol):
@@ -69,6 +83,9 @@ class Tree:
         with stream:
             if path.lower().endswith(gzipped.SUFFIX) and not is_archive(path):
                 return gzipped.inflated_file(stream, self._archives.limits, max_bytes)[:first]
+            if is_archive(path):  # its own row says that not all of it was listed: most likely no DICOM file
+                require_no_archive(path, stream.read(PREFIX_BYTES))
+                stream.seek(0)
             if size > max_bytes:
                 raise OverLimitError(f"the file has {size} bytes, the cap is {max_bytes}")
             data = stream.read() if first is None else stream.read(first)
@@ -81,7 +98,7 @@ class Tree:
             for member in self._archives.members(entry.path, lambda: self._store.open(entry.path)[0]):
                 is_empty = False
                 yield Entry(f"{entry.path}{INSIDE}{member.path}", member.size_bytes)
-        except (OSError, OverLimitError, SourceReadError):
+        except (OSError, SourceReadError, *BROKEN):
             is_empty = True  # what could be listed is planned, and the archive itself says that it is not all
         if is_empty:
             yield entry
@@ -110,26 +127,39 @@ class Folder:
     def __init__(self, root: str) -> None:
         """Read nothing yet."""
         self._root = root
+        self.passed_over: Counter[str] = Counter()
 
     def walk(self) -> Iterator[Entry]:
-        """Every regular file below the root, by path ascending.
+        """Every regular file below the root, by path ascending; a folder that cannot be listed is an entry.
+
+        What is passed over is counted meanwhile.
 
         Raises:
-            OSError: a folder cannot be listed.
+            OSError: the root cannot be listed.
         """
+        self.passed_over.clear()
         below = [("", self._names(""))]
         while below:
             folder, names = below[-1]
-            name = next(names, None)
-            if name is None:
-                below.pop()
-            elif name.endswith(b"/"):
-                path = f"{folder}{os.fsdecode(name)}"
-                below.append((path, self._names(path)))
-            else:
-                path = f"{folder}{os.fsdecode(name)}"
-                with suppress(FileNotFoundError):  # gone since the folder was listed
+            path = folder
+            try:
+                name = next(names, None)
+                path += os.fsdecode(name or b"")
+                if name is None:
+                    below.pop()
+                elif name.endswith(b"/"):
+                    below.append((path, self._names(path)))
+                else:
                     yield Entry(to_plan(path), os.lstat(os.path.join(self._root, path)).st_size)
+            except OSError as error:
+                if not path:
+                    raise
+                if path == folder:
+                    below.pop()
+                if isinstance(error, FileNotFoundError):
+                    self.passed_over[VANISHED] += 1
+                else:  # no rights, or too deep: what it is like is told when it is read
+                    yield Entry(to_plan(path.removesuffix("/")), -1)
 
     def _names(self, folder: str) -> Iterator[bytes]:
         """Names in one folder, ascending, those of folders with a slash behind: so the paths ascend, too.
@@ -139,10 +169,14 @@ class Folder:
         pieces, piece = [pa.array([], pa.binary())], []
         with os.scandir(os.fsencode(Path(self._root) / folder)) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_symlink():
+                    self.passed_over[LINKS] += 1
+                elif entry.is_dir(follow_symlinks=False):
                     piece.append(entry.name + b"/")
                 elif entry.is_file(follow_symlinks=False):
                     piece.append(entry.name)
+                else:
+                    self.passed_over[SPECIAL] += 1
                 if len(piece) == _PIECE:
                     pieces.append(pa.array(piece, pa.binary()))
                     piece.clear()
@@ -168,6 +202,11 @@ class Folder:
                 os.close(descriptor)
                 descriptor = below
             facts = os.fstat(descriptor)
+            if stat.S_ISDIR(facts.st_mode):
+                raise SourceReadError(
+                    "a folder that could not be listed: it lies too deep, or its rights forbid it; "
+                    "mend that, and take in what is in it by --incremental"
+                )
             if not stat.S_ISREG(facts.st_mode):
                 raise SourceReadError("no regular file: only those are read")
         except FileNotFoundError as error:
@@ -189,17 +228,21 @@ class LoneArchive:
         self._archives = Archives()
 
     def entries(self) -> Iterator[Entry]:
-        """Every member.
+        """Every member; where the archive is damaged or above a cap, one entry for all that follows.
 
         Raises:
-            UsageError: the archive is damaged or above a cap.
+            UsageError: it is so from its first member on.
         """
+        is_empty = True
         try:
             for entry in self._archives.members(self._path, lambda: open(self._path, "rb")):  # noqa: SIM115
+                is_empty = False
                 if entry.path != LABELS_NAME:
                     yield entry
-        except (OSError, OverLimitError) as error:
-            raise UsageError(f"{self._path} cannot be listed: {reason(error)}") from error
+        except (OSError, *BROKEN) as error:
+            if is_empty:
+                raise UsageError(f"{self._path} cannot be listed: {reason(error)}") from error
+            yield Entry(REST, -1)
 
     def read(self, path: str, max_bytes: int, first: int | None) -> bytes:
         """The bytes of a member, or its ``first`` ones.
@@ -217,10 +260,3 @@ class LoneArchive:
             )  # fmt: skip
         require_no_archive(path, data)
         return data
-
-
-def reason(error: Exception) -> str:
-    """The cause in the system's words, or in ours."""
-    if isinstance(error, OSError):
-        return error.strerror or "unknown reason"
-    return str(error)

@@ -18,10 +18,13 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from engine.errors import OverLimitError, SourceReadError, StorageError, UsageError
+from engine.sources.limits import PARSER_ERRORS
 
 TOKEN, USER, PASSWORD = "OSTEORAY_DICOMWEB_TOKEN", "OSTEORAY_DICOMWEB_USER", "OSTEORAY_DICOMWEB_PASSWORD"
 CONNECTIONS = 4
-_JSON_BYTES = 64 << 20
+_JSON_BYTES = 16 << 20
+_JSON_VALUES = 1_000_000
+"""Of one answer, counted before it is parsed: an empty object takes 3 bytes there, and 72 in memory."""
 _OK, _NO_CONTENT, _TOO_LARGE = 200, 204, 413
 _DENIED, _BUSY = frozenset({401, 403}), frozenset({408, 429, 500, 502, 503, 504})
 
@@ -39,6 +42,8 @@ class Patience:
     """From the first attempt on; below the deadline of one file."""
     timeout_s: float = 15.0
     """Without a byte."""
+    answer_s: float = 55.0
+    """For one whole answer; below the deadline of one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ class Server:
         self._client.close()
 
     def search(self, path: str, query: Mapping[str, str | int]) -> tuple[list[dict[str, Any]], bool]:
-        """The objects of one QIDO answer, and whether the server says that there are more.
+        """The objects of one QIDO answer, empty where they are none; whether the server says there are more.
 
         Raises:
             TooManyResultsError: the server refuses so broad a question.
@@ -126,13 +131,15 @@ class Server:
             raise UsageError(
                 f"the DICOMweb server answers a search with status {answer.status}: check the address"
             )
+        if sum(answer.body.count(mark) for mark in (b"{", b"[", b",")) > _JSON_VALUES:
+            raise TooManyResultsError
         try:
             found = json.loads(answer.body)
-        except ValueError as error:
+        except PARSER_ERRORS as error:
             raise UsageError("the address answers, but not as a DICOMweb server: check it") from error
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        if not isinstance(found, list) or (found and not any(isinstance(item, dict) for item in found)):
             raise UsageError("the address answers, but not as a DICOMweb server: check it")
-        return found, answer.is_cut
+        return [item if isinstance(item, dict) else {} for item in found], answer.is_cut
 
     def retrieve(self, path: str, accept: str, max_bytes: int, *, is_prefix: bool) -> Answer:
         """One object; with ``is_prefix`` its first ``max_bytes``, else more than those are refused.
@@ -185,7 +192,7 @@ class Server:
         self, path: str, query: Mapping[str, str | int], accept: str, max_bytes: int, *, is_prefix: bool
     ) -> tuple[Answer, float]:
         """One answer, and the seconds that the server asks to wait."""
-        body = bytearray()
+        body, ends_s = bytearray(), time.monotonic() + self._patience.answer_s
         with self._client.stream("GET", path, params=dict(query), headers={"Accept": accept}) as response:
             if response.headers.get("content-encoding", "identity").lower() != "identity":
                 raise SourceReadError("the server packs its answers though it was asked not to")
@@ -195,6 +202,8 @@ class Server:
                     if not is_prefix:
                         raise OverLimitError(f"the answer has more than the cap of {max_bytes} bytes")
                     break
+                if time.monotonic() > ends_s:
+                    raise SourceReadError(f"the answer took longer than {self._patience.answer_s:g} s")
             content_type = response.headers.get("content-type", "")
             is_cut = response.headers.get("warning", "").startswith("299")
             return Answer(response.status_code, content_type, body, is_cut), _asked_wait_s(response)
@@ -202,4 +211,4 @@ class Server:
 
 def _asked_wait_s(response: httpx.Response) -> float:
     value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else 0.0
+    return float(value[:9]) if value.isdecimal() else 0.0
