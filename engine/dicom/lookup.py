@@ -59,7 +59,7 @@ def entries(header: Dataset, keyword: str, said: Descriptor) -> NDArray[np.int64
         ValueError: there are fewer than it says; also what pydicom raises where it cannot be read.
     """
     words = _words(header, header[keyword].value)
-    if len(words) < said.entries:
+    if 2 * len(words) - said.entries in {0, 1}:
         words = words.astype("<u2").view(np.uint8)  # two to a word, the first in its low byte
     if len(words) < said.entries:
         raise ValueError("a table is cut")

@@ -24,9 +24,9 @@ from engine.errors import HeaderError, NotGrayscaleError, OverLimitError, PixelD
 
 _ROWS_AT_ONCE = 64  # the index of a whole image leaves the processor's cache: 4 times slower
 _SAMPLE = 1 << 16  # pixels of a film that say whether a window shows it
-_BLOCK = 8
-_FLAT, _RINGING = 2 / 256, 16 / 256
-"""Of the range: how far a lossy coding moves a level block, and what lies beside an edge."""
+_BLOCK, _RINGS = 4, 2
+_FLAT, _RINGING = 1 / 256, 4 / 256
+"""Of the range: how far a lossy coding moves padding in a level block, and beside an edge."""
 _SMALL_TABLE = 1 << 12  # up to here to look at the whole table takes less than at the least and largest value
 
 
@@ -285,8 +285,8 @@ def _without_padding(
 ) -> film.Mask | None:
     """Which codes are no padding; None: all of them.
 
-    A lossy coding moves padding: there it is what lies near it in value, in blocks of 8 x 8 that are level at
-    it and in the blocks beside them, where an edge rings.
+    A lossy coding moves padding: there it is what lies near it in value, in blocks of 4 x 4 that are level at
+    it and in two rings of blocks around them, where an edge rings.
     """
     if padding is None:
         return None
@@ -302,13 +302,13 @@ def _without_padding(
 
 
 def _near_level(is_level_HW: film.Mask) -> film.Mask:
-    """The blocks that are level everywhere, and the eight around each."""
+    """The blocks that are level everywhere, and the rings of blocks around each."""
     rows, columns = is_level_HW.shape
     pads = ((0, -rows % _BLOCK), (0, -columns % _BLOCK))
     edged_HW = np.pad(is_level_HW, pads, mode="edge")
     by_block = edged_HW.reshape(len(edged_HW) // _BLOCK, _BLOCK, -1, _BLOCK)
     blocks: film.Mask = np.logical_and.reduce(by_block, axis=(1, 3))
-    for _ in range(2):  # down the rows, then along them
+    for _ in range(2 * _RINGS):  # down the rows, then along them
         edged = np.pad(blocks, ((1, 1), (0, 0)))
         blocks = (edged[:-2] | edged[1:-1] | edged[2:]).T
     return blocks.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)[:rows, :columns]
