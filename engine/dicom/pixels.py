@@ -25,7 +25,7 @@ from engine.errors import HeaderError, NotGrayscaleError, OverLimitError, PixelD
 _ROWS_AT_ONCE = 64  # the index of a whole image leaves the processor's cache: 4 times slower
 _SAMPLE = 1 << 16  # pixels of a film that say whether a window shows it
 _BLOCK, _RINGS = 4, 2
-_FLAT, _RINGING = 1 / 256, 4 / 256
+_FLAT, _RINGING = 1 / 256, 12 / 256
 """Of the range: how far a lossy coding moves padding in a level block, and beside an edge."""
 _SMALL_TABLE = 1 << 12  # up to here to look at the whole table takes less than at the least and largest value
 
@@ -158,15 +158,19 @@ def _stored(
 def _has_means(header: Dataset, photometric: str, said: StreamFacts, window: voi.Window | None) -> bool:
     """Whether the mean of stored values is shown as the mean of what they are shown as.
 
-    Not of palette indices; nor where bits mean something else, values are padding, or a table bends.
+    Not of palette indices; nor where bits mean something else, values are padding, or a table or a window
+    bends what is shown: the mean of clipped values is not the clipped mean.
     """
     if photometric == colour.PALETTE or not bits.agrees(header, said):
         return False
     if photometric not in colour.GREY:
         return True
     chain = voi.chain_of(header, voi.layout(header), window=window)
-    is_bent = chain.has_modality_lut or chain.has_voi_lut or chain.function == "SIGMOID"
-    return not is_bent and voi.padding(header, chain.layout) is None
+    if voi.padding(header, chain.layout) is not None or chain.layout.bits > voi.TABLE_BITS:
+        return False
+    table = voi.ascending_lut(header, chain)
+    line = voi.as_line(table, 0, len(table) - 1)
+    return line is not None and (line.low, line.high) == (0, len(table) - 1)
 
 
 def _require_size(header: Dataset, facts: FrameFacts, limits: Limits) -> int:

@@ -40,7 +40,7 @@ from tests.fixtures.dicom_fixture import (
 
 Array = NDArray[Any]
 HTJ2K, JPEG_2000_LOSSY = "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.91"
-RAMP = np.arange(4096, dtype="<u2").tobytes()
+CURVE = (np.arange(4096) ** 2 >> 8).astype("<u2").tobytes()
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FILMS = [
     *sorted((DATA / "hand_rsna_full" / "images").glob("*.png")),
@@ -184,9 +184,10 @@ def test_the_networks_input_of_real_films_is_that_of_a_full_decode(syntax: str, 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"PixelPaddingValue": 0}, {"VOILUTFunction": "SIGMOID", "WindowCenter": 2048, "WindowWidth": 2000},
-        {"ModalityLUTSequence": [item(LUTDescriptor=[4096, 0, 16], LUTData=RAMP)]},
-        {"VOILUTSequence": [item(LUTDescriptor=[4096, 0, 16], LUTData=RAMP)]},
+        {"PixelPaddingValue": 0}, {"WindowCenter": 2000, "WindowWidth": 3000},
+        {"VOILUTFunction": "SIGMOID", "WindowCenter": 2048, "WindowWidth": 2000},
+        {"ModalityLUTSequence": [item(LUTDescriptor=[4096, 0, 16], LUTData=CURVE)]},
+        {"VOILUTSequence": [item(LUTDescriptor=[4096, 0, 16], LUTData=CURVE)]},
         {"BitsStored": 10, "HighBit": 9}, {"BitsStored": 14, "HighBit": 13}, {"HighBit": 15},
         {"PixelRepresentation": 1},
     ],
