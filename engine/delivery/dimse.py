@@ -1,6 +1,10 @@
 """A DICOM node as a sink: C-STORE. Each sending thread keeps one association open.
 
 dimse://HOST:PORT/AET[?calling=AET]
+
+An object counts as sent where the node's answer says success (PS3.4 B.2.3) and names no other object. A
+warning is a refusal: the node kept something else than what was sent. What a node says is read up to a size
+and a time.
 """
 
 from __future__ import annotations
@@ -10,12 +14,17 @@ import logging
 import re
 import socket
 import threading
+import time
 import warnings
+from functools import partial
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pydicom
+from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket
 
 from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, SendResult
 from engine.dicom.write import SECONDARY_CAPTURE
@@ -28,9 +37,52 @@ _COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 _EXPLICIT_LE = "1.2.840.10008.1.2.1"
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e]{1,16}")
 _DUPLICATE = 0x0111
-_OUT_OF_RESOURCES, _WARNING, _CLASS = 0xA7, 0xB, 8
+_OUT_OF_RESOURCES, _CLASS = 0xA7, 8
+_ANSWER_BYTES = 1 << 20
 
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # it logs whole identifiers
+
+
+class _Heard:
+    """What a node says on one association: bounded, and the object that its last answer names."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.named: str | None = None
+        self._left = _ANSWER_BYTES
+
+    def begin(self) -> None:
+        """Listen to a new answer."""
+        self.named, self._left = None, _ANSWER_BYTES
+
+    def on_open(self, event: evt.Event) -> None:
+        """Read the association's socket ourselves: pynetdicom takes 4 GiB, and as long as they take."""
+        end = event.assoc.dul.socket
+        if end is not None:
+            setattr(end, "recv", partial(self._recv, end))  # noqa: B010  # a method of theirs
+
+    def on_message(self, event: evt.Event) -> None:
+        """Note the object that an answer names."""
+        self.named = event.message.command_set.get("AffectedSOPInstanceUID")
+
+    def _recv(self, end: AssociationSocket, count: int) -> bytearray:
+        """As AssociationSocket.recv: ``count`` bytes, or fewer where the connection has ended.
+
+        Raises:
+            OSError: too many or too slow: the association ends.
+        """
+        self._left -= count
+        if self._left < 0 or end.socket is None:
+            raise ConnectionError("the node says more than any answer holds")
+        data, ends_s = bytearray(), time.monotonic() + self._timeout_s
+        while len(data) < count:
+            end.socket.settimeout(max(ends_s - time.monotonic(), 0.001))
+            piece = end.socket.recv(count - len(data))
+            if not piece:
+                break
+            data += piece
+        end.socket.settimeout(self._timeout_s)
+        return data
 
 
 class Dimse:
@@ -57,6 +109,8 @@ class Dimse:
         association = self._association()
         if association is None:
             return SendResult(UNREACHABLE, "no_association")
+        heard: _Heard = self._own.heard
+        heard.begin()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -67,6 +121,9 @@ class Dimse:
                 return SendResult(UNREACHABLE, "association_lost")
         if "Status" not in status:
             return SendResult(UNREACHABLE, "no_answer")
+        if heard.named not in {None, "", uid}:
+            association.abort()
+            return SendResult(UNREACHABLE, "answer_names_another_object")
         return _verdict(int(status.Status))
 
     def close(self) -> None:
@@ -83,10 +140,14 @@ class Dimse:
             return association
         if not self._is_listening():
             return None
-        association = self._entity.associate(self._host, self._port, ae_title=self._called)
+        heard = _Heard(self._timeout_s)
+        handlers: list[Any] = [(evt.EVT_CONN_OPEN, heard.on_open), (evt.EVT_DIMSE_RECV, heard.on_message)]
+        association = self._entity.associate(
+            self._host, self._port, ae_title=self._called, evt_handlers=handlers
+        )
         if not association.is_established:
             return None
-        self._own.association = association
+        self._own.association, self._own.heard = association, heard
         with self._lock:
             self._open = [one for one in self._open if one.is_established] + [association]
         return association
@@ -118,7 +179,7 @@ def _parts(address: str) -> tuple[str, int, str, str]:
 
 
 def _verdict(status: int) -> SendResult:
-    if status == 0 or status >> 12 == _WARNING:
+    if status == 0:
         return SendResult(SENT)
     if status == _DUPLICATE:
         return SendResult(SENT, "already_there")

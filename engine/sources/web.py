@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from engine.errors import OverLimitError, SourceReadError, StorageError, UsageError
+from engine.sources.deadline import heed_deadlines, within
 from engine.sources.limits import PARSER_ERRORS
 
 TOKEN, USER, PASSWORD = "OSTEORAY_DICOMWEB_TOKEN", "OSTEORAY_DICOMWEB_USER", "OSTEORAY_DICOMWEB_PASSWORD"
@@ -83,7 +84,7 @@ def address_of(given: str) -> SplitResult:
 def client_of(address: SplitResult, *, connections: int, timeout_s: float) -> httpx.Client:
     """Connections to a service, none yet open; credentials are read from the environment now."""
     user, password, token = (os.environ.get(name, "") for name in (USER, PASSWORD, TOKEN))
-    return httpx.Client(
+    client = httpx.Client(
         base_url=f"{address.scheme}://{address.netloc}{address.path}".rstrip("/") + "/",
         auth=httpx.BasicAuth(user, password) if user and not token else None,
         headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {token}"} if token else {})},
@@ -91,6 +92,7 @@ def client_of(address: SplitResult, *, connections: int, timeout_s: float) -> ht
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         follow_redirects=False,
     )
+    return heed_deadlines(client)
 
 
 class Server:
@@ -193,7 +195,8 @@ class Server:
     ) -> tuple[Answer, float]:
         """One answer, and the seconds that the server asks to wait."""
         body, ends_s = bytearray(), time.monotonic() + self._patience.answer_s
-        with self._client.stream("GET", path, params=dict(query), headers={"Accept": accept}) as response:
+        asked = self._client.stream("GET", path, params=dict(query), headers={"Accept": accept})
+        with within(self._patience.answer_s + 1), asked as response:  # headers, too
             if response.headers.get("content-encoding", "identity").lower() != "identity":
                 raise SourceReadError("the server packs its answers though it was asked not to")
             for piece in response.iter_raw():

@@ -9,11 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pydicom
@@ -30,6 +26,7 @@ from tests.fixtures.outside import free_port
 from tests.fixtures.results_fixture import NAME, PATIENT, archive, scored_archive, storescp
 from tests.fixtures.source_fixture import orthanc, post
 from tests.fixtures.story import SHARD_SIZE, Story, osteoray
+from tests.fixtures.stow_fixture import answering, failure, stored, uid_of
 
 BOTH = Options(kinds=uids.KINDS)
 
@@ -39,46 +36,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("OSTEORAY_DICOMWEB_USER", "reader")
     monkeypatch.setenv("OSTEORAY_DICOMWEB_PASSWORD", "secret-word")
-
-
-@contextmanager
-def answering(answer: Callable[[int], tuple[int, bytes]]) -> Iterator[tuple[str, list[bytes]]]:
-    """A server whose answer to the n-th POST is ``answer(n)``; gives its address and the bodies it got."""
-    bodies: list[bytes] = []
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"])
-            body = self.rfile.read(length)
-            if len(body) < length:  # its sender was killed: no server takes half an object
-                return
-            with lock:
-                bodies.append(body)
-                status, said = answer(len(bodies))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"dicomweb+http://127.0.0.1:{server.server_port}/dicom-web", bodies
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def failure(reason: int) -> bytes:
-    return json.dumps(
-        [{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}}]}}]
-    ).encode()
 
 
 def test_a_folder_gets_each_result_once(tmp_path: Path) -> None:
@@ -162,7 +119,7 @@ def test_a_node_that_is_not_there_leaves_everything_pending(tmp_path: Path) -> N
 
 def test_a_server_that_comes_back_gets_the_rest(tmp_path: Path) -> None:
     scores = scored_archive(tmp_path)
-    with answering(lambda n: (503, b"") if n <= 7 else (200, b"[]")) as (address, bodies):
+    with answering(lambda n, uid: (503, b"") if n <= 7 else stored(uid)) as (address, bodies):
         counts = deliver(scores, address, Options(threads=2))
     assert (counts["sent"], counts["failed"], counts["failures"]) == (5, 0, {})
     assert len(bodies) == 12
@@ -170,7 +127,7 @@ def test_a_server_that_comes_back_gets_the_rest(tmp_path: Path) -> None:
 
 def test_a_server_that_stays_busy_fails_with_a_reason_and_is_asked_again_next_time(tmp_path: Path) -> None:
     scores, is_up = scored_archive(tmp_path), [False]
-    with answering(lambda n: (200, b"[]") if is_up[0] else (503, b"")) as (address, bodies):
+    with answering(lambda n, uid: stored(uid) if is_up[0] else (503, b"")) as (address, bodies):
         counts = deliver(scores, address, Options(threads=2))
         assert (counts["failed"], counts["failures"]) == (5, {"busy:status_503": 5})
         assert len(bodies) == 5 * outbox.ATTEMPTS
@@ -180,7 +137,7 @@ def test_a_server_that_stays_busy_fails_with_a_reason_and_is_asked_again_next_ti
 
 def test_a_refusal_is_kept_until_it_is_asked_for(tmp_path: Path) -> None:
     scores, reason = scored_archive(tmp_path), "status_409_A900"
-    with answering(lambda n: (409, failure(0xA900)) if n <= 5 else (200, b"[]")) as (address, bodies):
+    with answering(lambda n, uid: (409, failure(0xA900)) if n <= 5 else stored(uid)) as (address, bodies):
         assert deliver(scores, address, Options())["failures"] == {f"refused:{reason}": 5}
         assert deliver(scores, address, Options())["sent_this_run"] == 0
         assert len(bodies) == 5
@@ -189,14 +146,14 @@ def test_a_refusal_is_kept_until_it_is_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [0x0111, 45070])
 def test_a_server_that_has_the_uid_already_is_content(tmp_path: Path, code: int) -> None:
-    with answering(lambda n: (409, failure(code))) as (address, _):
+    with answering(lambda *_: (409, failure(code))) as (address, _):
         assert deliver(scored_archive(tmp_path), address, Options())["sent"] == 5
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_refused_credentials_or_no_service_end_at_once(tmp_path: Path, status: int) -> None:
     scores = scored_archive(tmp_path)
-    with answering(lambda n: (status, b"")) as (address, bodies), pytest.raises(SinkError):
+    with answering(lambda *_: (status, b"")) as (address, bodies), pytest.raises(SinkError):
         deliver(scores, address, Options(threads=1))
     assert len(bodies) <= 2
 
@@ -257,9 +214,9 @@ def test_a_kill_in_the_middle_loses_and_doubles_nothing(tmp_path: Path) -> None:
     scores = scored_archive(tmp_path, count=12)
     seen: list[str] = []
 
-    def slow(n: int) -> tuple[int, bytes]:
+    def slow(_: int, uid: str) -> tuple[int, bytes]:
         time.sleep(0.1)
-        return 200, b"[]"
+        return stored(uid)
 
     with answering(slow) as (address, bodies):
         words = [sys.executable, "-m", "jobs", "deliver", str(scores), "--to", address, "--threads", "2"]
@@ -338,16 +295,9 @@ def get(port: int, path: str) -> bytes:
         return bytes(response.read())
 
 
-def uid_of(body: bytes) -> str:
-    from io import BytesIO
-
-    part = body.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
-    return str(pydicom.dcmread(BytesIO(part), specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
-
-
 def test_a_sink_that_takes_nothing_keeps_no_other_from_its_share(tmp_path: Path) -> None:
     scores, to = scored_archive(tmp_path, count=2), tmp_path / "results"
-    with answering(lambda _: (401, b"")) as (address, _), pytest.raises(SinkError):
+    with answering(lambda *_: (401, b"")) as (address, _), pytest.raises(SinkError):
         delivered_to_all(scores, (address, str(to)))
     assert len(list(to.iterdir())) == 2
 
