@@ -102,7 +102,9 @@ def throughput(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     plan = sources.plan(source)
     spec = ReadSpec(source=source, folder=scratch, rules=(bundle.rule,), salt=b"benchmark")
     images_BVHW, covariates_BQ = shown(plan, spec, bundle)
-    scoring = ScoreSpec(bundles=(options.model.resolve(),), engines=(bundle.engine,))
+    scoring = ScoreSpec(
+        bundles=(options.model.resolve(),), sha256s=(bundle.sha256,), engines=(bundle.engine,)
+    )
     start_ray()
     speeds: dict[str, list[float]] = defaultdict(list)
     with ProcessPoolExecutor(CORES, multiprocessing.get_context("spawn")) as pool:

@@ -274,3 +274,19 @@ class BudgetSpentError(EngineError, code="ORY-R03", exit_code=4):
 
 class StoppedError(EngineError, code="ORY-R04", exit_code=143):
     """The run was asked to end (SIGTERM) and did; what was finished is kept."""
+
+
+def error_words(error: EngineError) -> tuple[str, str]:
+    """Code and message: what of an error travels between processes."""
+    return error.code, str(error)
+
+
+def error_of(code: str, message: str) -> EngineError:
+    """The error of this ``code`` again, with its class and exit code."""
+    kinds = [EngineError]
+    for kind in kinds:  # grows while it is walked
+        kinds += kind.__subclasses__()
+    kind = next((kind for kind in kinds if kind.code == code), EngineError)
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error

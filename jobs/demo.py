@@ -20,7 +20,7 @@ from engine.training.recipe import Recipe, with_changes
 from jobs.console import finish, progress
 from jobs.export import run_export
 from jobs.ingest import ingest_manifest, run_ingest
-from jobs.options import MOST
+from jobs.options import MOST, RunOptions
 from jobs.recipes import recipe_named
 from jobs.report import REPORT_NAME, score_page, write_page
 from jobs.running import running
@@ -89,7 +89,7 @@ def _ingest(archive: Path, data: Path) -> None:
         label_names=task.label_columns, labels=read_label_table(labels, task.labels),
     )  # fmt: skip
     with running(data) as run:
-        run_ingest(spec, manifest_of, SHARD_SIZE, run)
+        run_ingest(spec, manifest_of, RunOptions(shard_size=SHARD_SIZE), run)
 
 
 def _train_all(data: Path, folder: Path, changes: Sequence[str]) -> dict[str, dict[str, Any]]:

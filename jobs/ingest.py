@@ -27,7 +27,7 @@ from jobs.cluster_session import cluster_cores, start_ray
 from jobs.console import PARTIAL, finish, progress
 from jobs.dry_run import dry_run as survey_only
 from jobs.options import RunOptions, with_run_options
-from jobs.plan import ManifestOf, begin, require_apart, require_instances, to_do, unfinished
+from jobs.plan import ManifestOf, begin, require_apart, require_instances, to_do, unfinished, waiting
 from jobs.running import Run, read_limits, running
 from jobs.salt import read_salt
 
@@ -113,9 +113,7 @@ def ingest(
     with running(out, limits) as run, lease.hold(deidentified_to) if deidentified_to else nullcontext():
         if deidentified_to:
             deidentified.begin(deidentified_to)
-        counts, speed = run_ingest(
-            spec, manifest_of, options.shard_size, run, incremental=options.incremental
-        )
+        counts, speed = run_ingest(spec, manifest_of, options, run)
     exported = deidentified.counts(out) if deidentified_to else {}
     if labels:
         exported["labelled"] = require_labelled(out, question.label_columns, labels)
@@ -222,8 +220,8 @@ def ingest_manifest(
 
 
 def run_ingest(
-    spec: ReadSpec, manifest_of: ManifestOf, shard_size: int | None, run: Run, *, incremental: bool = False
-) -> tuple[dict[str, int], dict[str, float]]:
+    spec: ReadSpec, manifest_of: ManifestOf, options: RunOptions, run: Run
+) -> tuple[dict[str, int], dict[str, Any]]:
     """Plan, begin or resume, ingest and close the folder that ``run`` holds; gives counts and speed.
 
     Raises:
@@ -231,15 +229,16 @@ def run_ingest(
     """
     started = time.perf_counter()
     paced = replace(spec, pace=run.limits.pace(run.staging))
-    listing = begin(paced, manifest_of, shard_size)
-    before = unfinished(spec.folder) if incremental else None
+    listing = begin(paced, manifest_of, options.shard_size, is_moved=options.moved)
+    before = unfinished(spec.folder) if options.incremental else None
     if before is not None:
         _ingest(paced, run, before)
-    plan = to_do(paced, listing, incremental=incremental, retry=run.limits.retry)
+    plan = to_do(paced, listing, incremental=options.incremental, retry=run.limits.retry)
     planned = time.perf_counter()
     counts = _ingest(paced, run, plan)
     done = time.perf_counter()
-    return counts, {"plan_s": round(planned - started, 1), "wall_s": round(done - planned, 1)}
+    speed = {"plan_s": round(planned - started, 1), "wall_s": round(done - planned, 1)}
+    return counts, {**speed, **waiting(plan, listing)}
 
 
 def _ingest(spec: ReadSpec, run: Run, plan: pa.Table) -> dict[str, int]:

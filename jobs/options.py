@@ -35,6 +35,10 @@ class RunOptions:
         bool,
         typer.Option("--incremental", help="Add what is new or changed in SOURCE to a finished --out."),
     ] = False
+    moved: Annotated[
+        bool,
+        typer.Option("--moved", help="SOURCE is the archive that --out was begun on, at another address."),
+    ] = False
     covariates: Annotated[
         Path | None,
         typer.Option(

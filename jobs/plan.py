@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import sources
-from engine.errors import InstanceError, UsageError
+from engine.errors import InstanceError, TableError, UsageError
 from engine.ingest.instance import InputRule
 from engine.ingest.shard import ReadSpec
 from engine.ingest.survey import named, series_of
@@ -26,6 +27,8 @@ from jobs.salt import check_of
 
 log = logging.getLogger(__name__)
 
+_COMPARED = 8  # files, where a folder is gone on with
+_READ_TABLES = ("samples", "predictions", "abstained", "filtered")
 _READERS_PER_CORE = 4  # digests wait for disk or network more than for a core
 
 ManifestOf = Callable[[int], dict[str, Any]]
@@ -65,20 +68,24 @@ class Listing:
     shard_size: int
 
 
-def begin(spec: ReadSpec, manifest_of: ManifestOf, shard_size: int | None) -> Listing:
+def begin(
+    spec: ReadSpec, manifest_of: ManifestOf, shard_size: int | None, *, is_moved: bool = False
+) -> Listing:
     """Begin the folder of ``spec``, whose lease is held, or accept the one that was begun; lists the source.
+
+    ``is_moved`` accepts that the source has another address than the folder was begun with.
 
     Without a ``shard_size`` a folder keeps its own; a new one has that which fits the source.
 
     Raises:
-        TableError: the folder was begun otherwise, or under another salt.
+        TableError: the folder was begun otherwise, on another source, or under another salt.
         UsageError, StorageError: the source cannot be listed.
         UsageError: labels or covariates are of another archive.
     """
     size = shard_size or _size_of(spec.folder)
     is_begun = bool(size) and (spec.folder / MANIFEST_NAME).exists()
     if size and is_begun:  # a folder that was begun otherwise is refused before a long listing
-        _write_manifest(spec, manifest_of(size))
+        _write_manifest(spec, manifest_of(size), is_moved=is_moved)
     with planning() as on_plan:
         series = series_of(spec.source, spec.rules, spec.pace.per_second)
         listing = sources.plan(spec.source, size, on_plan, series)
@@ -125,20 +132,26 @@ def to_do(
 
     ``incremental``: a folder that has a plan takes in what the ``listing`` has by now; new members and those
     whose bytes changed are planned behind it. Behind that come the instances that were quarantined for a
-    reason in ``retry``, as a further version of each; without ``incremental`` nothing else is taken in.
+    reason in ``retry``, as a further version of each; without ``incremental`` nothing else is taken in
+    (``waiting`` counts it).
 
     Raises:
-        TableError: the folder was begun on other inputs, and the run is not ``incremental``.
+        TableError: the folder was begun on another archive, by the names or by the bytes of some files.
     """
-    if incremental and (spec.folder / ledger.PLAN_NAME).exists():
+    if not (spec.folder / ledger.PLAN_NAME).exists():
+        plan = ledger.write_plan(spec.folder, listing.plan, spec.staging)
+    elif incremental:
         plan = _grown(spec, ledger.read_plan(spec.folder), listing)
     else:
-        plan = _standing(spec, listing.plan, retry)
+        plan = ledger.read_plan(spec.folder)
+        _require_same_archive(spec, plan, listing.plan)
+    ledger.move(spec.folder, sources.identity(spec.source), spec.staging)
     return _retried(spec, plan, listing, retry) if retry else plan
 
 
-def _write_manifest(spec: ReadSpec, manifest: dict[str, Any]) -> None:
-    ledger.begin(spec.folder, {**manifest, "salt_check": check_of(spec.salt)}, spec.staging)
+def _write_manifest(spec: ReadSpec, manifest: dict[str, Any], *, is_moved: bool = False) -> None:
+    facts = {**manifest, "salt_check": check_of(spec.salt)}
+    ledger.begin(spec.folder, facts, spec.staging, is_moved=is_moved)
 
 
 def _size_of(folder: Path) -> int | None:
@@ -149,14 +162,57 @@ def _size_of(folder: Path) -> int | None:
     return size
 
 
-def _standing(spec: ReadSpec, listing: pa.Table, retry: Collection[str]) -> pa.Table:
-    """The plan as it stands, or a new one. A retry does not ask whether the source is still as planned."""
-    is_begun = (spec.folder / ledger.PLAN_NAME).exists()
-    begun_on = read_json(spec.folder / MANIFEST_NAME).get("source")
-    if retry and is_begun and begun_on == sources.identity(spec.source):
-        return ledger.read_plan(spec.folder)
-    forgiven = _failed(spec.folder, retry)["path"] if retry else None
-    return ledger.write_plan(spec.folder, listing, spec.staging, forgiven=forgiven)
+def waiting(plan: pa.Table, listing: Listing) -> dict[str, Any]:
+    """What a live archive has by now beyond the plan, for the summary of a verb; empty where nothing is.
+
+    ``new`` and ``changed`` files wait for ``--incremental``; the rows of those that are ``gone`` say so,
+    unless they were read before.
+    """
+    fresh = pc.sum(pc.invert(pc.is_in(listing.plan["path"], plan["path"]))).as_py() or 0
+    changed = listing.plan.num_rows - fresh - revisions.same_size(plan, listing.plan).num_rows
+    found = {"new": fresh, "changed": changed, "gone": revisions.vanished(plan, listing.plan)}
+    told = {name: count for name, count in found.items() if count}
+    return {"waiting_for_incremental": told} if told else {}
+
+
+def _require_same_archive(spec: ReadSpec, plan: pa.Table, listing: pa.Table) -> None:
+    """Refuse an archive that has none of the planned names, or other bytes under them.
+
+    A few of the files that ended are read again and compared with the digest in their row. Some may have
+    changed meanwhile; where most have, it is another archive. One that cannot be read proves nothing.
+
+    Raises:
+        TableError: it is another archive.
+    """
+    other = "choose another --out; or give --incremental to take in what changed"
+    if not pc.any(pc.is_in(plan["path"], listing["path"])).as_py():
+        raise TableError(f"no file that {spec.folder} was begun on is in this source any more: {other}")
+    meter = Meter(spec.pace.per_second)
+    ended = _some_that_ended(spec.folder, revisions.same_size(plan, listing)["path"])
+    read = [(before, now) for path, before in ended if (now := _digest(spec, path, meter)) is not None]
+    differ = sum(before != now for before, now in read)
+    if differ > len(read) / 2:
+        raise TableError(
+            f"{differ} of {len(read)} files that were looked at have other bytes than when they went into "
+            f"{spec.folder}: this is another archive, or its files were changed: {other}"
+        )
+
+
+def _some_that_ended(folder: Path, paths: pa.ChunkedArray) -> list[tuple[str, str]]:
+    """Path and digest of some rows that count, of these ``paths``, chosen by chance from many shards."""
+    tables = [table for name in _READ_TABLES for table in ledger.tables_of(folder, name)]
+    stale = ledger.superseded(folder)
+    chosen = []
+    for table in random.sample(tables, min(_COMPARED, len(tables))):
+        rows = ledger.read_table(table, ("instance_index", "path", "content_sha256"))
+        counts = pc.and_(pc.is_valid(rows["content_sha256"]), pc.is_in(rows["path"], paths))
+        rows = rows.filter(pc.and_(counts, pc.invert(pc.is_in(rows["instance_index"], stale))))
+        picked = random.sample(range(rows.num_rows), min(_COMPARED, rows.num_rows))
+        chosen += [
+            (row["path"], row["content_sha256"])
+            for row in rows.take(pa.array(picked, pa.int64())).to_pylist()
+        ]
+    return random.sample(chosen, min(_COMPARED, len(chosen)))
 
 
 def _grown(spec: ReadSpec, before: pa.Table, listing: Listing) -> pa.Table:

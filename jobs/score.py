@@ -30,7 +30,7 @@ from jobs.console import PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
 from jobs.options import RunOptions, with_run_options
-from jobs.plan import begin, require_instances, to_do, unfinished
+from jobs.plan import begin, require_instances, to_do, unfinished, waiting
 from jobs.report import REPORT_NAME, score_page, write_page
 from jobs.running import Run, read_limits, running
 from jobs.salt import check_of, read_salt
@@ -110,6 +110,7 @@ def score(
         shard_size=options.shard_size,
         resume=resume,
         incremental=options.incremental,
+        is_moved=options.moved,
         reuse=tuple(reuse_from or ()),
     )
     with running(out, limits) as run:
@@ -211,6 +212,7 @@ class Request:
     shard_size: int | None = None
     resume: bool = True
     incremental: bool = False
+    is_moved: bool = False
     reuse: tuple[Path, ...] = ()
 
 
@@ -235,12 +237,13 @@ def run_score(
     manifest_of = partial(
         score_manifest, spec.source, bundles, route=spec.route, covariates_sha256=_digest_of(spec.covariates)
     )
-    listing = begin(paced, manifest_of, request.shard_size)
+    listing = begin(paced, manifest_of, request.shard_size, is_moved=request.is_moved)
     before = unfinished(spec.folder) if request.incremental else None
     if before is not None:
         scoring.finish(before)
     plan = to_do(paced, listing, incremental=request.incremental, retry=run.limits.retry)
-    return scoring.finish(plan)
+    counts, speed = scoring.finish(plan)
+    return counts, {**speed, **waiting(plan, listing)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,7 @@ class _Scoring:
         readers = self.run.limits.readers or cores
         scoring = ScoreSpec(
             bundles=tuple(bundle.folder.resolve() for bundle in self.bundles),
+            sha256s=tuple(bundle.sha256 for bundle in self.bundles),
             engines=engines,
             actors=actors,
         )

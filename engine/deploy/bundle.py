@@ -33,15 +33,16 @@ CHECKS_NAME = "checks.safetensors"
 SEALED = (ONNX_NAME, WEIGHTS_NAME, CARD_NAME)
 """Files that every bundle has."""
 SEAL = "facts_sha256"
+_IDENTITY = ("format", "task", "model", "outputs", "calibration", "checks", "evaluation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """The facts of an opened bundle.
 
-    ``sha256`` identifies the model in every result row: its weights, graph, input rule, calibration and
-    checks. The card and the time of writing have no part in it: a run that is exported again is the same
-    model.
+    ``sha256`` identifies the model in every result row: task, weights, graph, input rule, outputs,
+    calibration, checks, and what was measured of it. The card, parity's speed and the time of writing have
+    no part in it: a run that is exported again is the same model.
     """
 
     folder: Path
@@ -66,17 +67,37 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return read_json(folder / BUNDLE_NAME)
 
 
-def open_bundle(folder: Path) -> Bundle:
+def open_bundle(folder: Path, expected: str | None = None) -> Bundle:
     """Read a bundle and check that nothing in it was changed.
 
+    ``expected`` is the identity that it must have: that of the bundle which the run began with.
+
     Raises:
-        BundleError: a file is absent or differs from its digest, a fact is absent, or an earlier release
-            wrote it.
+        BundleError: a file is absent or differs from its digest, a fact is absent, another release wrote it,
+            or it is another bundle than ``expected``.
         TableError: there is no bundle.json.
     """
     facts = read_facts(folder)
-    if facts.get("format") != FORMAT:
-        raise BundleError(f"{folder} was written by an earlier release: export the run again")
+    if type(facts.get("format")) is not int or facts["format"] != FORMAT:
+        raise BundleError(
+            f"{folder} is of format {facts.get('format')!r:.20} and this release reads {FORMAT}: export the "
+            "run again with this release, or use the release that wrote it"
+        )
+    found = _opened(folder, facts)
+    if expected is not None and found.sha256 != expected:
+        raise BundleError(
+            f"{folder} is another bundle now (model {found.sha256[:12]}, not {expected[:12]}): put the "
+            "former one back and run the same command again, or choose another --out"
+        )
+    return found
+
+
+def _opened(folder: Path, facts: dict[str, Any]) -> Bundle:
+    """The bundle that these facts describe, its files checked.
+
+    Raises:
+        BundleError: see ``open_bundle``.
+    """
     try:
         _check_digests(folder, facts)
         return Bundle(
@@ -106,10 +127,9 @@ def sealed_files(facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _identity(facts: Mapping[str, Any]) -> str:
-    """Digest of all that decides what a score says."""
+    """Digest of all that decides what a score says, and of what is claimed of the model."""
     digests = {name: digest for name, digest in facts["sha256"].items() if name != CARD_NAME}
-    kept = {name: facts[name] for name in ("calibration", "checks")}
-    return sha256_of_facts({**kept, "sha256": digests, "rule": facts["task"]["rule"]})
+    return sha256_of_facts({**{name: facts[name] for name in _IDENTITY}, "sha256": digests})
 
 
 def _covariates(folder: Path, facts: Mapping[str, Any]) -> tuple[Covariate, ...]:

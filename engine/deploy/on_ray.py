@@ -15,7 +15,7 @@ from ray.data import ActorPoolStrategy
 from engine.deploy.bundle import open_bundle
 from engine.deploy.engines import gpus_of
 from engine.deploy.score import Scorer, predictions_schema, result_tables
-from engine.ingest.on_ray import RunCallbacks, Tally, blocks, per_shard, planned_rows
+from engine.ingest.on_ray import RunCallbacks, Tally, blocks, carrying, is_carried, per_shard, planned_rows
 from engine.ingest.reuse import TABLES
 from engine.ingest.shard import ReadSpec, read_rows
 from engine.store import ledger
@@ -29,12 +29,13 @@ _LEAST_WAITING_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSpec:
-    """What a predictor actor needs: each bundle and its engine, and how many actors of how many threads.
+    """What a predictor actor needs: each bundle, its identity and engine, and how many actors and threads.
 
     The bundles are in the order of the rules of the ``ReadSpec``.
     """
 
     bundles: tuple[Path, ...]
+    sha256s: tuple[str, ...]
     engines: tuple[str, ...]
     actors: int = 1
     threads: int = 1
@@ -69,6 +70,7 @@ def score(
     Raises:
         OSError: the output cannot be written; what was committed stays.
         LeaseLostError: another run took the folder over.
+        BundleError: a bundle is no longer the one that the run began with.
     """
     calls, stats = callbacks or RunCallbacks(), RunStats()
     missing = ledger.missing_shards(spec.folder, plan)
@@ -82,7 +84,7 @@ def score(
         num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
         fn_constructor_kwargs={"scoring": scoring},
     )  # fmt: skip
-    bundles = [open_bundle(folder) for folder in scoring.bundles]
+    bundles = list(map(open_bundle, scoring.bundles, scoring.sha256s))
     schemas = {bundle.task: predictions_schema(bundle) for bundle in bundles}
     parts: dict[int, list[pa.Table]] = defaultdict(list)
     for block in blocks(rows, calls):
@@ -138,11 +140,16 @@ class _Scorer:
     """Actor: opens each bundle once, then scores the sample rows of each block."""
 
     def __init__(self, scoring: ScoreSpec) -> None:
-        self._scorer = Scorer(scoring.bundles, scoring.engines, threads=scoring.threads)
+        self._scoring = scoring
+        self._scorer: Scorer | None = None
 
+    @carrying
     def __call__(self, batch: pa.Table) -> pa.Table:
-        if not batch.num_rows:
+        if not batch.num_rows or is_carried(batch):
             return batch
-        began_s = time.perf_counter()
+        began_s, given = time.perf_counter(), self._scoring
+        self._scorer = self._scorer or Scorer(
+            given.bundles, given.engines, given.sha256s, threads=given.threads
+        )
         scored = self._scorer.score(batch)
         return _with_share(scored, "predict_s", time.perf_counter() - began_s)

@@ -52,15 +52,18 @@ class Model:
         return dict(zip(PROVENANCE, values, strict=True))
 
 
-def open_model(folder: Path, engine: str | None = None, *, threads: int) -> Model:
-    """Open a bundle with its own engine, or with another one.
+def open_model(
+    folder: Path, engine: str | None = None, *, threads: int, expected: str | None = None
+) -> Model:
+    """Open a bundle with its own engine, or with another one; ``expected`` as in ``open_bundle``.
 
     Raises:
         BundleError, MissingDependencyError: the bundle or the engine cannot be used.
         UnknownNameError: this release has no such task.
     """
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, expected)
     predictor = open_predictor(folder, engine or bundle.engine, threads=threads)
+    open_bundle(folder, bundle.sha256)  # the files that were loaded are those that were checked
     return Model(bundle=bundle, task=task_named(bundle.task), predictor=predictor)
 
 
@@ -106,15 +109,17 @@ def predictions_schema(bundle: Bundle) -> pa.Schema:
 class Scorer:
     """The models of some bundles, each opened once."""
 
-    def __init__(self, folders: Sequence[Path], engines: Sequence[str], *, threads: int) -> None:
-        """Open the bundles, each with its engine and ``threads``.
+    def __init__(
+        self, folders: Sequence[Path], engines: Sequence[str], expected: Sequence[str], *, threads: int
+    ) -> None:
+        """Open the bundles, each with its engine, its expected identity, and ``threads``.
 
         Raises:
             BundleError, MissingDependencyError: a bundle or engine cannot be used.
         """
         self._models = [
-            open_model(folder, engine, threads=threads)
-            for folder, engine in zip(folders, engines, strict=True)
+            open_model(folder, engine, threads=threads, expected=sha256)
+            for folder, engine, sha256 in zip(folders, engines, expected, strict=True)
         ]
         # a block has the columns of predictions, all nullable and maps as bytes, whatever its rows are
         fields = [field for model in self._models for field in predictions_schema(model.bundle)]

@@ -6,6 +6,7 @@ so memory does not grow with the archive; only Arrow travels between them.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -19,11 +20,12 @@ from random import Random
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
-from engine.errors import LeaseLostError
+from engine.errors import EngineError, LeaseLostError, error_of, error_words
 from engine.ingest.shard import ReadSpec, read_shard
 from engine.store import ledger
 
@@ -141,6 +143,9 @@ def blocks(dataset: ray.data.Dataset, callbacks: RunCallbacks) -> Iterator[pa.Ta
     """The blocks of a dataset as they arrive, in any order; none once a stop's grace has passed.
 
     A thread of its own waits for Ray, so that this one can look up: Ray has no way to wait for a while only.
+
+    Raises:
+        EngineError: what ended the work of an actor.
     """
     # A block fetched ahead would hold back the one before it, and with it a shard that could be committed.
     ahead = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
@@ -157,9 +162,43 @@ def blocks(dataset: ray.data.Dataset, callbacks: RunCallbacks) -> Iterator[pa.Ta
             table = coming.result()
             if table is None:
                 return
+            raise_carried(table)
             yield table
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+Work = Callable[[Any, pa.Table], pa.Table]
+_ERROR = ("error_code", "error_message")
+
+
+def carrying(work: Work) -> Work:
+    """The method of an actor, whose EngineError travels as a row: Ray would wrap and cut the exception."""
+
+    @functools.wraps(work)
+    def carried(actor: Any, batch: pa.Table) -> pa.Table:
+        try:
+            return work(actor, batch)
+        except EngineError as error:
+            return pa.table({name: [text] for name, text in zip(_ERROR, error_words(error), strict=True)})
+
+    return carried
+
+
+def is_carried(batch: pa.Table) -> bool:
+    """Whether a block holds an error, or rows beside one."""
+    return _ERROR[0] in batch.column_names
+
+
+def raise_carried(batch: pa.Table) -> None:
+    """Raise the error that a block holds, as it was in the actor.
+
+    Raises:
+        EngineError: of the class that was raised there.
+    """
+    if is_carried(batch):
+        found = batch.filter(pc.is_valid(batch[_ERROR[0]]))
+        raise error_of(*(found[name][0].as_py() for name in _ERROR))
 
 
 def planned_rows(folder: Path, shard: int) -> list[dict[str, Any]]:
@@ -196,5 +235,6 @@ class _Reader:
     def __init__(self, read: Read, spec: ReadSpec) -> None:
         self._read, self._spec = read, spec
 
+    @carrying
     def __call__(self, batch: pa.Table) -> pa.Table:
         return self._read(batch, self._spec)

@@ -146,19 +146,22 @@ def _kind(arrow: pa.DataType) -> Any:
 def build_app(
     bundles: Sequence[Path],
     *,
+    expected: Sequence[str | None] = (),
     api_key: str | None = None,
     threads: int = 1,
     isolation: Isolation = _ISOLATION,
 ) -> FastAPI:
     """The HTTP application over some bundles, one per task. With ``api_key``, /v1 needs it as bearer token.
 
+    ``expected`` are the identities that the bundles must have, where the caller opened them before.
+
     Raises:
         UsageError: two bundles are for the same task.
         BundleError: a bundle is incomplete or was changed.
     """
     served: dict[str, Served] = {}
-    for folder in bundles:
-        model = open_model(folder, threads=threads)
+    for folder, sha256 in zip(bundles, expected or [None] * len(bundles), strict=True):
+        model = open_model(folder, threads=threads, expected=sha256)
         if model.task.name in served:
             raise errors.UsageError(f"two bundles are for {model.task.name}: serve one of them")
         served[model.task.name] = Served(model, ThreadPoolExecutor(1), isolation)

@@ -37,10 +37,12 @@ def deploy(
     if api_key is None and not _is_loopback(host):
         raise UsageError(f"{host} is open to the network: give --api-key-file, or serve on 127.0.0.1")
     folders = [folder.resolve() for folder in bundles]
-    gpus = gpus_of(open_bundle(folder).engine for folder in folders)
+    opened = [open_bundle(folder) for folder in folders]
+    gpus = gpus_of(bundle.engine for bundle in opened)
+    expected = [bundle.sha256 for bundle in opened]
 
     def app() -> FastAPI:
-        return build_app(folders, api_key=api_key, isolation=isolation)
+        return build_app(folders, expected=expected, api_key=api_key, isolation=isolation)
 
     decorate: Any = serve.deployment(  # its stub misses that it also takes what ingress() gives
         name=DEPLOYMENT,

@@ -49,11 +49,16 @@ _UNLEASED = "unleased"
 _PARTS_AT_ONCE = 128
 
 
-def begin(folder: Path, facts: Mapping[str, Any], staging: Path | None = None) -> None:
+def begin(
+    folder: Path, facts: Mapping[str, Any], staging: Path | None = None, *, is_moved: bool = False
+) -> None:
     """Write the manifest of a job that starts, or accept the one it resumes.
 
+    ``is_moved`` accepts another ``source``, for ``move`` to note.
+
     Raises:
-        TableError: the folder was begun by another kind of job or with another configuration.
+        TableError: the folder was begun by another kind of job, with another configuration, or on another
+            source.
     """
     path = folder / MANIFEST_NAME
     if path.exists():
@@ -68,8 +73,26 @@ def begin(folder: Path, facts: Mapping[str, Any], staging: Path | None = None) -
                 f"{folder} was begun under another salt, so its patients would get other keys: "
                 "point OSTEORAY_SALT at the former one, or choose another --out"
             )
+        if earlier.get("source") != facts.get("source") and not is_moved:
+            raise TableError(
+                f"{folder} was begun on the source {earlier.get('source')}: choose another --out, or give "
+                "--moved where the same archive has another address now"
+            )
         return
     _write_manifest(folder, {**facts, "started": now(), "complete": False}, staging)
+
+
+def move(folder: Path, source: str, staging: Path | None = None) -> None:
+    """Note that the source has another address now; the folder is incomplete until the run has closed it.
+
+    Raises:
+        TableError: there is no manifest.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    if manifest.get("source") != source:
+        moves = [*manifest.get("moves", []), {"at": now(), "from": manifest.get("source")}]
+        facts = {**manifest, "source": source, "moves": moves, "complete": False}
+        _write_manifest(folder, facts, staging)
 
 
 def is_complete(folder: Path) -> bool:
@@ -118,13 +141,8 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return sha256_of_facts({name: fact for name, fact in manifest.items() if name != AUDIT_HEAD})
 
 
-def write_plan(
-    folder: Path, plan: pa.Table, staging: Path | None = None, *, forgiven: pa.Array | None = None
-) -> pa.Table:
-    """Write the plan, or find it there; returns it as it stands: with what was planned again since then.
-
-    A member whose size changed makes it another plan, unless its path is among the ``forgiven``: those are
-    about to be planned again.
+def write_plan(folder: Path, plan: pa.Table, staging: Path | None = None) -> pa.Table:
+    """Write the plan, or find the same one there.
 
     Raises:
         TableError: the folder was begun on other inputs.
@@ -132,28 +150,9 @@ def write_plan(
     path = folder / PLAN_NAME
     if not path.exists():
         _replace_plan(path, plan, staging)
-        return plan
-    before = read_table(path)
-    if not _is_grown_from(before, plan, pa.array([], pa.string()) if forgiven is None else forgiven):
-        raise TableError(
-            f"{folder} was begun on other inputs or another shard size: "
-            "give --incremental to take in what is new or changed, or choose another --out"
-        )
-    return before
-
-
-def _is_grown_from(before: pa.Table, plan: pa.Table, forgiven: pa.Array) -> bool:
-    """Whether ``before`` is ``plan`` and, behind it, later versions of its members, the last of its sizes."""
-    begun, again = before.slice(0, plan.num_rows), before.slice(plan.num_rows)
-    same = revisions.same_size(before, plan)["path"]
-    changed = plan.filter(pc.invert(pc.is_in(plan["path"], same)))["path"]
-    return bool(
-        begun.drop_columns("size_bytes").equals(plan.drop_columns("size_bytes"))
-        and pc.all(pc.is_in(changed, forgiven), min_count=0).as_py()
-        and pc.all(
-            pc.and_(pc.greater(again["version"], 1), pc.is_in(again["path"], plan["path"])), min_count=0
-        ).as_py()
-    )
+    elif not read_table(path).equals(plan):
+        raise TableError(f"{folder} was begun on other inputs: choose another --out")
+    return plan
 
 
 def grow_plan(folder: Path, plan: pa.Table, facts: Mapping[str, Any], staging: Path | None = None) -> None:

@@ -45,6 +45,7 @@ def verify(folder: Path, audit_head: str | None = None) -> Counts:
         for shard, planned in planned_by_shard.items()
     ]
     counts = total(plan.num_rows, parts)
+    _verify_provenance(folder, manifest)
     _verify_names(folder, planned_by_shard)
     stated = manifest.get("counts", {})
     require(stated == counts, f"the manifest states {stated}, the tables hold {counts}")
@@ -132,6 +133,28 @@ def _stated(path: Path) -> tuple[dict[str, int], dict[str, str], Counts]:
     }:
         raise LedgerError(f"{path} states other tables than a shard has")
     return rows, digests, facts.get("ended", {})
+
+
+def _verify_provenance(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Each scored or withheld row is of a model that the manifest names for its task, and of known code.
+
+    Code may be newer than the manifest where a later release went on: the audit log has each start.
+    """
+    models = {(model["task"]["name"], model["model_sha256"]) for model in manifest.get("models", [])}
+    chosen = {model["model_sha256"] for model in manifest.get("config", {}).get("models", [])}
+    require({digest for _, digest in models} == chosen, f"{folder / MANIFEST_NAME} names models of two kinds")
+    codes = {manifest.get("code_version"), *(line.get("code_version") for line in audit_log.read(folder))}
+    for path in (path for kind in (PREDICTIONS, "abstained") for path in ledger.tables_of(folder, kind)):
+        rows = ledger.read_table(path, ("task", "model_sha256", "code_version"))
+        for row in rows.group_by(rows.column_names).aggregate([]).to_pylist():
+            require(
+                (row["task"], row["model_sha256"]) in models,
+                f"{path} has rows of a model that {MANIFEST_NAME} does not name: the bundle was exchanged "
+                "during the run; score into another --out",
+            )
+            require(
+                row["code_version"] in codes, f"{path} has rows of a release that no start of this run had"
+            )
 
 
 def _verify_audit(

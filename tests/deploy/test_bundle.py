@@ -34,7 +34,7 @@ def bundle(tmp_path: Path) -> Path:
     digests = {name: sha256_of_file(tmp_path / name) for name in SEALED}
     facts = {"task": HAND_AGE.facts(), "model": MODEL, "format": FORMAT}
     facts |= {"outputs": {"months": [], "attention": [4, 4], "embedding": [8]}}
-    facts |= {"calibration": CALIBRATION, "checks": None}
+    facts |= {"calibration": CALIBRATION, "checks": None, "evaluation": {"mae_months": 7.5}}
     facts |= {"engine": "onnxruntime", "sha256": digests}
     write_json(tmp_path / BUNDLE_NAME, sealed(facts))
     return tmp_path
@@ -101,7 +101,7 @@ def test_another_card_or_date_is_the_same_model(bundle: Path) -> None:
 
 def test_a_bundle_of_an_earlier_release_is_refused(bundle: Path) -> None:
     change(bundle, format=1)
-    with pytest.raises(BundleError, match="earlier release: export the run again"):
+    with pytest.raises(BundleError, match="this release reads"):
         open_bundle(bundle)
 
 

@@ -60,7 +60,7 @@ def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
     facts = {
         "task": task.facts(), "model": model.facts(), "engine": "torch",
         "outputs": {"months": [], "sd_months": [], "attention": [-(-size // 32)] * 2, "embedding": [64]},
-        "format": FORMAT, "calibration": calibration.facts(), "checks": None,
+        "format": FORMAT, "calibration": calibration.facts(), "checks": None, "evaluation": {},
         "sha256": {name: sha256_of_file(folder / name) for name in SEALED},
     }  # fmt: skip
     write_json(folder / BUNDLE_NAME, sealed(facts))
@@ -117,7 +117,12 @@ class Night:
         )  # fmt: skip
         rows = read_rows(sources.plan(spec.source, 5).to_pylist(), spec)
         self.num_reused = rows["table"].to_pylist().count("reused")
-        scorer = Scorer([bundle.folder for bundle in bundles], ["torch"] * len(bundles), threads=1)
+        scorer = Scorer(
+            [bundle.folder for bundle in bundles],
+            ["torch"] * len(bundles),
+            [bundle.sha256 for bundle in bundles],
+            threads=1,
+        )
         schemas = {bundle.task: predictions_schema(bundle) for bundle in bundles}
         return result_tables([scorer.score(rows)], schemas)
 

@@ -37,6 +37,7 @@ def tiny_bundle(folder: Path) -> Path:
         "task": SPINE_WEAR.facts(), "model": model.facts(), "engine": "torch", "backbone": model.backbone,
         "outputs": {"probabilities": [4], "attention": [2, 3 * SLICES], "embedding": [64]},
         "format": FORMAT, "calibration": {"temperature": 1.0, "max_doubt": 9.0}, "checks": None,
+        "evaluation": {},
         "sha256": {name: sha256_of_file(folder / name) for name in SEALED},
     }  # fmt: skip
     write_json(folder / BUNDLE_NAME, sealed(facts))
