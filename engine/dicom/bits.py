@@ -59,6 +59,8 @@ def read(values: Array, header: Dataset, said: StreamFacts | None = None) -> Cod
     pattern = values.view(f"u{values.dtype.itemsize}")
     for bit in _overlay_bits(header, where):
         pattern = pattern & ~pattern.dtype.type(1 << bit)
+    if where.shift and _lies_low(pattern, where):
+        where = replace(where, shift=0)
     is_wider = _is_wider(pattern, where)
     is_other_sign = isinstance(said, Jpeg2000Facts) and said.is_signed != where.is_signed
     if not is_wider and not is_other_sign:
@@ -66,7 +68,8 @@ def read(values: Array, header: Dataset, said: StreamFacts | None = None) -> Cod
     else:
         found, has_more = _smoothest(pattern, where, is_wider=is_wider, is_other_sign=is_other_sign)
     remarks = {
-        "stream_precision": where != stated,
+        "high_bit": where.shift != stated.shift and where.bits == stated.bits,
+        "stream_precision": where.bits != stated.bits,
         "stream_sign": found.is_signed != where.is_signed,
         "bits_above_stored": found.bits != where.bits,
         "high_bits": has_more and found.bits == where.bits,
@@ -84,6 +87,11 @@ def _overlay_bits(header: Dataset, where: Layout) -> list[int]:
     said = (elements.number(header, f"{tag:08X}") for tag in elements.OVERLAY_BIT_POSITIONS)
     film = range(where.shift, where.shift + where.bits)
     return [int(bit) for bit in said if bit is not None and 0 < bit < MAX_BITS and int(bit) not in film]
+
+
+def _lies_low(pattern: Array, where: Layout) -> bool:
+    """Whether the film lies in the lowest bits: those that HighBit says are empty, those below are not."""
+    return int(pattern.max(initial=0)) >> where.bits == 0 and bool((pattern & ((1 << where.shift) - 1)).any())
 
 
 def _is_wider(pattern: Array, where: Layout) -> bool:

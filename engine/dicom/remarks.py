@@ -8,6 +8,7 @@ from __future__ import annotations
 REMARKS: dict[str, str] = {
     "bits_above_stored": "Values need more bits than BitsStored says; they are taken as they lie.",
     "border": "A border of one grey runs around the film; it does not count for the contrast.",
+    "high_bit": "HighBit says other bits than the film lies in; the lowest ones are read.",
     "high_bits": "Bits beyond BitsStored hold something else than the film; they are left out.",
     "padding": "Pixels of the padding value do not count for the contrast, and are black.",
     "pixel_aspect": "The pixels are not square; the film is shown in its true proportions.",

@@ -95,6 +95,15 @@ def test_an_overlay_in_low_bits_leaves_the_film_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
+def test_a_high_bit_above_the_film_is_not_believed(is_stream: bool) -> None:
+    """HighBit 15 of a film in bits 0 to 11: its lowest four bits would be lost."""
+    stored_HW = film()
+    frame = read(lossless(stored_HW, 12, HighBit=15) if is_stream else image(stored_HW, HighBit=15))
+    assert frame.remarks == ("high_bit",)
+    assert np.array_equal(frame.display_HW, read(image(stored_HW)).display_HW)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("bits", [13, 14, 16])
 def test_values_above_bits_stored_are_taken_as_they_lie(bits: int, is_stream: bool) -> None:
     """A film of more bits than its header says: wrapped around it would be stripes."""
