@@ -89,11 +89,7 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
             is_wanted = head.tag in wanted
             end = scan.end_of(head, is_implicit=is_implicit, enters=is_wanted, depth=0)
             if is_wanted:
-                first, last = spans.setdefault(head.tag, (position, end))
-                if data[first:last] != data[position:end]:
-                    raise HeaderError(
-                        f"element {_named(head.tag)} stands twice: nobody knows which value holds"
-                    )
+                scan.require_once(spans, head.tag, (position, end))
                 wanted_bytes += end - position
                 if wanted_bytes > caps.header_bytes:
                     raise OverLimitError(f"the header elements exceed the cap of {caps.header_bytes} bytes")
@@ -114,6 +110,17 @@ class _Scan:
         self._tag = struct.Struct(order + "HH")
         self._short, self._long = struct.Struct(order + "H"), struct.Struct(order + "I")
         self._count = 0
+
+    def require_once(self, seen: dict[int, tuple[int, int]], tag: int, span: tuple[int, int]) -> None:
+        """Note where an element of a data set or an item stands; the same one again harms nobody.
+
+        Raises:
+            HeaderError: it was seen with another value.
+        """
+        first, last = seen.setdefault(tag, span)
+        if self._data[first:last] != self._data[span[0] : span[1]]:
+            named = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+            raise HeaderError(f"element {named} stands twice: nobody knows which value holds")
 
     def head(self, position: int, *, is_implicit: bool) -> _Head:
         """Tag, VR and length of the element at ``position``; without VR it counts as implicit."""
@@ -181,18 +188,18 @@ class _Scan:
         return position
 
     def _elements(self, position: int, end: int, is_implicit: bool, enters: bool, depth: int) -> int:
+        seen: dict[int, tuple[int, int]] = {}
         while position + _SHORT_HEAD <= end:
             head = self.head(position, is_implicit=is_implicit)
             if head.tag == _ITEM_END:
                 return position + _SHORT_HEAD
             if head.tag in _MARKS:
                 return position
-            position = self.end_of(head, is_implicit=is_implicit, enters=enters, depth=depth)
+            element_end = self.end_of(head, is_implicit=is_implicit, enters=enters, depth=depth)
+            if enters:
+                self.require_once(seen, head.tag, (position, element_end))
+            position = element_end
         return position
-
-
-def _named(tag: int) -> str:
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def _is_vr(text: bytes) -> bool:

@@ -256,3 +256,28 @@ def test_an_element_that_stands_twice(first: bytes, second: bytes, is_refused: b
             read(data)
     else:
         assert read(data).remarks == ()
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_an_element_that_stands_twice_in_an_item(is_refused: bool) -> None:
+    """The descriptor of a modality LUT, in an item of undefined length."""
+
+    def element(tag: int, vr: bytes, value: bytes) -> bytes:
+        return struct.pack("<HH2sH", 0x0028, tag, vr, len(value)) + value
+
+    described = [struct.pack("<3H", 4, first, 16) for first in (0, 9 if is_refused else 0)]
+    inner = b"".join(element(0x3002, b"US", value) for value in described)
+    inner += struct.pack("<HH2sHI", 0x0028, 0x3006, b"OW", 0, 8) + struct.pack("<4H", 0, 1, 2, 3)
+    marks = [struct.pack("<HHI", 0xFFFE, element, length) for element, length in (
+        (0xE000, 0xFFFFFFFF), (0xE00D, 0), (0xE0DD, 0),
+    )]  # fmt: skip
+    sequence = struct.pack("<HH2sHI", 0x0028, 0x3000, b"SQ", 0, 0xFFFFFFFF)
+    sequence += marks[0] + inner + marks[1] + marks[2]
+    plain = data_set_of(image(film()))
+    at = plain.index(struct.pack("<HH", 0x7FE0, 0x0010))
+    data = meta(EXPLICIT) + plain[:at] + sequence + plain[at:]
+    if is_refused:
+        with pytest.raises(HeaderError, match=r"\(0028,3002\) stands twice"):
+            read(data)
+    else:
+        assert read(data).display_HW.max() == 1
