@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from engine.datasets.phantom.archive import Phantom, write_archive
+from engine.datasets.phantom.heads import HEADS
 from engine.datasets.phantom.visits import HANDS, KNEES
 from engine.errors import UnknownNameError
 from jobs.console import finish, progress
 from jobs.options import MOST
 
-PHANTOMS: dict[str, Phantom] = {"hand-age": HANDS, "knee-age": KNEES}
+PHANTOMS: dict[str, Phantom] = {"hand-age": HANDS, "knee-age": KNEES, "sos-stage": HEADS}
 """Task -> what its archive shows."""
 
 
@@ -24,8 +25,8 @@ def phantom(  # noqa: PLR0913  one parameter an option
     task: Annotated[
         str,
         typer.Option(
-            help="The task it is for: hand-age (one left hand a visit) or knee-age (a knee and the hand of "
-            "the same child a visit)."
+            help="The task it is for: hand-age (one left hand a visit), knee-age (a knee and the hand of "
+            "the same child a visit) or sos-stage (a head from the side)."
         ),
     ] = "hand-age",
     seed: Annotated[

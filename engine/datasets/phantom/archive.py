@@ -48,6 +48,8 @@ class Phantom:
     """Visit, seed and size -> its films, all of one study."""
     labels: tuple[str, ...]
     """Columns of labels.csv that stand before ``split``; others follow it."""
+    split: Callable[[Any], str] | None = None
+    """The split of a visit; None: one patient in five is for the test, by a hash of the name."""
 
 
 def write_archive(  # noqa: PLR0913  these are the options of `osteoray phantom`
@@ -103,12 +105,12 @@ def _check_numbers(*, count: int, seed: int, size: int) -> None:
 
 
 def _write(phantom: Phantom, out: Path, seed: int, size: int, syntax: str, index: int) -> list[Label]:
-    films = phantom.expose(phantom.plan_visit(seed, index), seed, size)
+    visit = phantom.plan_visit(seed, index)
+    films = phantom.expose(visit, seed, size)
+    split = phantom.split(visit) if phantom.split else split_of(films[0].facts.patient_id)
     digest = hashlib.sha256(films[0].facts.study_instance_uid.encode()).hexdigest()
     folder = out / f"study-{digest[:12]}"
     folder.mkdir()
     for film in films:
         write_instance(folder / film.file, film.stored_HW, film.facts, syntax=syntax_of(index, syntax))
-    return [
-        Label(film.facts.sop_instance_uid, split_of(film.facts.patient_id), film.values) for film in films
-    ]
+    return [Label(film.facts.sop_instance_uid, split, film.values) for film in films]
