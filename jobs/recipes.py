@@ -176,6 +176,38 @@ def demo_student() -> Recipe:
     return changed(hand_student(), name="demo-student", epochs=20, batch_size=16)
 
 
+HEAD = Augmentation(rotation_deg=12.0, scale=0.15, shift=0.08, gamma=0.25, contrast=0.2)
+"""Of a crop these are the jitter of the reader's box, too."""
+
+
+def sos_teacher() -> Recipe:
+    """Sees the manual crop: data of ``osteoray ingest --crop labels.csv --region sos --size 160x160``."""
+    return Recipe(
+        name="sos-teacher",
+        task="sos-stage",
+        role="teacher",
+        network=Architecture(backbone="resnet10t"),
+        schedule=Schedule(epochs=40),
+        optimiser=Optimiser(batch_size=16),
+        augmentation=HEAD,
+    )
+
+
+def sos_student() -> Recipe:
+    """Sees the whole film; taught by the recorded outputs (logits, dense) of the network of the crop."""
+    return Recipe(
+        name="sos-student",
+        task="sos-stage",
+        role="student",
+        network=Architecture(backbone="tf_efficientnet_lite0", stages=4),
+        schedule=Schedule(epochs=40),
+        optimiser=Optimiser(batch_size=16, learning_rate=2e-3, weight_decay=0.02),
+        augmentation=HEAD,
+        objective={"outside": 0.5},
+        distill={"kd": 0.5, "spatial": 0.5, "gradcam": 1.0},
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe().name: recipe
     for recipe in (
@@ -191,6 +223,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         knee_with_age,
         knee_no_image,
         knee_student,
+        sos_teacher,
+        sos_student,
         demo_teacher,
         demo_student,
     )

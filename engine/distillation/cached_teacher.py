@@ -44,6 +44,7 @@ class RecordedTeacher:
         """What the teacher says of some samples, shown as ``moved`` moves them."""
         places_B = self.places_N[index_B]
         warp = self.warp_N.at(torch.from_numpy(index_B)).then(moved)
+        finer = warp.shrinks  # a teacher that saw a part of the image keeps the detail of its maps
 
         def read(column: str) -> Tensor:
             return torch.from_numpy(self.cache.read(column, places_B)).to(device).float()
@@ -53,9 +54,9 @@ class RecordedTeacher:
         has_map = "attention" in names
         return Outputs(
             read("logits"),
-            warp.maps(read("dense")) if "dense" in names else None,
-            tuple(warp.maps(read(f"features_{tap}")) for tap in taps),
-            attention_Bhw=warp.maps(read("attention")[:, None] / _LEVELS)[:, 0] if has_map else None,
+            warp.maps(read("dense"), finer) if "dense" in names else None,
+            tuple(warp.maps(read(f"features_{tap}"), finer) for tap in taps),
+            attention_Bhw=warp.maps(read("attention")[:, None] / _LEVELS, finer)[:, 0] if has_map else None,
             pooled_BC=read("embedding") if "embedding" in names else None,
         )
 

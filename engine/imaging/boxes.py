@@ -19,6 +19,9 @@ import pyarrow.parquet as pq
 
 from engine.errors import TableError, UnknownNameError
 from engine.store import schema
+from engine.store.labels import Label, read_label_table
+
+_EDGES = ("left", "top", "right", "bottom")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,12 +119,17 @@ def write_boxes(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_boxes(path: Path, region: str) -> Mapping[str, Box]:
-    """Boxes of one region that were found, by SOP instance UID.
+    """Boxes of one region that were found, by SOP instance UID; of a CSV those that a reader drew.
+
+    A label table (CSV) has them in the columns REGION_left, _top, _right and _bottom.
 
     Raises:
         TableError: the table is absent, or is none of boxes.
         UnknownNameError: it holds no such region.
+        UsageError: the label table cannot be read.
     """
+    if path.suffix.lower() == ".csv":
+        return _drawn_boxes(path, region)
     try:
         table = pq.read_table(path).select(schema.BOXES.names)
     except (OSError, KeyError, pa.ArrowException) as error:
@@ -136,3 +144,13 @@ def read_boxes(path: Path, region: str) -> Mapping[str, Box]:
         )
         for row in chosen.to_pylist()
     }
+
+
+def _drawn_boxes(path: Path, region: str) -> Mapping[str, Box]:
+    label = Label(name=region, kind="box", required=True)
+    boxes = {}
+    for uid, values in read_label_table(path, (label,)).values_by_uid.items():
+        edges = [edge for column in label.columns if (edge := values[column]) is not None]
+        if edges:
+            boxes[uid] = Box(**dict(zip(_EDGES, edges, strict=True)))
+    return boxes

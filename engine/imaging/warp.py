@@ -36,14 +36,21 @@ class Warp:
         """This warp followed by ``after``, whose source is what this one shows."""
         return Warp(self.theta_B33 @ after.theta_B33, self.source_HW, after.shown_HW)
 
-    def maps(self, maps_BChw: Tensor) -> Tensor:
-        """Images or maps over the source view, on the same grid over the shown view.
+    def maps(self, maps_BChw: Tensor, finer: int = 1) -> Tensor:
+        """Images or maps over the source view, on the same grid over the shown view, or a ``finer`` one.
 
         Bilinear; zero where nothing of the source is shown.
         """
         theta_B23 = self.theta_B33[:, :2].to(maps_BChw.device, maps_BChw.dtype)
-        grid = F.affine_grid(theta_B23, list(maps_BChw.shape), align_corners=False)
+        shape = [*maps_BChw.shape[:2], *(finer * side for side in maps_BChw.shape[2:])]
+        grid = F.affine_grid(theta_B23, shape, align_corners=False)
         return F.grid_sample(maps_BChw, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    @property
+    def shrinks(self) -> int:
+        """How many times larger the shown view is than the source, by its side; at least 1, median over B."""
+        sides_B = torch.linalg.det(self.theta_B33).abs().sqrt()
+        return max(round(float(sides_B.median())), 1) if len(sides_B) else 1
 
     def points(self, points_BP2: Tensor) -> Tensor:
         """Pixel points [B, P, 2] of the source view as pixel points of the shown view, float64."""

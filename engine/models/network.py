@@ -66,7 +66,8 @@ class Outputs:
     are the logits; None for another head. ``features`` are trunk maps [B, C, h, w], the last one deepest;
     ``adapted`` are the student's maps brought to the teacher's channels (training only). The last two are
     of a teacher whose outputs were recorded: its ``attention_Bhw`` and ``pooled_BC`` without the maps
-    that they were made from.
+    that they were made from. ``local_BKhw`` is what each place says by itself, where the class maps also hold
+    how much the pooling counts it.
     """
 
     logits_BK: Tensor
@@ -75,6 +76,7 @@ class Outputs:
     adapted: tuple[Tensor, ...] = ()
     attention_Bhw: Tensor | None = None
     pooled_BC: Tensor | None = None
+    local_BKhw: Tensor | None = None
 
     @property
     def class_maps_BKhw(self) -> Tensor:
@@ -170,11 +172,9 @@ class Network(nn.Module):
         feature_info: Any = self.trunk.feature_info
         self.channels: tuple[int, ...] = tuple(feature_info.channels())
         self.norm = nn.BatchNorm2d(self.channels[-1])
-        self.covariate_scale_shift = nn.Linear(sum(facts.covariate_columns), 2 * self.channels[-1])
+        self.covariate_scale_shift = _scale_shift(sum(facts.covariate_columns), self.channels[-1])
         self.classify = nn.Conv2d(self.channels[-1], facts.num_bins if facts.head == "distribution" else 1, 1)
         self.gate = Gate(self.channels[-1]) if self.is_late else None
-        nn.init.zeros_(self.covariate_scale_shift.weight)
-        nn.init.zeros_(self.covariate_scale_shift.bias)
 
     def forward(self, x_BVHW: Tensor, covariates_BQ: Tensor) -> Outputs:
         """Images in [0, 1] and covariates to Outputs."""
@@ -183,9 +183,10 @@ class Network(nn.Module):
             x_BVHW = x_BVHW.flatten(0, 1)[:, None]
             covariates_BQ = covariates_BQ.repeat_interleave(num_views, 0)
         features: tuple[Tensor, ...] = tuple(self.trunk((x_BVHW - self.facts.mean) / self.facts.sd))
-        scale_BC, shift_BC = self.covariate_scale_shift(covariates_BQ).chunk(2, dim=1)
         deep = self.norm(features[-1])
-        deep = deep * (1 + scale_BC[:, :, None, None]) + shift_BC[:, :, None, None]
+        if self.covariate_scale_shift is not None:
+            scale_BC, shift_BC = self.covariate_scale_shift(covariates_BQ).chunk(2, dim=1)
+            deep = deep * (1 + scale_BC[:, :, None, None]) + shift_BC[:, :, None, None]
         if self.gate is not None:
             weights_BV = self.gate(deep.mean((2, 3)).reshape(-1, num_views, deep.shape[1]))
             deep = _side_by_side(deep * num_views * weights_BV.flatten()[:, None, None, None], num_views)
@@ -206,6 +207,16 @@ class Network(nn.Module):
             return dense, bias
         slopes_K, offsets_K = regression_slopes(self.facts.num_bins, dense.device)
         return dense.float() * slopes_K[:, None, None], slopes_K * bias + offsets_K
+
+
+def _scale_shift(columns: int, channels: int) -> nn.Linear | None:
+    """Covariates to a scale and a shift of each channel, at first without effect; None without covariates."""
+    if not columns:
+        return None
+    layer = nn.Linear(columns, 2 * channels)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _side_by_side(maps: Tensor, num_views: int) -> Tensor:
@@ -265,6 +276,9 @@ def load_start(model: Network, path: Path) -> None:
         given = safetensors.torch.load_file(path)
         whole, own = model.state_dict(), model.trunk.state_dict()
         same = {n: value for n, value in given.items() if n in whole and value.shape == whole[n].shape}
+        if given.keys() == whole.keys() == same.keys():
+            model.load_state_dict(same)
+            return
         if given.keys() == whole.keys() and whole.keys() - same.keys() <= {_COVARIATE_LAYER}:
             covariate_layer = _with_first_covariates(
                 given[_COVARIATE_LAYER], whole[_COVARIATE_LAYER], model.facts.covariate_columns

@@ -11,9 +11,10 @@ from importlib.metadata import entry_points
 from engine.errors import UnknownNameError
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
+from engine.tasks.sos_stage import SOS_STAGE
 from engine.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (HAND_AGE, KNEE_AGE)}
+TASKS: dict[str, Task] = {task.name: task for task in (HAND_AGE, KNEE_AGE, SOS_STAGE)}
 
 
 def task_named(name: str) -> Task:

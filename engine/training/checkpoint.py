@@ -59,6 +59,8 @@ def new_state(
     adapts = any(TERMS[name].adapts for name in recipe.distill)
     trainee = Trainee(net, teacher_channels if adapts else ())
     if recipe.network.learns == "covariates":
+        if net.covariate_scale_shift is None:
+            raise TrainingError("learns=covariates: this network has no covariates")
         trainee.requires_grad_(requires_grad=False)
         net.covariate_scale_shift.requires_grad_(requires_grad=True)
     channels_last(trainee).to(device)

@@ -209,6 +209,17 @@ def gradcam_by_hand() -> Case:
     return outputs(maps((3, 1), (0, 0))), outputs(maps((1, 3), (1, 3))), truth(1.0, 1.0), 0.4
 
 
+def spatial_by_hand() -> Case:
+    # T = 3: the teacher's places say 1/4, 3/4 and 1/3, 2/3, the student's 1/2, 1/2. The teacher's attention is
+    # bin 2, in parts of log 3 and log 2. A second teacher sees nothing anywhere: left out.
+    z2 = torch.tensor([[math.log(3), math.log(2)], [0, 0]]) * 3
+    teacher = outputs(torch.stack([torch.zeros_like(z2), z2], 1)[:, :, None])
+    at_first = math.log(1 / 2) / 4 + 3 * math.log(3 / 2) / 4
+    at_second = math.log(2 / 3) / 3 + 2 * math.log(4 / 3) / 3
+    expected = 9 * (math.log(3) * at_first + math.log(2) * at_second) / math.log(6)
+    return outputs(torch.zeros(2, 2, 1, 2)), teacher, truth(1.0, 1.0), expected
+
+
 BY_HAND: dict[str, Callable[[], Case]] = {
     "kd": kd_by_hand,
     "kd_std": kd_std_by_hand,
@@ -222,6 +233,7 @@ BY_HAND: dict[str, Callable[[], Case]] = {
     "reg": reg_by_hand,
     "hint": hint_by_hand,
     "gradcam": gradcam_by_hand,
+    "spatial": spatial_by_hand,
 }
 
 

@@ -114,11 +114,11 @@ def build_head(fused: float, rng: np.random.Generator, *, gap_mm: float) -> Head
         _band("occiput", _arc((-2, 42), (88, 74), 205, 250) * grown, 6.0, 0.8),
         _band("base", np.array([(84, 20), (60, 8), (38, 6), (14, 4), (7, 1)]) * grown, 4.0, 0.7),
         _band("sella", np.array([(9, 2), (6, -7), (-1, -8), (-5, 0)]) * grown, 3.0, 0.6),
-        Bone("clivus", (_bar(start, end, _CLIVUS_HALF_MM),), None, 1.5, 9.0, 0.7, 0.95),
+        Bone("clivus", (capsule(start, end, *_CLIVUS_HALF_MM),), None, 1.5, 9.0, 0.7, 0.95),
         Bone("atlas", (circle(24) * (6, 5) + np.array([-14, -56]) * grown,), None, 1.5, 4.0, 0.6, 0.5),
-        Bone("axis", (_bar(*(np.array(p) * grown for p in ((-29, -54), (-33, -81))), (6.0, 9.0)),),
+        Bone("axis", (capsule(np.array((-29, -54)) * grown, np.array((-33, -81)) * grown, 6.0, 9.0),),
              None, 1.5, 7.0, 0.6, 0.7),
-        Bone("third", (_bar(*(np.array(p) * grown for p in ((-35, -104), (-36, -112))), (9.0, 9.0)),),
+        Bone("third", (capsule(np.array((-35, -104)) * grown, np.array((-36, -112)) * grown, 9.0, 9.0),),
              None, 1.5, 7.0, 0.6, 0.7),
         Bone("upper-jaw", (smooth(np.array([(78, -8), (30, -14), (26, -34), (50, -44), (76, -40)]) * grown),),
              None, 2.0, 14.0, 0.5, 0.55),
@@ -209,11 +209,6 @@ def _band(name: str, line_N2: NDArray[np.float64], wide_mm: float, shade: float)
     across = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1) / np.linalg.norm(ahead, axis=1, keepdims=True)
     outline = np.concatenate([line_N2 + wide_mm / 2 * across, (line_N2 - wide_mm / 2 * across)[::-1]])
     return Bone(name, (outline,), None, 1.2, wide_mm / 2, shade, shade)
-
-
-def _bar(start: Points, end: Points, halves: tuple[float, float]) -> Points:
-    """A bone that tapers from one half-width to another, rounded at its ends."""
-    return capsule(start, end, *halves)
 
 
 def _pose(rng: np.random.Generator, size: int) -> tuple[float, Pose]:

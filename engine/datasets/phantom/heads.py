@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.datasets.archive import Value
 from engine.datasets.phantom.archive import Exposure, Phantom
 from engine.datasets.phantom.head import STAGE_EDGES, expose_head, stage_of
 from engine.datasets.phantom.maturity import SEXES
@@ -93,7 +94,7 @@ def expose_film(visit: HeadVisit, seed: int, size: int) -> list[Exposure]:
     )
     exact = stage_of(visit.fused)
     stage = exact if split_of_visit(visit) == "test" else visit.readers[0]
-    values = {
+    values: dict[str, Value] = {
         "sos_stage": float(stage),
         "sos_left": round(box.left, 2),
         "sos_top": round(box.top, 2),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from engine.distillation.terms.feature import at, hint, rkd
-from engine.distillation.terms.maps import cat, gradcam
+from engine.distillation.terms.maps import cat, gradcam, spatial
 from engine.distillation.terms.response import bin_kl, dist, dkd, emd2, kd, kd_std, reg
 from engine.models.batch import Batch
 from engine.models.network import Outputs
@@ -44,4 +44,5 @@ TERMS: dict[str, Term] = {
     "rkd": Term(rkd, ("embedding",)),
     "gradcam": Term(gradcam, ("attention", "dense")),
     "cat": Term(cat, ("dense",)),
+    "spatial": Term(spatial, ("dense",)),
 }

@@ -12,6 +12,7 @@ from engine.models.grad_cam import attention, attention_target, by_autograd
 from engine.models.network import Outputs
 
 CAT_CELLS = 2
+SPATIAL_TEMPERATURE = 3.0
 _EPS = 1e-6
 
 
@@ -38,6 +39,26 @@ def cat(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         for dense in (student.class_maps_BKhw, teacher.class_maps_BKhw.detach())
     )
     return (cells_s - cells_t).square().sum(2).mean()
+
+
+def spatial(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+    """T^2 KL(softmax(Z_t,ij / T) || softmax(Z_s,ij / T)) of what each place says, T = 3; dense logits Z.
+
+    The mean over places weighs each by the teacher's attention, so that it is over what the teacher saw where
+    it saw a part of the image only. Samples on which that is dead are left out. After Milani et al. 2025, a
+    reading of the abstract's "spatial logits".
+    """
+    local_s = student.class_maps_BKhw if student.local_BKhw is None else student.local_BKhw
+    local_t = teacher.class_maps_BKhw if teacher.local_BKhw is None else teacher.local_BKhw
+    weight_Bhw = resized(attention_of(teacher).detach()[:, None], local_s)[:, 0]
+    log_t, log_s = (
+        (local.float() / SPATIAL_TEMPERATURE).log_softmax(1)
+        for local in (resized(local_t.detach(), local_s), local_s)
+    )
+    apart_Bhw = SPATIAL_TEMPERATURE**2 * (log_t.exp() * (log_t - log_s)).sum(1)
+    whole_B = weight_Bhw.sum((1, 2))
+    mean_B = (weight_Bhw * apart_Bhw).sum((1, 2)) / whole_B.clamp_min(_EPS)
+    return mean_B.sum() / (whole_B > 0).sum().clamp_min(1)
 
 
 def attention_of(outputs: Outputs) -> Tensor:
