@@ -196,21 +196,25 @@ def require_no_duplicates_across_splits(data: TrainingSet) -> None:
 
 
 def splits_by_patient(patients_N: NDArray[Any], given: list[str | None]) -> NDArray[Any]:
-    """Split of each sample: the label table's ``test`` is kept; the rest is divided by a hash of the patient.
+    """Split of each sample. The label table's ``test`` and ``val`` are kept.
+
+    Where it has no ``val``, a hash of the patient takes that out of the rest; without a split, all three.
 
     Raises:
-        TrainingError: one patient is on both sides, or a split is named neither ``train`` nor ``test``.
+        TrainingError: one patient is in two splits, or a split is none of ``train``, ``val`` and ``test``.
     """
-    unknown = {split for split in given if split} - {"train", "test"}
+    unknown = {split for split in given if split} - set(SPLITS)
     if unknown:
-        raise TrainingError(f"the label table has the split '{min(unknown)}': only train and test are known")
-    has_given = any(given)
-    splits = np.array([_split(key, split, has_given) for key, split in zip(patients_N, given, strict=True)])
-    leaked = set(patients_N[splits == "test"]) & set(patients_N[splits != "test"])
-    if leaked:
-        raise TrainingError(
-            f"{len(leaked)} patient(s) are in train and in test: mend the label table's split"
-        )
+        raise TrainingError(f"the label table has the split '{min(unknown)}': known are {', '.join(SPLITS)}")
+    splits = np.array(
+        [
+            (split or "train") if "val" in given else _split(key, split, has_given=any(given))
+            for key, split in zip(patients_N, given, strict=True)
+        ]
+    )
+    held = [set(patients_N[splits == name]) for name in SPLITS]
+    if leaked := sum(map(len, held)) - len(set().union(*held)):
+        raise TrainingError(f"{leaked} patient(s) are in two splits: mend the label table's split")
     return splits
 
 
@@ -229,7 +233,7 @@ def _labelled(folder: Path, columns: list[str], labels: Sequence[Label]) -> Iter
         yield table.filter(reduce(pc.or_, held))
 
 
-def _split(patient: str, given: str | None, has_given: bool) -> str:
+def _split(patient: str, given: str | None, *, has_given: bool) -> str:
     place = int(patient[:8], 16) % 100
     if has_given:
         return "test" if given == "test" else ("val" if place < _VAL_PERCENT else "train")

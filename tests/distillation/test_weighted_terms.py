@@ -210,7 +210,7 @@ def gradcam_by_hand() -> Case:
 
 
 def spatial_by_hand() -> Case:
-    # T = 3: the teacher's places say 1/4, 3/4 and 1/3, 2/3, the student's 1/2, 1/2. The teacher's attention is
+    # T = 3: the teacher's places say 1/4, 3/4 and 1/3, 2/3, the student's 1/2, 1/2. Its attention is that of
     # bin 2, in parts of log 3 and log 2. A second teacher sees nothing anywhere: left out.
     z2 = torch.tensor([[math.log(3), math.log(2)], [0, 0]]) * 3
     teacher = outputs(torch.stack([torch.zeros_like(z2), z2], 1)[:, :, None])

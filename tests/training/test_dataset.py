@@ -126,12 +126,24 @@ def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
     made = cohort()
     made[0] = Made(patient="P0", months=30.0, split="test")
     made[4] = Made(patient="P2", months=30.0, split="test")
-    with pytest.raises(TrainingError, match=r"2 patient\(s\) are in train and in test"):
+    with pytest.raises(TrainingError, match=r"2 patient\(s\) are in two splits"):
         opened(write_ingest(tmp_path, made), tmp_path / "cache")
 
 
+def test_a_validation_split_of_the_label_table_is_kept() -> None:
+    patients = np.array([f"{n:08x}" for n in (1, 2, 3, 4)])
+    assert splits_by_patient(patients, ["train", "val", None, "test"]).tolist() == [
+        "train",
+        "val",
+        "train",
+        "test",
+    ]
+    with pytest.raises(TrainingError, match=r"1 patient\(s\) are in two splits"):
+        splits_by_patient(patients[[0, 0]], ["train", "val"])
+
+
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(TrainingError, match="the split 'holdout': only train and test"):
+    with pytest.raises(TrainingError, match="the split 'holdout': known are train, val, test"):
         splits_by_patient(keys(3), ["train", "holdout", None])
 
 
