@@ -10,7 +10,10 @@ from typing import Any, Literal
 from engine.errors import NoLabelError
 from engine.store.csv_rows import CsvRows, read_rows
 
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
 """Words of the column ``split``, in any case."""
 Kind = Literal["number", "class", "point", "box"]
 _PARTS: dict[str, tuple[str, ...]] = {"point": ("_x", "_y"), "box": ("_left", "_top", "_right", "_bottom")}
@@ -89,8 +92,8 @@ def _splits(rows: CsvRows) -> list[str | None]:
     unknown = sum(bool(text) and split is None for text, split in zip(given, splits, strict=True))
     if unknown:
         raise rows.refused(
-            f"has {unknown} row(s) whose split is neither train nor test: leave it empty for the others; "
-            "training holds a part of train out for validation by itself"
+            f"has {unknown} row(s) whose split is neither train, val nor test: leave it empty for others; "
+            "without val, training holds a part of train out for validation by itself"
         )
     rows.mended["splits in another spelling"] += sum(
         bool(text) and text != split for text, split in zip(given, splits, strict=True)
@@ -103,7 +106,7 @@ def read_label_table(path: Path, labels: Sequence[Label]) -> Labels:
 
     Raises:
         UsageError: see ``read_values``; or there is no value at all, one is none of its label's kind or out
-            of its range, or a split is neither train nor test.
+            of its range, or a split is neither train, val nor test.
     """
     required = [column for label in labels if label.required for column in label.columns]
     optional = [column for label in labels if not label.required for column in label.columns]

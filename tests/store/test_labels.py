@@ -180,6 +180,12 @@ def test_decimal_commas_stand_between_semicolons(tmp_path: Path, caplog: pytest.
     assert "1 decimal commas" in caplog.text
 
 
+def test_a_validation_split_is_known_by_its_words(tmp_path: Path) -> None:
+    rows = "".join(f"1.{n},9{n},{word}\n" for n, word in enumerate(("val", "Validation", "VALID")))
+    path = table(tmp_path, f"sop_instance_uid,bone_age_months,split\n{rows}")
+    assert set(read_labels(path, NAMES).split_by_uid.values()) == {"val"}
+
+
 @pytest.mark.parametrize("split", ["TRAIN", "Train", " train ", "Training"])
 def test_a_split_is_known_in_any_case(tmp_path: Path, caplog: pytest.LogCaptureFixture, split: str) -> None:
     path = table(tmp_path, f"sop_instance_uid,bone_age_months,split\n1.2,96,{split}\n1.3,9,\n")
@@ -190,8 +196,7 @@ def test_a_split_is_known_in_any_case(tmp_path: Path, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("sop_instance_uid,bone_age_months,split\n1.2,96,validation\n", "1 row.* neither train nor test"),
-        ("sop_instance_uid,bone_age_months,split\n1.2,96,Canary\n", "1 row.* neither train nor test"),
+        ("sop_instance_uid,bone_age_months,split\n1.2,96,Canary\n", "1 row.* neither train, val nor test"),
         ("sop_instance_uid,bone_age_months\n1.28408E+15,96\n", "spreadsheet rounded .*row 2"),
         ("sop_instance_uid;bone_age_months\n1,28408E+15;96\n", "spreadsheet rounded .*row 2"),
         ("sop_instance_uid,bone_age_months\n,96\n1.3,9\n", "1 row.* without a SOP instance UID"),

@@ -1,4 +1,4 @@
-"""sos-stage from phantoms to a delivery: the teacher learns from the crop, the student sees the whole film."""
+"""sos-stage from phantoms to a delivery: the teacher learns from crops, the student sees the whole film."""
 
 from __future__ import annotations
 
