@@ -27,7 +27,12 @@
     │   ├── BodyPartOpenError        ORY-F07
     │   ├── NotASliceError           ORY-F08
     │   ├── PartOfSeriesError        ORY-F09   becomes a grouped row: it went into the sample of its series
-    │   └── CompanionError           ORY-F10
+    │   ├── CompanionError           ORY-F10
+    │   ├── ModalityError            ORY-F11
+    │   ├── ViewError                ORY-F12
+    │   ├── BothSidesError           ORY-F13
+    │   ├── ForProcessingError       ORY-F14
+    │   └── TooSmallError            ORY-F15
     ├── AbstainedError               ORY-A00   scored, but withheld: an abstained row (engine.abstained)
     │   ├── AgeAboveRangeError       ORY-A01
     │   ├── BlankError               ORY-A02
@@ -210,6 +215,26 @@ class PartOfSeriesError(FilteredError, code="ORY-F09", reason="part_of_series"):
 
 class CompanionError(FilteredError, code="ORY-F10", reason="companion"):
     """Another kind of file that lies beside images: a text, a picture, a volume, notes of a system."""
+
+
+class ModalityError(FilteredError, code="ORY-F11", reason="modality"):
+    """The header names a kind of imaging that the task does not take."""
+
+
+class ViewError(FilteredError, code="ORY-F12", reason="view"):
+    """The header names a view that the task is not for: lateral or oblique."""
+
+
+class BothSidesError(FilteredError, code="ORY-F13", reason="laterality"):
+    """The header says that both sides are shown, where the task is of one."""
+
+
+class ForProcessingError(FilteredError, code="ORY-F14", reason="for_processing"):
+    """Raw values of the detector, which no display shows."""
+
+
+class TooSmallError(FilteredError, code="ORY-F15", reason="too_small"):
+    """Fewer rows or columns than show what the task looks at."""
 
 
 class TableError(EngineError, code="ORY-T01"):

@@ -23,7 +23,7 @@ _LIFTED: dict[str, tuple[str, ...]] = {
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     "FramePixelDataPropertiesSequence": ("ImagerPixelSpacing",),
-    "FrameAnatomySequence": ("FrameLaterality",),
+    "FrameAnatomySequence": ("FrameLaterality", "AnatomicRegionSequence"),
 }
 """Macro -> the elements that are read of it."""
 

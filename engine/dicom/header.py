@@ -1,7 +1,7 @@
-"""Header elements -> whitelisted columns, by the standard's names.
+"""Header elements by the standard's names: texts, numbers, spacing, age, and the key of a patient.
 
-What is free text in a file leaves this module as a known word (``vocabulary``), or not at all. Patient
-identity leaves it only as an HMAC; dates leave it only as an age.
+Patient identity leaves this module only as an HMAC; dates leave it only as an age. ``columns`` makes the
+columns of the tables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from engine.dicom import allowed_values, colour
 from engine.dicom.parse import element_value
 from engine.errors import HeaderError
 
@@ -24,17 +23,16 @@ _AGE = re.compile(r"^(\d{1,3})([DWMY])$")
 _DATE = re.compile(r"^(\d{4})\.?(\d{2})\.?(\d{2})$")
 _DATES = ("StudyDate", "SeriesDate", "AcquisitionDate")
 _OLDEST_MONTHS = 130 * 12
-_SEXES = frozenset({"F", "M", "O"})
 _CALIBRATIONS = frozenset({"FIDUCIAL", "GEOMETRY"})
-_PHOTOMETRIC = colour.GREY | colour.YBR | colour.RETIRED | {colour.PALETTE, colour.RGB}
-_LATERALITIES = frozenset({"L", "R", "B", "U"})
 _MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
 _ROUNDED_ASPECT, _MOST_ASPECT = 0.005, 8.0
 _UID = re.compile(r"^[0-9.]{1,64}$")
 
 _KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
-    "Modality", "Manufacturer", "BodyPartExamined", "ViewPosition", "Laterality", "ImageLaterality",
+    "Modality", "Manufacturer", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition",
+    "ViewCodeSequence", "Laterality", "ImageLaterality", "PresentationIntentType", "SeriesDescription",
+    "ProtocolName", "PerformedProcedureStepDescription", "StudyDescription", "RequestedProcedureDescription",
     "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate",
     "SeriesDate", "AcquisitionDate", "ImageType",
     "PixelSpacing", "PixelSpacingCalibrationType", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
@@ -120,41 +118,6 @@ def finite(header: Dataset, keyword: str, default: float) -> float:
     return default if value is None else value
 
 
-def columns(header: Dataset, transfer_syntax_uid: str, salt: bytes) -> dict[str, Any]:
-    """The header columns of ``schema.HEADER_FIELDS``.
-
-    Raises:
-        HeaderError: SOP instance or class UID is missing or malformed.
-    """
-    row, column, source = spacing(header)
-    return {
-        "sop_instance_uid": _uid(header, "SOPInstanceUID"),
-        "sop_class_uid": _uid(header, "SOPClassUID"),
-        "study_instance_uid": _uid_or_none(header, "StudyInstanceUID"),
-        "series_instance_uid": _uid_or_none(header, "SeriesInstanceUID"),
-        "transfer_syntax_uid": transfer_syntax_uid,
-        "modality": allowed_values.modality(text(header, "Modality")),
-        "manufacturer": allowed_values.maker(text(header, "Manufacturer")),
-        "photometric_interpretation": _one_of(text(header, "PhotometricInterpretation"), _PHOTOMETRIC),
-        "rows": integer(header, "Rows", 0),
-        "columns": integer(header, "Columns", 0),
-        "bits_stored": integer(header, "BitsStored", 0),
-        "body_part_examined": allowed_values.body_part(text(header, "BodyPartExamined")),
-        "view_position": allowed_values.view(text(header, "ViewPosition")),
-        "laterality": laterality(header),
-        "patient_sex": sex(header),
-        "patient_key": patient_key(header, salt),
-        "age_months": age_months(header),
-        "spacing_row_mm": row,
-        "spacing_column_mm": column,
-        "spacing_source": source,
-        "image_position_patient": numbers(header, "ImagePositionPatient", 3),
-        "image_orientation_patient": numbers(header, "ImageOrientationPatient", 6),
-        "is_localizer": "LOCALIZER" in words(header, "ImageType"),
-        "remarks": [],
-    }
-
-
 def patient_key(header: Dataset, salt: bytes) -> str:
     """HMAC-SHA256 of issuer and patient ID; of the study (or instance) UID where there is no patient ID.
 
@@ -167,20 +130,6 @@ def patient_key(header: Dataset, salt: bytes) -> str:
         else f"study|{text(header, 'StudyInstanceUID') or text(header, 'SOPInstanceUID')}"
     )
     return hmac.new(salt, identity.encode(), hashlib.sha256).hexdigest()[:32]
-
-
-def sex(header: Dataset) -> str | None:
-    """PatientSex as F, M or O (PS3.3 C.7.1.1); None where it is absent or anything else."""
-    return _one_of(text(header, "PatientSex"), _SEXES)
-
-
-def laterality(header: Dataset) -> str | None:
-    """L, R, B (both) or U (unpaired) of the image, else of its frame, else of its series; None: not said."""
-    for keyword in ("ImageLaterality", "FrameLaterality", "Laterality"):
-        found = _one_of(text(header, keyword), _LATERALITIES)
-        if found:
-            return found
-    return None
 
 
 def age_months(header: Dataset) -> float | None:
@@ -238,6 +187,24 @@ def pixel_aspect(header: Dataset) -> float:
     return 1.0 if is_rounding or not 1 / _MOST_ASPECT <= row / column <= _MOST_ASPECT else row / column
 
 
+def uid_or_none(header: Dataset, keyword: str) -> str | None:
+    """The element as a UID; None where it is absent or malformed."""
+    value = text(header, keyword)
+    return value if value and _UID.match(value) else None
+
+
+def uid(header: Dataset, keyword: str) -> str:
+    """The element as a UID.
+
+    Raises:
+        HeaderError: it is absent or malformed.
+    """
+    value = uid_or_none(header, keyword)
+    if value is None:
+        raise HeaderError(f"{keyword} is missing or malformed")
+    return value
+
+
 def words(header: Dataset, keyword: str) -> list[str]:
     """All values of the element in capitals."""
     return [_plain(value).upper() for value in _values(header, keyword)]
@@ -278,18 +245,6 @@ def _one_of(value: str | None, known: frozenset[str]) -> str | None:
 
 def _plausible(months: float) -> float | None:
     return months if 0.0 <= months <= _OLDEST_MONTHS else None
-
-
-def _uid_or_none(header: Dataset, keyword: str) -> str | None:
-    value = text(header, keyword)
-    return value if value and _UID.match(value) else None
-
-
-def _uid(header: Dataset, keyword: str) -> str:
-    value = _uid_or_none(header, keyword)
-    if value is None:
-        raise HeaderError(f"{keyword} is missing or malformed")
-    return value
 
 
 def _whole(header: Dataset, keyword: str) -> str:

@@ -10,11 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dicom import header as elements
+from engine.dicom.columns import columns as columns_of
 from engine.dicom.frame import Frame
 from engine.dicom.functional_groups import of_frame
 from engine.dicom.parse import DataSet, Limits, parse
 from engine.dicom.pixels import read_frame
-from engine.errors import BodyPartError, MultiFrameError, SopClassFilteredError, UsageError
+from engine.dicom.sites import wider
+from engine.errors import (
+    BodyPartError,
+    BothSidesError,
+    ForProcessingError,
+    ModalityError,
+    MultiFrameError,
+    SopClassFilteredError,
+    TooSmallError,
+    UsageError,
+    ViewError,
+)
 from engine.imaging.borders import without_border
 from engine.imaging.boxes import Box, Crop
 from engine.imaging.geometry import Geometry, identity, mirrored
@@ -28,22 +40,32 @@ from engine.imaging.preprocess import (
 )
 from engine.store.files import sha256_of_bytes
 
+DX_FOR_PRESENTATION, DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1"
+_RAW = "raw values of the detector, for processing: have the image for presentation sent"
+_STATED, _DESCRIBED = ("body_part_examined", "anatomic_region"), "described_body_part"
+_LISTS = ("body_parts", "modalities", "views")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRule:
     """Which instances a task takes, and how its network sees them.
 
-    ``other_body_parts`` are values of BodyPartExamined that say it is something else: headers often state
-    nothing or another word, and such instances are taken. ``body_parts`` are values that name what the task
-    is about: among several rules that fit, one that names the part goes before (``engine.ingest.routing``).
-    Films of ``mirrored_laterality`` (L or R) are shown mirrored, so that a network sees one side alone.
+    An empty list takes any. ``body_parts`` are what the task is about: a film whose header names anything
+    else is filtered, unless by a wider word for one of them (ARM for a hand). Where it names nothing it is
+    taken; among several rules that fit, one whose part is named goes before (``engine.ingest.routing``).
+    ``modalities`` and ``views`` are those that are taken where one is stated. ``least_px`` is the fewest
+    rows, and columns, of an image; half of what the network sees is always enough.
+    Films of ``mirrored_laterality`` (L or R) are shown mirrored, so that a network sees one side alone; films
+    of both sides are filtered.
     With the grain ``series`` a sample is a series, of which the network sees ``slices`` images.
     """
 
     sop_classes: tuple[str, ...]
     view: View
-    other_body_parts: tuple[str, ...] = ()
     body_parts: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    least_px: int = 0
     mirrored_laterality: str = ""
     grain: Literal["instance", "series"] = "instance"
     slices: int = 0
@@ -64,18 +86,48 @@ class InputRule:
 
     def names(self, columns: Mapping[str, Any]) -> bool:
         """Whether the header says that the instance shows what the task is about."""
-        return _body_part(columns) in self.body_parts
+        stated = _terms(columns, *_STATED)
+        own = stated if stated & set(self.body_parts) else _terms(columns, _DESCRIBED)
+        return bool(own & set(self.body_parts)) and own <= self._open_parts
 
     def require_fit(self, columns: Mapping[str, Any]) -> None:
         """Judge the header columns of an instance.
 
         Raises:
-            SopClassFilteredError, BodyPartError: the instance is sound but not for this task.
+            FilteredError: the instance is sound but not for this task.
         """
         if columns["sop_class_uid"] not in self.sop_classes:
+            if columns["sop_class_uid"] == DX_FOR_PROCESSING and DX_FOR_PRESENTATION in self.sop_classes:
+                raise ForProcessingError(_RAW)
             raise SopClassFilteredError(f"SOP class {columns['sop_class_uid']} is not one this task takes")
-        if _body_part(columns) in self.other_body_parts:
-            raise BodyPartError("the header states a body part that this task is not about")
+        if "for_processing" in columns["remarks"] and columns["sop_class_uid"] != DX_FOR_PROCESSING:
+            raise ForProcessingError(_RAW)
+        if self.modalities and not _terms(columns, "modality") <= set(self.modalities):
+            raise ModalityError(f"this task takes the modalities {', '.join(self.modalities)}")
+        self._require_body_part(columns)
+        if self.views and not _terms(columns, "view_position") <= set(self.views):
+            raise ViewError(f"the header names a view other than {', '.join(self.views)}")
+        if self.mirrored_laterality and columns["laterality"] == "B":
+            raise BothSidesError("the header says that it shows both sides: send each as an image of its own")
+        least = min(self.least_px, min(self.view.size_HW) // 2)
+        if 0 < min(columns["rows"], columns["columns"]) < least:
+            raise TooSmallError(f"fewer rows or columns than the {least} that this task needs")
+
+    @property
+    def _open_parts(self) -> frozenset[str]:
+        """Terms that do not speak against the task."""
+        return wider(self.body_parts) | set(self.body_parts)
+
+    def _require_body_part(self, columns: Mapping[str, Any]) -> None:
+        """All that BodyPartExamined and codes name must fit; where they are open, the descriptions count."""
+        if not self.body_parts:
+            return
+        stated, described = _terms(columns, *_STATED), _terms(columns, _DESCRIBED)
+        foreign = stated - self._open_parts
+        if not foreign and not (stated | described) & set(self.body_parts):
+            foreign = described - self._open_parts
+        if foreign:
+            raise BodyPartError(f"the header names another body part: {', '.join(sorted(foreign))}")
 
     def facts(self) -> dict[str, Any]:
         """JSON-able facts; ``rule_from_facts`` reads them back."""
@@ -83,8 +135,8 @@ class InputRule:
         return {
             "sop_classes": list(self.sop_classes),
             "view": self.view.facts(),
-            "other_body_parts": list(self.other_body_parts),
-            "body_parts": list(self.body_parts),
+            **{name: list(value) for name in _LISTS if (value := getattr(self, name))},
+            "least_px": self.least_px,
             "mirrored_laterality": self.mirrored_laterality,
             **grain,
         }
@@ -95,16 +147,16 @@ def rule_from_facts(facts: Mapping[str, Any]) -> InputRule:
     return InputRule(
         sop_classes=tuple(facts["sop_classes"]),
         view=view_from_facts(facts["view"]),
-        other_body_parts=tuple(facts.get("other_body_parts", ())),
-        body_parts=tuple(facts.get("body_parts", ())),
+        **{name: tuple(facts.get(name, ())) for name in _LISTS},
+        least_px=facts.get("least_px", 0),
         mirrored_laterality=facts.get("mirrored_laterality", ""),
         grain=facts.get("grain", "instance"),
         slices=facts.get("slices", 0),
     )
 
 
-def _body_part(columns: Mapping[str, Any]) -> str:
-    return (columns["body_part_examined"] or "").upper()
+def _terms(columns: Mapping[str, Any], *names: str) -> set[str]:
+    return {term for name in names if columns[name] for term in columns[name].split("\\")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +206,7 @@ def parse_instance(data: bytes, salt: bytes, limits: Limits | None = None) -> Pa
     caps = limits or Limits()
     data_set = parse(data, elements.TAGS, caps)
     header = of_frame(data_set.header, 0)
-    columns = elements.columns(header, data_set.transfer_syntax_uid, salt)
+    columns = columns_of(header, data_set.transfer_syntax_uid, salt)
     return Parsed(columns=columns, data_set=data_set, limits=caps)
 
 
@@ -174,10 +226,12 @@ def prepare(parsed: Parsed, rule: InputRule, crop: Crop | None = None) -> Instan
     if crop and box:
         frame, moved = _shown(frame, box, crop, columns["sop_instance_uid"])
     image_HW, geometry = apply_to_frame(frame, rule.view)
+    remarks = {*columns["remarks"], *frame.remarks}
     if rule.mirrored_laterality and columns["laterality"] == rule.mirrored_laterality:
         image_HW = np.ascontiguousarray(image_HW[:, ::-1])
         geometry = geometry.then(mirrored(geometry.network_HW))
-    columns = {**columns, "remarks": sorted({*columns["remarks"], *frame.remarks})}
+        remarks.add("mirrored")
+    columns = {**columns, "remarks": sorted(remarks)}
     return Instance(
         columns={**columns, "crop_ok": box is not None} if crop else columns,
         image_HW=image_HW,

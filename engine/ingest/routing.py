@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from engine.errors import BodyPartError, BodyPartOpenError, FilteredError, SopClassFilteredError
+from engine.errors import (
+    BodyPartError,
+    BodyPartOpenError,
+    BothSidesError,
+    FilteredError,
+    ForProcessingError,
+    ModalityError,
+    SopClassFilteredError,
+    TooSmallError,
+    ViewError,
+)
 from engine.ingest.instance import InputRule
 
 Open = Literal["all", "first", "named"]
@@ -18,7 +28,10 @@ ONLY_FIT, BODY_PART, OPEN, FIRST_NAMED = "only_fit", "body_part", "open", "first
 REASONS = (ONLY_FIT, BODY_PART, OPEN, FIRST_NAMED)
 """Values of the column ``route``, from the surest choice to the one that only the order made."""
 
-_FURTHEST = (SopClassFilteredError, BodyPartError, BodyPartOpenError)
+_FURTHEST = (
+    SopClassFilteredError, ForProcessingError, ModalityError, BodyPartError, ViewError, BothSidesError,
+    TooSmallError, BodyPartOpenError,
+)  # fmt: skip
 """What is refused, in the order in which it is looked at."""
 
 

@@ -96,6 +96,26 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "Another kind of file that lies beside the images: a text, a picture, a PDF, a NIfTI volume.",
         "Nothing to do.",
     ),
+    "modality": (
+        "The header names a kind of imaging that this model does not read, such as CT or fluoroscopy.",
+        "Nothing to do if the header is right; else ask the sender to correct Modality.",
+    ),
+    "view": (
+        "The header names a view that this model does not read: lateral, oblique or axial.",
+        "Nothing to do if the header is right; else ask the sender to correct ViewPosition.",
+    ),
+    "laterality": (
+        "The header says that both sides are on one film.",
+        "Send each side as an image of its own.",
+    ),
+    "for_processing": (
+        "Raw values of the detector, which are made for processing, not for the eye.",
+        "Have the archive send the image that is FOR PRESENTATION.",
+    ),
+    "too_small": (
+        "The image has too few rows or columns to show what this model looks at.",
+        "Send the image in its full size; a thumbnail or a test picture needs nothing.",
+    ),
     "age_above_range": ("The patient is older than those the model is for.", "Nothing to do."),
     "blank": ("The image is all of one grey.", "Look at the film: it may not have been exposed."),
     "no_structure": (

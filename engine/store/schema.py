@@ -30,7 +30,8 @@ HEADER_FIELDS: tuple[pa.Field, ...] = (
     *_required(pa.string(), "transfer_syntax_uid"),
     *_optional(pa.string(), "modality", "manufacturer", "photometric_interpretation"),
     *_optional(pa.int32(), "rows", "columns", "bits_stored"),
-    *_optional(pa.string(), "body_part_examined", "view_position", "laterality", "patient_sex"),
+    *_optional(pa.string(), "body_part_examined", "anatomic_region", "described_body_part"),
+    *_optional(pa.string(), "view_position", "laterality", "patient_sex"),
     *_required(pa.string(), "patient_key"),
     *_optional(pa.float32(), "age_months"),
     *_optional(pa.float64(), "spacing_row_mm", "spacing_column_mm"),
@@ -41,7 +42,9 @@ HEADER_FIELDS: tuple[pa.Field, ...] = (
     *_required(pa.list_(pa.string()), "remarks"),
 )
 """Whitelisted header columns of one instance; ``spacing_source`` says where the millimetres come from.
-``remarks`` are codes of ``engine.dicom.remarks``: what a user may want to know of how the file was read.
+Body parts and views are terms, several with a backslash between them: ``anatomic_region`` of the codes,
+``described_body_part`` of the descriptions of series or study. ``remarks`` are codes of
+``engine.dicom.remarks``: what a user may want to know of how the file was read.
 
 Position (mm) and orientation (cosines) of the first pixel are those of CT slices, for
 ``series.order_slices``.

@@ -21,6 +21,12 @@ PROJECTION_SOP_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture: digitised films
 )
 
+FILM_MODALITIES = ("CR", "DX", "OT", "RG")
+"""Plates, detectors, and films that were digitised; fluoroscopy (RF) has other contrast and distorts."""
+FRONTAL_VIEWS = ("AP", "PA")
+"""Both show the same outline; which of them a film is does not matter."""
+LEAST_PX = 64
+"""A hand of 20 cm at 3 mm a pixel: growth plates of 1 to 2 mm are gone. Sets of 100 x 100 are in use."""
 BONE_AGE_VIEWS = Code("24724-7", "LN", "XR Bones Views for bone age")
 
 HAND_AGE = Task(
@@ -29,8 +35,11 @@ HAND_AGE = Task(
     rule=InputRule(
         sop_classes=PROJECTION_SOP_CLASSES,
         view=View(size_HW=(112, 112)),
-        other_body_parts=("ANKLE", "ELBOW", "FOOT", "HIP", "KNEE"),
         body_parts=("HAND", "METACARPUS", "WRIST"),
+        modalities=FILM_MODALITIES,
+        views=FRONTAL_VIEWS,
+        least_px=LEAST_PX,
+        mirrored_laterality="R",  # an atlas of bone age shows left hands
     ),
     covariates=(SEX,),
     title="Bone age of the hand",

@@ -15,7 +15,13 @@ from engine.ingest.instance import InputRule
 from engine.tasks.ages import learning_of_ages
 from engine.tasks.ages.answer import AGE
 from engine.tasks.ages.inputs import BONE_AGE, CHRONOLOGICAL_AGE, PSEUDO_LABELS
-from engine.tasks.hand_age import BONE_AGE_VIEWS, PROJECTION_SOP_CLASSES
+from engine.tasks.hand_age import (
+    BONE_AGE_VIEWS,
+    FILM_MODALITIES,
+    FRONTAL_VIEWS,
+    LEAST_PX,
+    PROJECTION_SOP_CLASSES,
+)
 from engine.tasks.task import Limits, Task
 
 KNEE_AGE = Task(
@@ -24,8 +30,10 @@ KNEE_AGE = Task(
     rule=InputRule(
         sop_classes=PROJECTION_SOP_CLASSES,
         view=View(size_HW=(112, 112)),
-        other_body_parts=("ANKLE", "ELBOW", "FOOT", "HAND", "HIP", "WRIST"),
         body_parts=("KNEE", "PATELLA"),
+        modalities=FILM_MODALITIES,
+        views=FRONTAL_VIEWS,
+        least_px=LEAST_PX,
         mirrored_laterality="L",
     ),
     covariates=(SEX, CHRONOLOGICAL_AGE),

@@ -19,9 +19,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from engine.dicom import deid_values as values
+from engine.dicom.columns import columns
 from engine.dicom.deid_profile import Action, action_of, table
 from engine.dicom.deidentify import burned_in, deidentified
-from engine.dicom.header import TAGS, columns
+from engine.dicom.header import TAGS
 from engine.dicom.parse import Limits, parse
 from engine.errors import FilteredError, InstanceError
 from tests.fixtures.dicom_fixture import (

@@ -9,6 +9,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from engine.dicom import header as elements
+from engine.dicom.columns import columns as columns_of
+from engine.dicom.columns import laterality, sex_of
 from engine.dicom.parse import Limits, parse
 from engine.errors import HeaderError
 from engine.store import schema
@@ -101,25 +103,28 @@ def test_spacing_says_where_it_comes_from(values: dict[str, Any], expected: tupl
 
 @pytest.mark.parametrize(("stated", "sex"), [("F", "F"), ("m", "M"), ("O ", "O"), ("X", None), ("", None)])
 def test_sex_is_a_term_of_the_standard_or_nothing(stated: str, sex: str | None) -> None:
-    assert elements.sex(header(PatientSex=stated)) == sex
+    assert sex_of(header(PatientSex=stated)) == sex
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         ({"ImageLaterality": "L", "Laterality": "R"}, "L"),
-        ({"ImageLaterality": "left", "Laterality": "R"}, "R"),
+        ({"ImageLaterality": "left", "Laterality": "R"}, "L"),
+        ({"ImageLaterality": "Canary", "Laterality": "R"}, "R"),
+        ({"Laterality": ["L", "R"]}, "B"),
+        ({"ImageLaterality": "U", "BodyPartExamined": "RHAND"}, "R"),
         ({"Laterality": "Canary"}, None),
         ({}, None),
     ],
 )
 def test_laterality_is_the_images_before_the_series(values: dict[str, str], expected: str | None) -> None:
-    assert elements.laterality(header(**values)) == expected
+    assert laterality(header(**values)) == expected
 
 
 def test_position_and_orientation_are_whole_or_missing() -> None:
     placed = header(ImagePositionPatient=[1, 2, 3], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    columns = elements.columns(placed, "1.2.840.10008.1.2", SALT)
+    columns = columns_of(placed, "1.2.840.10008.1.2", SALT)
     assert columns["image_position_patient"] == [1.0, 2.0, 3.0]
     assert columns["image_orientation_patient"] is None
     assert columns["is_localizer"]
@@ -164,7 +169,7 @@ def test_any_character_set_gives_text_that_a_table_holds(charset: str, raw: byte
     element = b"\x08\0\x05\0CS" + len(value).to_bytes(2, "little") + value
     rest = dicom_fixture.data_set_of(named).replace(b"Y" * len(raw), raw)
     data_set = parse(dicom_fixture.meta(dicom_fixture.EXPLICIT) + element + rest, elements.TAGS, Limits())
-    columns = elements.columns(data_set.header, data_set.transfer_syntax_uid, SALT)
+    columns = columns_of(data_set.header, data_set.transfer_syntax_uid, SALT)
     assert pa.Table.from_pylist([columns], schema=pa.schema(schema.HEADER_FIELDS)).num_rows == 1
 
 
@@ -177,7 +182,7 @@ def test_finite_tells_no_value_from_a_wrong_one() -> None:
 
 
 def test_columns_are_those_of_the_schema_and_hold_no_patient_tag() -> None:
-    columns = elements.columns(
+    columns = columns_of(
         header(PatientID="CANARY", PatientBirthDate="20100101", StudyDate="20200101"),
         "1.2.840.10008.1.2",
         SALT,
@@ -190,4 +195,4 @@ def test_columns_are_those_of_the_schema_and_hold_no_patient_tag() -> None:
 @pytest.mark.parametrize("uid", [None, "", "no uid", "1." * 40])
 def test_identity_is_needed(uid: str | None) -> None:
     with pytest.raises(HeaderError, match="SOPInstanceUID"):
-        elements.columns(header(SOPInstanceUID=uid), "1.2.840.10008.1.2", SALT)
+        columns_of(header(SOPInstanceUID=uid), "1.2.840.10008.1.2", SALT)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.dicom import header as elements
+from engine.dicom.columns import columns as columns_of
+from engine.dicom.header import TAGS
 from engine.dicom.parse import Limits, parse
 from engine.imaging.slice_order import (
     DUPLICATE,
@@ -93,8 +94,8 @@ def test_fewer_than_two_slices_have_no_spacing(slices: list[Slice]) -> None:
 def spine() -> list[Slice]:
     found = []
     for path in sorted(SPINE.iterdir()):
-        header = parse(path.read_bytes(), elements.TAGS, Limits()).header
-        columns = elements.columns(header, "1.2.840.10008.1.2.1", b"s" * 32)
+        header = parse(path.read_bytes(), TAGS, Limits()).header
+        columns = columns_of(header, "1.2.840.10008.1.2.1", b"s" * 32)
         found.append(
             Slice(
                 position_mm=tuple(columns["image_position_patient"]),

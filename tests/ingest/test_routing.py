@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.dicom.sites import TERMS
 from engine.errors import (
     AlreadyScoredError,
     BodyPartError,
@@ -17,11 +18,12 @@ from engine.errors import (
 )
 from engine.imaging.preprocess import View
 from engine.ingest import wire
-from engine.ingest.instance import InputRule
+from engine.ingest.instance import InputRule, parse_instance
 from engine.ingest.routing import BODY_PART, FIRST_NAMED, ONLY_FIT, OPEN, Open, furthest, route
 from engine.tasks import TASKS, task_named
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE
+from tests.fixtures.dicom_fixture import image, picture
 
 CT, DX = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.1.1"
 HAND, KNEE = HAND_AGE.rule, KNEE_AGE.rule
@@ -30,11 +32,12 @@ ANY = InputRule(sop_classes=(DX,), view=View(size_HW=(16, 16)))
 
 
 def header(sop_class: str, part: str | None) -> dict[str, Any]:
-    return {"sop_class_uid": sop_class, "body_part_examined": part}
+    facts = parse_instance(image(picture((64, 64)), SOPClassUID=sop_class, BodyPartExamined=part), b"s" * 32)
+    return facts.columns
 
 
 OTHER, CLASS, LEFT_OPEN = BodyPartError, SopClassFilteredError, BodyPartOpenError
-MIRRORED = replace(HAND, mirrored_laterality="R")
+MIRRORED = replace(HAND, mirrored_laterality="L")
 
 
 def routes(
@@ -53,11 +56,14 @@ def routes(
         ((HAND, KNEE), "HAND", [ONLY_FIT, OTHER]),
         ((HAND, KNEE), "KNEE", [OTHER, ONLY_FIT]),
         ((KNEE, HAND), "WRIST", [OTHER, ONLY_FIT]),
-        ((HAND, KNEE), "PATELLA", [OTHER, BODY_PART]),
-        ((HAND, KNEE), "patella", [OTHER, BODY_PART]),
-        ((KNEE, HAND), "METACARPUS", [OTHER, BODY_PART]),
+        ((HAND, KNEE), "PATELLA", [OTHER, ONLY_FIT]),
+        ((HAND, KNEE), "patella", [OTHER, ONLY_FIT]),
+        ((KNEE, HAND), "METACARPUS", [OTHER, ONLY_FIT]),
         ((HAND, KNEE), None, [OPEN, OPEN]),
-        ((KNEE, HAND), "CHEST", [OPEN, OPEN]),
+        ((KNEE, HAND), "EXTREMITY", [OPEN, OPEN]),
+        ((KNEE, HAND), "CHEST", [OTHER, OTHER]),
+        ((KNEE, HAND), "ARM", [OTHER, ONLY_FIT]),
+        ((HAND, KNEE), "LOWERLIMB", [OTHER, ONLY_FIT]),
         ((ANY, HAND, MIRRORED), "HAND", [OTHER, BODY_PART, BODY_PART]),
         ((ANY, KNEE, HAND), "KNEE", [OTHER, BODY_PART, OTHER]),
         ((HAND, KNEE), "FOOT", [OTHER, OTHER]),
@@ -71,7 +77,7 @@ def test_who_takes_an_instance(
         assert routes(rules, part, "first") == expected
 
 
-@pytest.mark.parametrize("part", [None, "CHEST"])
+@pytest.mark.parametrize("part", [None, "EXTREMITY", "MEIER"])
 def test_what_the_header_leaves_open_goes_where_it_is_asked_to(part: str | None) -> None:
     for rules in ((HAND, KNEE), (KNEE, HAND)):
         assert routes(rules, part, "all") == [OPEN, OPEN]
@@ -85,9 +91,10 @@ def test_what_the_header_leaves_open_goes_where_it_is_asked_to(part: str | None)
         ((HAND,), "WRIST", [ONLY_FIT]),
         ((HAND,), None, [LEFT_OPEN]),
         ((HAND, KNEE), "KNEE", [OTHER, ONLY_FIT]),
-        ((HAND, KNEE), "PATELLA", [OTHER, BODY_PART]),
+        ((HAND, KNEE), "PATELLA", [OTHER, ONLY_FIT]),
         ((ANY, KNEE, HAND), "KNEE", [OTHER, BODY_PART, OTHER]),
-        ((HAND, KNEE), "CHEST", [LEFT_OPEN, LEFT_OPEN]),
+        ((HAND, KNEE), "EXTREMITY", [LEFT_OPEN, LEFT_OPEN]),
+        ((HAND, KNEE), "CHEST", [OTHER, OTHER]),
         ((HAND, MIRRORED), "HAND", [BODY_PART, BODY_PART]),
         ((HAND, KNEE), "FOOT", [OTHER, OTHER]),
     ],
@@ -107,10 +114,10 @@ def test_another_class_says_less_than_another_part() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_does_not_name_what_it_excludes(name: str) -> None:
-    rule = task_named(name).rule
-    assert rule.body_parts
-    assert not set(rule.body_parts) & set(rule.other_body_parts)
+def test_a_task_names_known_body_parts_and_its_own_word_is_among_them(name: str) -> None:
+    task = task_named(name)
+    assert task.body_part in task.rule.body_parts
+    assert set(task.rule.body_parts) <= TERMS
 
 
 def test_the_route_of_known_bytes_crosses_to_the_other_process() -> None:

@@ -20,7 +20,7 @@ def archive(root: Path) -> Path:
         {
             "good": instance(1),
             "large": instance(2, PixelData=bytes(2)) + bytes(survey_module.HEAD_BYTES),
-            "deflated": image(picture(), syntax=DEFLATED),
+            "deflated": image(picture((64, 64)), syntax=DEFLATED),
             "ct": instance(3, SOPClassUID=CT),
             "frames": instance(4, NumberOfFrames=2),
             "text": b"no DICOM at all",

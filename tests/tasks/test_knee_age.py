@@ -67,7 +67,7 @@ def test_the_rule_survives_its_facts() -> None:
     assert names_of(task_named("knee-age").covariates) == ("sex", "chronological_age")
 
 
-@pytest.mark.parametrize("part", ["KNEE", None, "LOWER LEG"])
+@pytest.mark.parametrize("part", ["KNEE", None, "LOWER EXTREMITY", "ROTULA"])
 def test_what_states_no_other_part_is_taken(tmp_path: Path, part: str | None) -> None:
     assert seen(film(tmp_path / "a.dcm", part=part)).image_HW.shape == (SIZE, SIZE)
 

@@ -44,7 +44,6 @@ ANKLE_WEAR = Task(
         sop_classes=("1.2.840.10008.5.1.4.1.1.1.1",),
         view=View(size_HW=SIZE_HW),
         body_parts=("ANKLE",),
-        other_body_parts=("HAND", "KNEE"),
     ),
     labels=(Label(name="grade", kind="class", required=True), JOINT),
     covariates=(SEX, PROTEIN),
