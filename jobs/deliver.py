@@ -30,6 +30,10 @@ def deliver(
     retry: Annotated[
         list[str] | None, typer.Option(help="Try objects again that failed for this reason; may be repeated.")
     ] = None,
+    names: Annotated[
+        bool,
+        typer.Option("--names", help="Write file names into a table; they may be names of patients."),
+    ] = False,
     threads: Annotated[
         int, typer.Option(min=1, max=32, help="How many objects are sent at the same time.")
     ] = 4,
@@ -38,13 +42,13 @@ def deliver(
     """Deliver scores as DICOM structured reports, as a table, or as FHIR bundles. Research use only.
 
     DICOM objects carry the patient and study of their source file, which is read again. Tables and FHIR
-    bundles carry the patient's key only.
+    bundles carry the patient's key only; instance_index is the row in SCORES/plan.parquet.
 
     SCORES/outbox records what was sent. The same command sends what is missing; a result that is sent again
     keeps its UID. Exit code 3: some objects failed.
     """
     require_sinks([to])
-    counts = delivered(scores, to, maps=maps, retry=tuple(retry or ()), threads=threads)
+    counts = delivered(scores, to, maps=maps, retry=tuple(retry or ()), threads=threads, has_names=names)
     finish("deliver", {"to": to, **counts}, as_json=json, exit_code=PARTIAL if is_partial(counts) else 0)
 
 
@@ -87,14 +91,20 @@ def delivered_to_all(scores: Path, sinks: Sequence[str]) -> dict[str, dict[str, 
 
 
 def delivered(
-    scores: Path, to: str, *, maps: bool = False, retry: tuple[str, ...] = (), threads: int = 4
+    scores: Path,
+    to: str,
+    *,
+    maps: bool = False,
+    retry: tuple[str, ...] = (),
+    threads: int = 4,
+    has_names: bool = False,
 ) -> dict[str, Any]:
     """Deliver ``scores`` to one sink, with a progress line; gives the counts."""
     from engine.delivery import uids, whole_files
     from engine.delivery.send import Options
     from engine.delivery.send import deliver as send
 
-    writer = whole_files.writer_for(to)
+    writer = whole_files.writer_for(to, has_names=has_names)
     if writer is not None:
         return writer(scores)
     kinds = uids.KINDS if maps else (uids.SR,)

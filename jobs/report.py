@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import UsageError
-from engine.store.files import MANIFEST_NAME, read_json, replacing
+from engine.store.files import MANIFEST_NAME, PRIVATE, read_json, replacing
 from jobs.console import finish
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def report(
 
 def write_page(html: str, place: Path) -> Path:
     """Put a page in its place, whole or not at all; gives the place."""
-    with replacing(place) as temporary:
+    with replacing(place, mode=PRIVATE) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return place
 

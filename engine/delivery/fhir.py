@@ -16,7 +16,7 @@ from typing import Any
 from engine.delivery import uids
 from engine.delivery.scored import MANUFACTURER, RESEARCH_USE, Model, Models, Scored
 from engine.evaluation.answer import Code, Measurement
-from engine.store.files import replacing
+from engine.store.files import PRIVATE, replacing
 
 PATIENT_KEY_SYSTEM = "urn:osteoray:patient-key"
 MODEL_SYSTEM = "urn:osteoray:model-sha256"
@@ -47,7 +47,7 @@ def folder(scores: Path, target: Path) -> Json:
     target.mkdir(parents=True, exist_ok=True)
     count = 0
     for scored in results:
-        with replacing(target / f"{scored.uid(uids.SR)}.json") as temporary:
+        with replacing(target / f"{scored.uid(uids.SR)}.json", mode=PRIVATE) as temporary:
             text = json.dumps(bundle(scored), indent=1, allow_nan=False, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
         count += 1

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from engine.delivery.sink import SENT, SendResult
-from engine.store.files import replacing
+from engine.store.files import PRIVATE, replacing
 
 _LEFT_BEHIND_S = 3600.0
 """A half-written file of this age was left by a killed delivery."""
@@ -35,7 +35,7 @@ class Folder:
         target = self._root / f"{uid}.dcm"
         if target.exists():
             return SendResult(SENT, "already_there")
-        with replacing(target, mode=0o600) as temporary:
+        with replacing(target, mode=PRIVATE) as temporary:
             temporary.write_bytes(data)
         return SendResult(SENT)
 

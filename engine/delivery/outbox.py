@@ -20,7 +20,7 @@ from pathlib import Path
 
 from engine.delivery.sink import SENT, TRANSIENT, SendResult
 from engine.errors import StorageError, TableError
-from engine.store.files import now, sha256_of_bytes
+from engine.store.files import PRIVATE, now, sha256_of_bytes
 
 PENDING, FAILED = "pending", "failed"
 STATES = (PENDING, SENT, FAILED)
@@ -165,6 +165,7 @@ def opened(folder: Path) -> Iterator[Outbox]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "outbox.sqlite3"
     try:
+        path.touch(PRIVATE)  # what SQLite puts beside it has the same mode
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")

@@ -1,15 +1,17 @@
 """All instances of a score folder as one table for people: CSV, or XLSX. What a file says is never a formula.
 
 One row an instance and task, in the order of studies: where it ended, why, and the columns of the task's
-answer. No identity: a study is known by its UID, a patient by the key. Text in a CSV cell that a spreadsheet
-would take for a formula gets an apostrophe before it; XLSX cells are typed, so their text stays as it is.
+answer. No identity: a study is known by its UID, a patient by the key, an instance by its row in the plan.
+File names, which may be names of patients, are in it where they are asked for. Text in a CSV cell that a
+spreadsheet would take for a formula, at whatever sign it divides the line, gets an apostrophe before it; XLSX
+cells are typed. What a terminal would obey is in neither.
 
 The rows are held in Arrow, some 250 bytes each, and become text a few thousand at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +29,7 @@ from engine.errors import UsageError
 from engine.evaluation.answer import Column
 from engine.store import ledger
 from engine.store.counts import COUNT_NAMES
-from engine.store.files import replacing
+from engine.store.files import PRIVATE, replacing
 
 _OWN = pa.large_string()
 _SHARED = pa.dictionary(pa.int32(), pa.string())
@@ -35,7 +37,7 @@ _BEFORE = pa.schema(
     {
         "study_instance_uid": _OWN,
         "sop_instance_uid": _OWN,
-        "path": _OWN,
+        "instance_index": pa.int64(),
         "state": _SHARED,
         "reason": _SHARED,
         "patient_key": _OWN,
@@ -53,30 +55,37 @@ _AFTER = pa.schema(
     }
 )
 """Columns before and after those of the answers."""
+_PATH = pa.field("path", _OWN)
 MAX_SHEET_ROWS = 1_048_575
 """Rows that a sheet can hold below its header."""
 
-_STARTS_A_FORMULA = "^( *[=+\\-@\t\r\n＝＋－＠])"  # noqa: RUF001
+_STARTS_A_FORMULA = r"""(^|[;,|\t\r\n])([ "]*)([=+\-@＝＋－＠])"""  # noqa: RUF001
+_STARTS_WITH_A_BREAK = r"^( *[\t\r\n])"
+_NUMBERS = r"^-?[0-9.]+(e[-+]?[0-9]+)?(; -?[0-9.]+(e[-+]?[0-9]+)?)+$"
+_OBEYED = r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}\x{2028}-\x{202e}\x{2066}-\x{2069}\x{200e}\x{200f}\x{feff}]"
+"""Controls of terminals, and those that turn the direction of writing round."""
 _MAX_CELL = 32_767
 _AGE_DECIMALS = 2
 _BATCH_ROWS = 8192
 
 
-def write_csv(scores: Path, target: Path) -> int:
+def write_csv(scores: Path, target: Path, *, has_names: bool = False) -> int:
     """Write the table; returns its rows.
 
     Raises:
         TableError: a table of the folder cannot be read.
         OSError: the disk refused it.
     """
-    found = gathered(scores)
-    with replacing(target) as temporary, csv.CSVWriter(temporary, found.schema) as writer:
+    found = gathered(scores, has_names=has_names)
+    with replacing(target, mode=PRIVATE) as temporary, csv.CSVWriter(temporary, found.schema) as writer:
         for batch in in_order(found):
-            writer.write_table(pa.table([_harmless_column(column) for column in batch.columns], found.schema))
+            writer.write_table(
+                pa.table([_changed(column, harmless) for column in batch.columns], found.schema)
+            )
     return int(found.num_rows)
 
 
-def write_xlsx(scores: Path, target: Path, created: datetime) -> int:
+def write_xlsx(scores: Path, target: Path, created: datetime, *, has_names: bool = False) -> int:
     """Write the table as one sheet, text as text and numbers as numbers; returns its rows.
 
     Raises:
@@ -84,7 +93,7 @@ def write_xlsx(scores: Path, target: Path, created: datetime) -> int:
         UsageError: a sheet cannot hold so many rows.
         OSError: the disk refused it.
     """
-    found = gathered(scores)
+    found = gathered(scores, has_names=has_names)
     if found.num_rows > MAX_SHEET_ROWS:
         raise UsageError(f"a sheet holds {MAX_SHEET_ROWS} rows, there are more: give --to NAME.csv")
     as_they_are = {"strings_to_formulas": False, "strings_to_numbers": False, "strings_to_urls": False}
@@ -102,22 +111,29 @@ def write_xlsx(scores: Path, target: Path, created: datetime) -> int:
     except FileCreateError as error:  # it wraps what the disk said
         (refused,) = error.args
         raise refused from error
-    with replacing(target) as temporary:
+    with replacing(target, mode=PRIVATE) as temporary:
         temporary.write_bytes(packed.getbuffer())
     return int(found.num_rows)
 
 
 def harmless(texts: pa.Array) -> pa.Array:
-    """Texts that no spreadsheet takes for a formula; NUL is left out."""
-    clean = pc.replace_substring(texts, "\0", "")
-    return pc.replace_substring_regex(clean, _STARTS_A_FORMULA, r"'\1")
+    """Texts that no spreadsheet takes for a formula, nor any part of them; lists of numbers stay."""
+    clean = printable(texts)
+    marked = pc.replace_substring_regex(clean, _STARTS_WITH_A_BREAK, r"'\1")
+    marked = pc.replace_substring_regex(marked, _STARTS_A_FORMULA, r"\1\2'\3")
+    return pc.if_else(pc.match_substring_regex(clean, _NUMBERS), clean, marked)
 
 
-def gathered(scores: Path) -> pa.Table:
+def printable(texts: pa.Array) -> pa.Array:
+    """Texts that no terminal obeys; NUL is left out."""
+    return pc.replace_substring_regex(pc.replace_substring(texts, "\0", ""), _OBEYED, "\ufffd")
+
+
+def gathered(scores: Path, *, has_names: bool = False) -> pa.Table:
     """Every instance and task that counts, in any order; superseded versions are left out.
 
     Columns: whose the instance is and where it ended; the answers of all tasks in the folder, null in the
-    rows of other tasks; then how it was taken and by which model.
+    rows of other tasks; then how it was taken and by which model; with ``has_names`` the file's name.
 
     Raises:
         TableError: a table cannot be read.
@@ -125,25 +141,27 @@ def gathered(scores: Path) -> pa.Table:
     tasks = Models(scores).tasks
     answers = {column.name: column for task in tasks for column in task.answer.columns}
     gone = ledger.superseded(scores)
+    columns = _schema(answers, has_names=has_names)
     parts = (
-        _part(path, COUNT_NAMES[table], gone, answers)
+        _part(path, COUNT_NAMES[table], gone, columns, answers)
         for table in ("predictions", *ledger.REJECT_TABLES)
         for path in ledger.tables_of(scores, table)
     )
-    return ledger.packed(parts, _schema(answers))
+    return ledger.packed(parts, columns)
 
 
 def in_order(found: pa.Table) -> Iterator[pa.Table]:
-    """The rows by study, then path, some thousands at a time; those without a study come last."""
+    """The rows by study, then as planned, some thousands at a time; those without a study come last."""
     study = pc.fill_null(found["study_instance_uid"], "~")
-    keys = pa.table({"study": study, "path": found["path"]})
-    order = pc.sort_indices(keys, [("study", "ascending"), ("path", "ascending")])
+    keys = pa.table({"study": study, "row": found["instance_index"]})
+    order = pc.sort_indices(keys, [("study", "ascending"), ("row", "ascending")])
     for first in range(0, found.num_rows, _BATCH_ROWS):
         yield found.take(order.slice(first, _BATCH_ROWS))
 
 
-def _schema(answers: Mapping[str, Column]) -> pa.Schema:
-    return pa.schema([*_BEFORE, *(pa.field(name, _kind(one.type)) for name, one in answers.items()), *_AFTER])
+def _schema(answers: Mapping[str, Column], *, has_names: bool) -> pa.Schema:
+    own = (pa.field(name, _kind(one.type)) for name, one in answers.items())
+    return pa.schema([*_BEFORE, *own, *_AFTER, *([_PATH] if has_names else [])])
 
 
 def _kind(type_: pa.DataType) -> pa.DataType:
@@ -153,9 +171,10 @@ def _kind(type_: pa.DataType) -> pa.DataType:
     return pa.int64() if pa.types.is_integer(type_) else _SHARED
 
 
-def _part(path: Path, state: str, gone: pa.Array, answers: Mapping[str, Column]) -> pa.Table:
+def _part(
+    path: Path, state: str, gone: pa.Array, columns: pa.Schema, answers: Mapping[str, Column]
+) -> pa.Table:
     """One table of one shard in the columns of ours; what it lacks is null."""
-    columns = _schema(answers)
     rows = ledger.read_present(path, {"instance_index", *columns.names})
     if len(gone):
         rows = rows.filter(pc.invert(pc.is_in(rows["instance_index"], gone)))
@@ -182,11 +201,12 @@ def _readable(column: pa.ChunkedArray, kind: pa.DataType, decimals: int | None) 
     return pc.if_else(pc.is_finite(column), rounded, None)
 
 
-def _harmless_column(column: pa.ChunkedArray) -> pa.Array:
+def _changed(column: pa.ChunkedArray, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """A column of text changed, any other as it is."""
     whole = column.combine_chunks()
     if pa.types.is_dictionary(whole.type):
-        return pa.DictionaryArray.from_arrays(whole.indices, harmless(whole.dictionary))
-    return harmless(whole) if whole.type == _OWN else whole
+        return pa.DictionaryArray.from_arrays(whole.indices, change(whole.dictionary))
+    return change(whole) if whole.type == _OWN else whole
 
 
 def _write_rows(sheet: Any, found: pa.Table) -> None:
@@ -195,7 +215,7 @@ def _write_rows(sheet: Any, found: pa.Table) -> None:
         sheet.write_string(0, place, name)
     number = 0
     for batch in in_order(found):
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        for row in zip(*(_changed(one, printable).to_pylist() for one in batch.columns), strict=True):
             number += 1
             for place, cell in enumerate(row):
                 if isinstance(cell, str):
@@ -204,9 +224,9 @@ def _write_rows(sheet: Any, found: pa.Table) -> None:
                     sheet.write_number(number, place, cell)
 
 
-def table(scores: Path, target: Path) -> dict[str, Any]:
+def table(scores: Path, target: Path, *, has_names: bool = False) -> dict[str, Any]:
     """Write CSV or XLSX, as the ending of ``target`` says; gives the count."""
     models = Models(scores)
     if target.suffix.lower() == ".xlsx":
-        return {"rows": write_xlsx(scores, target, models.scored_at)}
-    return {"rows": write_csv(scores, target)}
+        return {"rows": write_xlsx(scores, target, models.scored_at, has_names=has_names)}
+    return {"rows": write_csv(scores, target, has_names=has_names)}

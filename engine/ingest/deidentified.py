@@ -28,7 +28,7 @@ from engine.dicom.deidentify import deidentified
 from engine.dicom.parse import Limits
 from engine.errors import FilteredError, InstanceError
 from engine.store import schema
-from engine.store.files import MANIFEST_NAME, read_json, replacing, sha256_of_bytes, sha256_of_file
+from engine.store.files import MANIFEST_NAME, PRIVATE, read_json, replacing, sha256_of_bytes, sha256_of_file
 from engine.store.verification import require
 
 Facts = dict[str, Any]
@@ -86,7 +86,7 @@ def write_table(out: Path, shard: int, rows: Iterable[Mapping[str, Any]]) -> Non
         if "errno" in row:
             raise OSError(row["errno"], os.strerror(row["errno"]), FOLDER)
     table = pa.Table.from_pylist(listed, schema=schema.stamped(schema.DEIDENTIFIED, FOLDER))
-    with replacing(out / FOLDER / f"{shard:05d}.parquet") as temporary:
+    with replacing(out / FOLDER / f"{shard:05d}.parquet", mode=PRIVATE) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from engine.errors import LedgerError, TableError
-from engine.store.files import now, sha256_of_facts, sync
+from engine.store.files import PRIVATE, now, sha256_of_facts, sync
 from engine.store.lease import Lease, durable
 
 AUDIT_NAME = "audit.jsonl"
@@ -80,6 +80,7 @@ class Log:
             if lines:
                 self._count, self._head = lines[-1]["n"], lines[-1]["sha256"]
             with durable(self._lease.staging):
+                aside.touch(PRIVATE)
                 self._stream = aside.open("w", encoding="utf-8")
                 self._stream.writelines(json.dumps(line) + "\n" for line in lines)
                 self._stream.flush()

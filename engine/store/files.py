@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,26 +17,27 @@ from engine import __version__
 from engine.errors import TableError
 
 MANIFEST_NAME = "manifest.json"
+PRIVATE, SHARED = 0o600, 0o666
+"""Modes of new files: for their owner only, since they may identify; and as the umask allows."""
 
 
 @contextmanager
-def replacing(path: Path, staging: Path | None = None, mode: int = 0o644) -> Iterator[Path]:
+def replacing(path: Path, staging: Path | None = None, mode: int = SHARED) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place, durably, when the block ends well.
 
     Where a lease is held, ``staging`` is its folder on the same file system: the temporary path lies there,
-    so that nothing takes its place once the lease is lost (see ``engine.store.lease``).
+    so that nothing takes its place once the lease is lost (see ``engine.store.lease``). The file is never
+    open to more than ``mode`` and the umask allow.
 
     Raises:
         FileNotFoundError: ``staging`` is gone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=staging or path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = (staging or path.parent) / f".{path.name}.{secrets.token_hex(4)}"
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
     try:
         yield temporary
         sync(temporary)
-        temporary.chmod(mode)
         temporary.replace(path)
         sync(path.parent)
     finally:
@@ -52,9 +53,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, facts: Mapping[str, Any], staging: Path | None = None) -> None:
-    """Write ``facts`` atomically, keys as given, no NaN or infinity; ``staging`` as in ``replacing``."""
-    with replacing(path, staging) as temporary:
+def write_json(path: Path, facts: Mapping[str, Any], staging: Path | None = None, mode: int = SHARED) -> None:
+    """Write ``facts`` atomically, keys as given, no NaN or infinity; the rest as in ``replacing``."""
+    with replacing(path, staging, mode) as temporary:
         temporary.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
 
 

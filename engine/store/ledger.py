@@ -30,6 +30,7 @@ from engine.store.audit_log import Log
 from engine.store.counts import COUNT_NAMES, PREDICTIONS, Counts, ended, sums, total
 from engine.store.files import (
     MANIFEST_NAME,
+    PRIVATE,
     now,
     read_json,
     replacing,
@@ -218,11 +219,11 @@ def superseded(folder: Path) -> pa.Array:
 
 def _write_manifest(folder: Path, facts: Mapping[str, Any], staging: Path | None) -> None:
     with durable(staging):
-        write_json(folder / MANIFEST_NAME, facts, staging)
+        write_json(folder / MANIFEST_NAME, facts, staging, PRIVATE)
 
 
 def _replace_plan(path: Path, plan: pa.Table, staging: Path | None) -> None:
-    with durable(staging), replacing(path, staging) as temporary:
+    with durable(staging), replacing(path, staging, PRIVATE) as temporary:
         pq.write_table(plan.cast(schema.stamped(schema.PLAN, "plan")), temporary, compression="zstd")
 
 
@@ -340,13 +341,13 @@ def _commit_from(root: Path, target: Path, shard: int, tables: Mapping[str, pa.T
     digests = {}
     for name, table in tables.items():
         path = staging / f"{name}.parquet"
+        path.touch(PRIVATE)
         pq.write_table(table, path, compression="zstd")
         sync(path)
         digests[path.name] = sha256_of_file(path)
     facts = {"shard": shard, "rows": rows, "ended": ended(tables), "sha256": digests}
-    write_json(staging / "shard.json", facts)
+    write_json(staging / "shard.json", facts, mode=PRIVATE)
     sync(staging)
-    staging.chmod(0o755)
     try:
         staging.rename(target)
     except FileNotFoundError:
