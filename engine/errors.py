@@ -42,7 +42,8 @@
     │   ├── RotatedError             ORY-A06
     │   ├── CroppedError             ORY-A07
     │   ├── SeveralPartsError        ORY-A08
-    │   └── OutOfDistributionError   ORY-A09
+    │   ├── OutOfDistributionError   ORY-A09
+    │   └── ForeignArchiveError      ORY-A10   said of a whole run (engine.deploy.archive_alarm)
     ├── TableError                   ORY-T01   a table or folder on disk is not what its manifest says
     │   └── LedgerError              ORY-T02   the planned inputs and the rows of the tables do not add up
     ├── TrainingError                ORY-L01   a run cannot start, continue or stay finite

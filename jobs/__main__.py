@@ -52,8 +52,9 @@ TRACEBACK = "OSTEORAY_TRACEBACK"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb and exit the process.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 done with quarantined rows, 4 failure budget reached,
-    75 another run holds the output folder, 130 interrupted, 143 ended in order on SIGTERM.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done with quarantined rows, 4 failure budget reached, 5 done
+    without scores, since the archive is unlike the training images, 75 another run holds the output folder,
+    130 interrupted, 143 ended in order on SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _fill_standard_streams()

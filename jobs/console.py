@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -46,6 +46,8 @@ def planning() -> Iterator[Callable[[int], None]]:
 
 PARTIAL = 3
 """Exit code: done, and some files were quarantined or some results not delivered."""
+FOREIGN = 5
+"""Exit code: done, and scores are withheld, since the archive is not like the training images."""
 
 
 def headline_summary(headline: Figure) -> dict[str, object]:
@@ -57,19 +59,30 @@ def headline_summary(headline: Figure) -> dict[str, object]:
     }
 
 
-def finish(verb: str, summary: Mapping[str, object], *, as_json: bool, exit_code: int = 0) -> NoReturn:
-    """Print ``summary`` on stdout and end the verb with ``exit_code``.
+def finish(
+    verb: str,
+    summary: Mapping[str, object],
+    *,
+    as_json: bool,
+    exit_code: int = 0,
+    warnings: Sequence[str] = (),
+) -> NoReturn:
+    """Print ``summary`` on stdout, ``warnings`` before it, and end the verb with ``exit_code``.
 
-    With ``as_json`` the last line is one JSON object: the verb, the exit code and the summary's fields.
+    With ``as_json`` the last line is one JSON object: the verb, the exit code, the warnings and the summary's
+    fields.
 
     Raises:
         typer.Exit: always.
     """
+    for sentence in warnings:
+        print(f"warning: {sentence}")
     width = max((len(key) for key in summary), default=0)
     for key, value in summary.items():
         print(f"{key:<{width}}  {_text(value)}")
     if as_json:
-        print(json.dumps(_jsonable({"verb": verb, "exit_code": exit_code, **summary}), allow_nan=False))
+        facts = {"verb": verb, "exit_code": exit_code, "warnings": warnings, **summary}
+        print(json.dumps(_jsonable(facts), allow_nan=False))
     sys.stdout.flush()
     raise typer.Exit(exit_code)
 

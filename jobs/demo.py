@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from engine.deploy.bundle import BUNDLE_NAME, Bundle, open_bundle
+from engine.evaluation import caveats
 from engine.ingest.shard import ReadSpec
 from engine.sources.names import LABELS_NAME
 from engine.store import lease
+from engine.store.files import MANIFEST_NAME, read_json
 from engine.store.labels import read_label_table
 from engine.tasks import task_named
 from engine.training.recipe import Recipe, with_changes
@@ -68,7 +70,7 @@ def demo(
         "report": str(page),
         "serve": f"osteoray serve --model {bundle.folder}",
     }
-    finish("demo", summary, as_json=json)
+    finish("demo", summary, as_json=json, warnings=caveats.of_scores(read_json(scores / MANIFEST_NAME)))
 
 
 def _archive(folder: Path, count: int) -> Path:

@@ -12,6 +12,7 @@ import typer
 from engine.deploy.bundle import Bundle
 from engine.deploy.engines import PREDICTORS
 from engine.errors import ExportError
+from engine.evaluation import caveats
 from jobs.console import finish
 
 PARITY_SAMPLES = 256
@@ -23,14 +24,22 @@ def export(
     engine: Annotated[
         str, typer.Option(help=f"Engine to compile for: auto, {', '.join(PREDICTORS)}.")
     ] = "auto",
+    without_checks: Annotated[
+        bool,
+        typer.Option(
+            "--without-checks",
+            help="Write a bundle that withholds nothing: for data too small to fit checks on.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
     """Export a network to ONNX, compile it, compare it with torch on real held-out samples, seal the bundle.
 
     `auto` takes OpenVINO where it is installed, else ONNX Runtime. If the compiled network departs from torch
-    by more than a gate of its task, no bundle is written and the exit code is 1.
+    by more than a gate of its task, no bundle is written and the exit code is 1. The same holds where fewer
+    images were held out than its checks need; with few of them their limits are widened, and the end says so.
     """
-    bundle = run_export(run, out, engine)
+    bundle = run_export(run, out, engine, with_checks=not without_checks)
     parity = bundle.facts["parity"]
     summary = {
         "bundle": str(out),
@@ -42,10 +51,10 @@ def export(
         },
         "images_per_second": parity["images_per_second"],
     }
-    finish("export", summary, as_json=json)
+    finish("export", summary, as_json=json, warnings=caveats.of_bundle(bundle.facts))
 
 
-def run_export(run: Path, out: Path, engine: str) -> Bundle:
+def run_export(run: Path, out: Path, engine: str, *, with_checks: bool = True) -> Bundle:
     """Write the bundle of a finished run, gated on samples of the data it was trained on, and its checks."""
     from engine.deploy.export import checks_of, require_one_pass
     from engine.deploy.export import export as write_bundle
@@ -67,6 +76,6 @@ def run_export(run: Path, out: Path, engine: str) -> Bundle:
     with tempfile.TemporaryDirectory(prefix="osteoray-export-") as cache:
         pack_images(folder, Path(cache), task.labels)
         data = open_training_set(folder, Path(cache), task, recipe.inputs, recipe.split)
-        checks = checks_of(run, data)
+        checks = checks_of(run, data) if with_checks else None
     threads = os.cpu_count() or 1
     return write_bundle(run, out, engine=engine, samples=samples, threads=threads, checks=checks)

@@ -15,9 +15,11 @@ import pyarrow as pa
 import typer
 
 from engine import sources
+from engine.deploy import archive_alarm
 from engine.deploy.bundle import Bundle, open_bundle
 from engine.deploy.engines import choose_engine, gpus_of
 from engine.errors import UnknownNameError, UsageError
+from engine.evaluation import caveats
 from engine.ingest import reuse
 from engine.ingest.covariates import read_covariate_table, table_columns
 from engine.ingest.routing import Open
@@ -26,7 +28,7 @@ from engine.store import ledger
 from engine.store.counts import Counts, shown
 from engine.store.files import MANIFEST_NAME, code_version, read_json, sha256_of_facts
 from jobs.cluster_session import cluster_cores, is_joining, require_gpus, start_ray
-from jobs.console import PARTIAL, finish, progress
+from jobs.console import FOREIGN, PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
 from jobs.options import RunOptions, with_run_options
@@ -45,6 +47,7 @@ ROUTE_HELP = (
     "Which bundles score an instance whose BodyPartExamined names the body part of none: all that accept it, "
     "the first of them, or none (named)."
 )
+FOREIGN_HELP = "Give scores of an archive whose first films are unlike the training images, too."
 REPORT_HELP = "Write OUT/report.html when all is scored."
 DELIVER_HELP = "Deliver there when all is scored (see `osteoray deliver --to`); may be repeated."
 
@@ -78,6 +81,7 @@ def score(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help=REPORT_HELP)] = False,
     deliver: Annotated[list[str] | None, typer.Option(metavar="SINK", help=DELIVER_HELP)] = None,
+    accept_foreign: Annotated[bool, typer.Option("--accept-foreign", help=FOREIGN_HELP)] = False,
     options: RunOptions,
 ) -> None:
     """Score an archive. Every file ends as scored, filtered, abstained or quarantined, with a reason code.
@@ -85,6 +89,8 @@ def score(
     With several bundles each file is read once. Of the bundles that accept it, those whose body part the
     header names score it; where it names none of them, --route decides. There is one table of predictions a
     task, and the counts add up for each task.
+
+    Where the first films of the archive are unlike the training images, no score is given (exit code 5).
 
     After a kill, the same command continues: no row is lost or doubled. Exit codes: 3 some files were
     quarantined or some results not delivered, 4 more failures than --max-failures, 75 another run holds the
@@ -112,14 +118,17 @@ def score(
         incremental=options.incremental,
         is_moved=options.moved,
         reuse=tuple(reuse_from or ()),
+        accept_foreign=accept_foreign,
     )
     with running(out, limits) as run:
         counts, speed = run_score(spec, bundles, run, request)
     handed_on = _hand_on(out, deliver or (), has_report=report)
     sent = handed_on.get("delivered", {})
+    manifest = read_json(out / MANIFEST_NAME)
     code = PARTIAL if has_quarantined(counts) or any(map(is_partial, sent.values())) else 0
+    code = FOREIGN if caveats.is_withheld(manifest) else code
     summary = {"out": str(out), **counts, **speed, **handed_on}
-    finish("score", summary, as_json=options.json, exit_code=code)
+    finish("score", summary, as_json=options.json, exit_code=code, warnings=caveats.of_scores(manifest))
 
 
 def _hand_on(out: Path, sinks: Sequence[str], *, has_report: bool) -> dict[str, Any]:
@@ -178,6 +187,7 @@ def score_manifest(
     *,
     route: Open = "all",
     covariates_sha256: str | None = None,
+    accept_foreign: bool = False,
 ) -> dict[str, Any]:
     """What a score folder says of how it is made; a resumed job must say the same."""
     config = {
@@ -185,6 +195,7 @@ def score_manifest(
         "shard_size": shard_size,
         "route": route,
         "covariates_sha256": covariates_sha256,
+        "accept_foreign": accept_foreign,
     }
     return {
         "kind": "score",
@@ -214,6 +225,7 @@ class Request:
     incremental: bool = False
     is_moved: bool = False
     reuse: tuple[Path, ...] = ()
+    accept_foreign: bool = False
 
 
 def run_score(
@@ -233,10 +245,11 @@ def run_score(
     for folder in request.reuse:
         reuse.require_same(folder, {"config": config, "salt_check": salt_check})
     paced = replace(spec, pace=run.limits.pace(run.staging))
-    scoring = _Scoring(paced, bundles, run, request.reuse)
+    scoring = _Scoring(paced, bundles, run, request)
     manifest_of = partial(
-        score_manifest, spec.source, bundles, route=spec.route, covariates_sha256=_digest_of(spec.covariates)
-    )
+        score_manifest, spec.source, bundles, route=spec.route,
+        covariates_sha256=_digest_of(spec.covariates), accept_foreign=request.accept_foreign,
+    )  # fmt: skip
     listing = begin(paced, manifest_of, request.shard_size, is_moved=request.is_moved)
     before = unfinished(spec.folder) if request.incremental else None
     if before is not None:
@@ -253,7 +266,7 @@ class _Scoring:
     spec: ReadSpec
     bundles: tuple[Bundle, ...]
     run: Run
-    reuse: tuple[Path, ...]
+    request: Request
 
     def finish(self, plan: pa.Table) -> tuple[Counts, dict[str, Any]]:
         """Score what is missing of a plan, and close the folder."""
@@ -263,7 +276,7 @@ class _Scoring:
             run.begin("score", plan, missing)
         speed: dict[str, Any] = {"wall_s": 0.0, "images_per_second": 0.0, "scored_this_run": 0, "reused": 0}
         if missing and not run.is_stopping():
-            speed = self._score(plan)
+            speed = self._score(plan, missing)
         run.require_whole(plan)
         speed["kept"] = plan.num_rows - speed["scored_this_run"]
         counts = ledger.close(folder, plan, {"speed": speed}, run.staging, run.log)
@@ -272,7 +285,7 @@ class _Scoring:
             speed["images_per_second"] = earlier["images_per_second"]
         return shown(counts), speed
 
-    def _score(self, plan: pa.Table) -> dict[str, Any]:
+    def _score(self, plan: pa.Table, missing: list[int]) -> dict[str, Any]:
         from engine.deploy.on_ray import ScoreSpec
         from engine.deploy.on_ray import score as score_shards
         from engine.ingest.on_ray import RunCallbacks
@@ -296,7 +309,7 @@ class _Scoring:
                 on_progress=report, on_shard=run.on_shard, on_failed=run.on_failed,
                 is_stopping=run.is_stopping, readers=readers,
             )  # fmt: skip
-            stats = score_shards(plan, spec, scoring, callbacks)
+            stats = score_shards(plan, spec, scoring, callbacks, self._gate(plan, missing))
         wall_s = time.perf_counter() - started
         return {
             "wall_s": round(wall_s, 2),
@@ -305,6 +318,24 @@ class _Scoring:
             "reused": stats.reused,
             **stages(stats, wall_s, readers=readers, actors=actors),
         }
+
+    def _gate(self, plan: pa.Table, missing: list[int]) -> archive_alarm.Gate:
+        """What holds shards back until the archive is judged; what it finds goes into manifest and log."""
+        from engine.ingest.on_ray import order_of
+
+        folder, run, is_accepted = self.spec.folder, self.run, self.request.accept_foreign
+
+        def note(found: Mapping[str, archive_alarm.Finding]) -> None:
+            facts = archive_alarm.facts_of(found, is_accepted=is_accepted)
+            ledger.state(folder, {"archive": facts}, run.staging)
+            run.log.note("archive_judged", **facts)
+
+        sizes = {row["values"]: row["counts"] for row in plan["shard"].value_counts().to_pylist()}
+        return archive_alarm.Gate(
+            order_of(missing), sizes, archive_alarm.checked(self.bundles),
+            known=archive_alarm.findings_from_facts(read_json(folder / MANIFEST_NAME).get("archive")),
+            on_found=note, is_accepted=is_accepted,
+        )  # fmt: skip
 
     def _index(self) -> Path | None:
         """Where the rows of this folder and of the lenders are found by their bytes; None without rows.
@@ -315,7 +346,7 @@ class _Scoring:
             return None
         index = self.run.staging / f"known-{uuid4().hex}"
         models = {bundle.sha256: bundle.task for bundle in self.bundles}
-        return index if reuse.write_index(index, [self.spec.folder, *self.reuse], models) else None
+        return index if reuse.write_index(index, [self.spec.folder, *self.request.reuse], models) else None
 
 
 def stages(stats: RunStats, wall_s: float, *, readers: int, actors: int) -> dict[str, Any]:

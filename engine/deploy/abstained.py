@@ -47,3 +47,7 @@ class SeveralPartsError(AbstainedError, code="ORY-A08", reason="several_parts"):
 
 class OutOfDistributionError(AbstainedError, code="ORY-A09", reason="out_of_distribution"):
     """The image is unlike nearly all that the model was validated on."""
+
+
+class ForeignArchiveError(AbstainedError, code="ORY-A10", reason="foreign_archive"):
+    """The first films of the archive are unlike the training images, so no score of the run is given."""

@@ -4,7 +4,7 @@ BUNDLE/bundle.json         task, input rule, outputs, engine, calibration, figur
 BUNDLE/student.onnx        the graph
 BUNDLE/model.safetensors   the torch weights
 BUNDLE/card.md             model card
-BUNDLE/checks.safetensors  fitted checks of its embedding; absent where too few images were held out
+BUNDLE/checks.safetensors  fitted checks of its embedding; absent where it was exported without
 """
 
 from __future__ import annotations

@@ -174,8 +174,12 @@ def _forget_origin(model: onnx.ModelProto) -> None:
         del part.metadata_props[:]
 
 
-def checks_of(run: Path, data: TrainingSet) -> Checks | None:
-    """Checks of the network of ``run``, by images of the data that it was trained on; None for too few."""
+def checks_of(run: Path, data: TrainingSet) -> Checks:
+    """Checks of the network of ``run``, by images of the data that it was trained on.
+
+    Raises:
+        ExportError: there are too few of them.
+    """
     net = load_net(run, task_named(read_run(run)["task"]).learning().network)
 
     def embed(images_NVHW: NDArray[np.uint8]) -> NDArray[np.float32]:

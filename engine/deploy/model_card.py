@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from engine.evaluation import caveats
 from engine.evaluation.answer import FEW, Block, Figure, Figures, Grid, Group, Text, figures_from_facts
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
@@ -21,7 +22,8 @@ def card(facts: Mapping[str, Any], blocks: Sequence[Block]) -> str:
         *([["## What stands behind the figures", *_words(blocks)]] if blocks else []),
         _limits(figures.groups),
     )
-    lines = [f"# {facts['task']['name']}: {facts['model']['backbone']}", "", NOTICE]
+    first = [f"**{sentence}**" for sentence in caveats.of_bundle(facts)]
+    lines = [f"# {facts['task']['name']}: {facts['model']['backbone']}", "", *first, NOTICE]
     for section in sections:
         lines += ["", *section]
     return "\n".join([*lines, "", f"Written {facts['written']} by osteoray {facts['code_version']}.", ""])
@@ -59,7 +61,21 @@ def _data(facts: Mapping[str, Any]) -> list[str]:
         f"{'; ' + division if division else ''}. No patient is in two splits.",
         f"- Fitted on the training split, calibrated on {facts['calibration']['instances']:,} instances of "
         f"the validation split, judged on {facts['evaluation']['instances']:,} of the test split.",
+        f"- {_checks(facts['checks'])}",
     ]
+
+
+def _checks(checks: Mapping[str, Any] | None) -> str:
+    if not checks:
+        return "Exported without checks: nothing is withheld as another kind of image."
+    how = {
+        "conformal": "the values that 99.5 % of them stay below",
+        "widened": "estimated beyond the largest of them, since they are few",
+    }
+    return (
+        f"Checks fitted on {checks['train']:,} training and {checks['validation']:,} validation images; "
+        f"limits: {how[checks['limit']]}."
+    )
 
 
 def _accuracy(figures: Figures, fidelity: Mapping[str, Any] | None) -> list[str]:

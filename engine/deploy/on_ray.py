@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import ActorPoolStrategy
 
+from engine.deploy.archive_alarm import Gate
 from engine.deploy.bundle import open_bundle
 from engine.deploy.engines import gpus_of
 from engine.deploy.score import Scorer, predictions_schema, result_tables
@@ -61,11 +62,16 @@ class RunStats:
 
 
 def score(
-    plan: pa.Table, spec: ReadSpec, scoring: ScoreSpec, callbacks: RunCallbacks | None = None
+    plan: pa.Table,
+    spec: ReadSpec,
+    scoring: ScoreSpec,
+    callbacks: RunCallbacks | None = None,
+    gate: Gate | None = None,
 ) -> RunStats:
     """Score every missing shard of the plan; returns what was done in this run.
 
-    A shard is committed when all its rows have come back, however Ray cut and mixed the blocks.
+    A shard is committed when all its rows have come back, however Ray cut and mixed the blocks, and the
+    ``gate`` gives it free.
 
     Raises:
         OSError: the output cannot be written; what was committed stays.
@@ -79,6 +85,7 @@ def score(
         return stats
     readers = min(calls.readers, len(missing))
     waiting_bytes = _waiting_bytes(max(tally.rows_of_shard.values()), spec, readers + scoring.actors)
+    gate = gate or Gate(missing, tally.rows_of_shard, {})
     rows = per_shard(missing, _read_rows, spec, readers, waiting_bytes).map_batches(
         _Scorer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
         num_cpus=_PREDICTOR_CPUS, num_gpus=scoring.gpus, compute=ActorPoolStrategy(size=scoring.actors),
@@ -94,9 +101,13 @@ def score(
         for shard in pc.unique(block["shard"]).to_pylist():
             parts[shard].append(block.filter(pc.equal(block["shard"], shard)))
             if sum(part.num_rows for part in parts[shard]) == parts[shard][0]["shard_rows"][0].as_py():
-                tables = result_tables(parts.pop(shard), schemas)
-                calls.on_shard(shard, ledger.commit_shard(spec.folder, shard, tables, spec.pace.staging))
-                tally.add(shard)
+                whole = pa.concat_tables(parts.pop(shard), promote_options="default")
+                for number, table in gate.take(shard, whole):
+                    tables = result_tables([table], schemas)
+                    calls.on_shard(
+                        number, ledger.commit_shard(spec.folder, number, tables, spec.pace.staging)
+                    )
+                    tally.add(number)
     stats.ended = tally.added
     return stats
 

@@ -1,7 +1,9 @@
 """Known faults and unfamiliar images, found by the network's own embedding.
 
 Fitted when a bundle is written, on training images and on faults made of them here. The limits come from
-sound validation images alone, at a stated share of false alarms. In the space of standardised embeddings:
+sound validation images alone, at a stated share of false alarms; of few images they are widened
+(``engine.evaluation.conformal.upper_limit``), and the bundle says so. In the space of standardised
+embeddings:
 
 - known faults: the log-likelihood ratio of each kind against sound images, Gaussians of one covariance within
   all kinds (linear discriminants; Lee et al. 2018, arXiv 1807.03888; covariance after Ledoit and Wolf 2004);
@@ -30,8 +32,8 @@ from PIL import Image
 
 from engine.deploy import abstained
 from engine.deploy.abstained import AbstainedError
-from engine.errors import BundleError
-from engine.evaluation.conformal import ABSTAIN_COVERAGE, conformal_quantile
+from engine.errors import BundleError, ExportError
+from engine.evaluation.conformal import ABSTAIN_COVERAGE, FEWEST, conformal_quantile, upper_limit
 
 Floats = NDArray[np.float32]
 Images = NDArray[np.uint8]
@@ -40,8 +42,11 @@ Embed = Callable[[Images], Floats]
 SOUND_IMAGES, FAULTY_IMAGES, VALIDATION_IMAGES = 2000, 400, 4000
 """At most so many training images, of each fault, and of the validation split."""
 _SUBSPACE_SHARE = 4
+FAR = 0.9
+"""Share of sound validation images that stay below ``Checks.novelty_far``, and below ``fault_far``."""
+SIGNS = ("novelty", "fault")
+"""What the first films of an archive are counted by (``engine.deploy.archive_alarm``)."""
 _LEAST_SCALE = 1e-6
-_FEWEST = 2
 _NAMED = 0.95
 """Share of the faults made for training that are reported by name."""
 
@@ -118,7 +123,9 @@ class Checks:
     """Fitted arrays: ``means_GC`` of sound images and of each fault (G = F + 1), standardised like all else.
 
     A ratio above ``fault_limit`` is a fault, a residual above ``novelty_limit`` is novel. ``near_F`` are the
-    largest residuals at which a fault is reported by name; beyond, the image is out of distribution.
+    largest residuals at which a fault is reported by name; beyond, the image is out of distribution. A tenth
+    of sound images have a residual above ``novelty_far``, and a tenth a ratio above ``fault_far``: whole
+    archives are judged by them. ``limit`` is how the limits of single images were got.
     """
 
     centre_C: Floats
@@ -131,6 +138,9 @@ class Checks:
     faults: tuple[str, ...]
     fault_limit: float
     novelty_limit: float
+    novelty_far: float
+    fault_far: float
+    limit: str
     train: int
     validation: int
     coverage: float = ABSTAIN_COVERAGE
@@ -154,6 +164,17 @@ class Checks:
         """Why the score of each instance is withheld; None where it is not."""
         return [self._finding(embedding_C) for embedding_C in embedding_BC]
 
+    def is_far(self, embedding_BC: Floats) -> NDArray[np.bool_]:
+        """Whether each instance lies further out than FAR of the sound validation images, by SIGNS [B, 2]."""
+        novelty_B, fault_B = self._signs(embedding_BC)
+        return np.stack([novelty_B > self.novelty_far, fault_B > self.fault_far], axis=1)
+
+    def _signs(self, embedding_BC: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Residual and largest fault ratio of each instance."""
+        z_BC = (embedding_BC - self.centre_C) / self.scale_C
+        ratios_B = (z_BC @ self.probes_FC.T - self.offsets_F).max(1)
+        return _residuals(z_BC - self.means_GC[0], self.subspace_RC), ratios_B
+
     def _finding(self, embedding_C: Floats) -> AbstainedError | None:
         z_C = (embedding_C - self.centre_C) / self.scale_C
         ratios_F = self.probes_FC @ z_C - self.offsets_F
@@ -163,7 +184,7 @@ class Checks:
         limit = float(self.near_F[likest]) if is_faulty else self.novelty_limit
         if _residuals((z_C - mean_C)[None], self.subspace_RC)[0] > limit:
             return abstained.OutOfDistributionError(
-                "the image is unlike all but 0.5 % of those the model was validated on"
+                "the image is unlike nearly all that the model was validated on"
             )
         if is_faulty:
             fault = FAULTS[self.faults[likest]]
@@ -197,16 +218,20 @@ def made(name: str, images_NVHW: Images, *, seed: int = 0) -> Images:
     return np.stack([np.stack(view) for view in views], axis=1)
 
 
-def fit_checks(embed: Embed, train_NVHW: Images, validation_NVHW: Images) -> Checks | None:
-    """Checks of the network behind ``embed``; None where the validation split is too small for a limit.
+def fit_checks(embed: Embed, train_NVHW: Images, validation_NVHW: Images) -> Checks:
+    """Checks of the network behind ``embed``.
 
     At most SOUND_IMAGES, FAULTY_IMAGES of each fault and VALIDATION_IMAGES are looked at, spread evenly.
+
+    Raises:
+        ExportError: there are fewer than FEWEST training or validation images.
     """
-    if (
-        conformal_quantile(np.zeros(len(validation_NVHW)), ABSTAIN_COVERAGE) is None
-        or len(train_NVHW) < _FEWEST
-    ):
-        return None
+    if min(len(train_NVHW), len(validation_NVHW)) < FEWEST:
+        raise ExportError(
+            f"{len(train_NVHW)} training and {len(validation_NVHW)} validation images are too few for the "
+            f"checks of a bundle ({FEWEST} of each are needed): train on more, or export with "
+            "--without-checks, and look at every image yourself"
+        )
     # Standardise by the sound training images.
     sound_NC = embed(_spread(train_NVHW, SOUND_IMAGES)).astype(np.float64)
     centre_C, scale_C = sound_NC.mean(0), np.maximum(sound_NC.std(0), _LEAST_SCALE)
@@ -234,6 +259,9 @@ def fit_checks(embed: Embed, train_NVHW: Images, validation_NVHW: Images) -> Che
         faults=tuple(FAULTS),
         fault_limit=np.inf,
         novelty_limit=np.inf,
+        novelty_far=np.inf,
+        fault_far=np.inf,
+        limit="",
         train=len(sound_NC),
         validation=0,
     )
@@ -253,14 +281,21 @@ def shrunk_covariance(centred_NC: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _limited(checks: Checks, sound_NC: Floats) -> Checks:
-    """The checks with limits that ABSTAIN_COVERAGE of some sound validation images stay below, each alone."""
-    z_NC = (sound_NC - checks.centre_C) / checks.scale_C
-    ratios_N = (z_NC @ checks.probes_FC.T - checks.offsets_F).max(1)
-    novelty_N = _residuals(z_NC - checks.means_GC[0], checks.subspace_RC)
-    fault, novelty = (conformal_quantile(values_N, ABSTAIN_COVERAGE) for values_N in (ratios_N, novelty_N))
-    if fault is None or novelty is None:
-        raise ValueError("too few validation images for a limit")
-    return replace(checks, fault_limit=fault, novelty_limit=novelty, validation=len(sound_NC))
+    """The checks with limits that ABSTAIN_COVERAGE of sound images stay below, each alone."""
+    novelty_N, ratios_N = checks._signs(sound_NC)
+    fault, novelty = upper_limit(ratios_N), upper_limit(novelty_N, is_positive=True)
+    novelty_far, fault_far = (conformal_quantile(values_N, FAR) for values_N in (novelty_N, ratios_N))
+    if fault is None or novelty is None or novelty_far is None or fault_far is None:
+        raise ExportError(f"{len(sound_NC)} validation images are too few for a limit")
+    return replace(
+        checks,
+        fault_limit=fault.value,
+        novelty_limit=novelty.value,
+        novelty_far=novelty_far,
+        fault_far=fault_far,
+        limit=novelty.kind,
+        validation=len(sound_NC),
+    )
 
 
 def _residuals(apart_NC: NDArray[Any], subspace_RC: NDArray[Any]) -> NDArray[np.float64]:

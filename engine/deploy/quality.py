@@ -41,7 +41,7 @@ _LEAST_CORRELATION = 0.3
 _RING = (0.06, 0.2)
 _MIDDLE = (0.25, 0.75)
 _LEAST_CONTENT = 16
-_UNSURE = "the model is less sure than on all but 0.5 % of the images it was validated on"
+_UNSURE = "the model is less sure than on nearly all images it was validated on"
 
 
 def verdicts(

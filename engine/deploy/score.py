@@ -35,6 +35,8 @@ PROVENANCE = ("task", "model_sha256", "code_version")
 """Columns that say what made a row."""
 MAP = "attention_map"
 """Column of the attention map."""
+FAR = "is_far"
+"""Column of a block, in no table: ``Checks.is_far`` of each film; null where nothing was judged here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +77,16 @@ def score_rows(
     A row holds the columns of the sample, those that say what made it, the answer's own, and the attention
     map [h, w] where the graph gives one.
     """
-    covariates_BQ = covariates.columns(samples, model.bundle.covariates)
-    raw = model.predictor.predict(images_BVHW, covariates_BQ)
+    return _rows(model, samples, images_BVHW, _raw(model, samples, images_BVHW))
+
+
+def _raw(model: Model, samples: Sequence[Row], images_BVHW: NDArray[np.uint8]) -> Raw:
+    return model.predictor.predict(images_BVHW, covariates.columns(samples, model.bundle.covariates))
+
+
+def _rows(
+    model: Model, samples: Sequence[Row], images_BVHW: NDArray[np.uint8], raw: Raw
+) -> list[dict[str, Any] | AbstainedError]:
     answer = model.task.answer
     columns = answer.rows(raw, samples, model.bundle.calibration)
     maps = {MAP: raw[ATTENTION]} if ATTENTION in raw else {}
@@ -124,7 +134,7 @@ class Scorer:
         # a block has the columns of predictions, all nullable and maps as bytes, whatever its rows are
         fields = [field for model in self._models for field in predictions_schema(model.bundle)]
         types = {field.name: pa.binary() if field.name == MAP else field.type for field in fields}
-        self._empty = pa.schema(types).empty_table()
+        self._empty = pa.schema({**types, FAR: pa.list_(pa.bool_())}).empty_table()
 
     def score(self, rows: pa.Table) -> pa.Table:
         """The rows of ``shard.read_rows`` without images: samples scored or abstained, the rest as it was."""
@@ -144,7 +154,9 @@ def _scored(model: Model, samples: pa.Table) -> pa.Table:
         [np.frombuffer(data.as_buffer(), np.uint8).reshape(-1, *size_HW) for data in samples["image"]]
     )
     read = samples.drop_columns(["image"])
-    results = score_rows(model, read.to_pylist(), images_BVHW)
+    rows = read.to_pylist()
+    raw = _raw(model, rows, images_BVHW)
+    results = _rows(model, rows, images_BVHW, raw)
     withheld = [result if isinstance(result, AbstainedError) else None for result in results]
     scored = [{} if isinstance(result, AbstainedError) else result for result in results]
     texts = {
@@ -157,6 +169,9 @@ def _scored(model: Model, samples: pa.Table) -> pa.Table:
     columns = {name: pa.array(values, pa.string()) for name, values in texts.items()}
     for column in model.task.answer.columns:
         columns[column.name] = pa.array([row.get(column.name) for row in scored], column.type)
+    checks = model.bundle.checks
+    far = checks.is_far(raw[EMBEDDING]).tolist() if checks else [None] * len(results)
+    columns[FAR] = pa.array(far, pa.list_(pa.bool_()))
     columns[MAP] = pa.array([row[MAP].tobytes() if MAP in row else None for row in scored], pa.binary())
     kept = read.drop_columns([name for name in columns if name in read.column_names])
     for name, values in columns.items():

@@ -109,6 +109,11 @@ class Tally:
         self._on_progress(self._before + self.added, self._total)
 
 
+def order_of(missing: list[int]) -> list[int]:
+    """The order in which missing shards are read: random, and always the same."""
+    return Random(_ORDER_SEED).sample(missing, len(missing))
+
+
 def per_shard(
     missing: list[int], read: Read, spec: ReadSpec, readers: int, waiting_bytes: float = math.inf
 ) -> ray.data.Dataset:
@@ -128,7 +133,7 @@ def per_shard(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress line says how it goes
-    order = Random(_ORDER_SEED).sample(missing, len(missing))
+    order = order_of(missing)
     shards = ray.data.from_items([{"shard": shard} for shard in order], override_num_blocks=len(order))
     return shards.map_batches(
         _Reader, batch_size=1, batch_format="pyarrow", num_cpus=_READER_CPUS,

@@ -31,6 +31,8 @@ from engine.store.files import MANIFEST_NAME, code_version, read_json, write_jso
 
 TABLES = {PREDICTIONS: "reused", "abstained": "reused_abstained"}
 """The tables whose rows are taken, and what such rows are called until they are in this run's."""
+OF_A_RUN = ("foreign_archive",)
+"""Reasons that a whole run has, not its film: rows that no other run takes."""
 
 _PLACE = np.dtype(
     [("digest", "V32"), ("model", "u2"), ("table", "u1"), ("folder", "u2"), ("shard", "u4"), ("row", "u4")]
@@ -140,7 +142,8 @@ def _places(folder: Path, number: int, models: Mapping[str, str]) -> Iterator[ND
     place_of = {model: place for place, model in enumerate(models)}
     paths = [(kind, path) for kind, name in enumerate(TABLES) for path in ledger.tables_of(folder, name)]
     for kind, path in paths:
-        table = ledger.read_table(path, _READ)
+        has_reason = TABLES.get(kind_of(path.stem)) == TABLES["abstained"]
+        table = ledger.read_table(path, (*_READ, "reason") if has_reason else _READ)
         places_N = np.zeros(table.num_rows, _PLACE)
         digests = b"".join(bytes.fromhex(digest) for digest in table["content_sha256"].to_pylist())
         places_N["digest"] = np.frombuffer(digests, "V32")
@@ -151,6 +154,8 @@ def _places(folder: Path, number: int, models: Mapping[str, str]) -> Iterator[ND
         places_N["row"] = np.arange(table.num_rows)
         is_taken_N = np.array([model in place_of for model in made_by], bool)
         is_same_N = np.array([code == code_version() for code in table["code_version"].to_pylist()], bool)
+        if has_reason:
+            is_taken_N &= ~np.isin(table["reason"].to_numpy(), OF_A_RUN)
         yield places_N[is_taken_N & is_same_N]
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from markupsafe import Markup
 
 from engine.errors import UsageError
+from engine.evaluation import caveats
 from engine.evaluation.answer import FEW, Block, Figures, Grid, Plot
 from engine.evaluation.held_out import HeldOut
 from engine.report import plots, tables
@@ -63,6 +64,7 @@ def score_report(
         "score.html.j2",
         title=" · ".join(dict.fromkeys(part["title"] for part in parts)) or "Nothing scored",
         manifest=score.manifest,
+        caveats=caveats.of_scores(score.manifest),
         parts=parts,
         models_seen=everything["model_sha256"].n_unique(),
         patients=everything["patient_key"].n_unique(),

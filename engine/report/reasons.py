@@ -127,7 +127,7 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "Look at the film; ask the sender to correct PhotometricInterpretation.",
     ),
     "uncertain": (
-        "The model was less sure than on all but 0.5 % of the images it was validated on.",
+        "The model was less sure than on nearly all images it was validated on.",
         "Look at the film: several hands, a cut or turned one, another body part, or a rare case.",
     ),
     "rotated": (
@@ -143,8 +143,12 @@ EXPLANATIONS: dict[str, tuple[str, str]] = {
         "Look at the film; both hands on one film must be sent as two images.",
     ),
     "out_of_distribution": (
-        "The model saw nothing like it: it lies further out than 99.5 % of the images it was validated on.",
+        "The model saw nothing like it: it lies further out than nearly all images it was validated on.",
         "Look at the film: another body part, a foreign object, or another kind of scanner.",
+    ),
+    "foreign_archive": (
+        "Most of the first films of this archive are unlike the training images: the run gives no score.",
+        "Train on images like these; or judge scores of --accept-foreign against labels before any use.",
     ),
 }
 """Reason to (meaning, action); a test holds this against the error tree."""

@@ -26,6 +26,7 @@ from engine import __version__, errors
 from engine.deploy.abstained import AbstainedError
 from engine.deploy.bundle import Bundle
 from engine.deploy.score import PROVENANCE, Model, open_model, score_rows
+from engine.evaluation import caveats
 from engine.ingest.covariates import Covariate, table_values
 from engine.ingest.decode_process import Isolation, reader
 from engine.ingest.sample import Reading
@@ -56,7 +57,8 @@ class ServedModel(BaseModel):
     engine: str
     parameters: int
     headline: Headline | None
-    notice: str = NOTICE
+    notice: str
+    """What to know first: missing or widened checks, and what it is for."""
 
 
 class Problem(BaseModel):
@@ -118,8 +120,13 @@ def columns(task: Task) -> dict[str, pa.Field]:
     return {field.name: field for field in (*kept, *made, *own)}
 
 
-def response_model(task: Task) -> type[BaseModel]:
-    """The JSON of one scored instance of a task: ``columns``, and the notice."""
+def notice(facts: Mapping[str, Any]) -> str:
+    """What to know of a bundle with these facts before its answers are read."""
+    return " ".join([*caveats.of_bundle(facts), NOTICE])
+
+
+def response_model(task: Task, words: str = NOTICE) -> type[BaseModel]:
+    """The JSON of one scored instance of a task: ``columns``, and the notice, in ``words``."""
     meanings = {
         column.name: f"{column.meaning} ({column.unit})" if column.unit else column.meaning
         for column in task.answer.columns
@@ -129,7 +136,7 @@ def response_model(task: Task) -> type[BaseModel]:
         kind = _kind(field.type)
         fields[name] = (kind | None if field.nullable else kind, Field(description=meanings.get(name)))
     title = "".join(word.capitalize() for word in task.name.split("-"))
-    return create_model(f"{title}Score", **fields, notice=(str, NOTICE))
+    return create_model(f"{title}Score", **fields, notice=(str, words))
 
 
 def _kind(arrow: pa.DataType) -> Any:
@@ -199,7 +206,8 @@ def _add_score_route(app: FastAPI, served: Served, guard: list[Any]) -> None:
         return await asyncio.get_running_loop().run_in_executor(served.worker, served.score, data, given)
 
     app.post(
-        f"/v1/{task.name}", response_model=response_model(task), responses=problems, dependencies=guard,
+        f"/v1/{task.name}", response_model=response_model(task, notice(served.model.bundle.facts)),
+        responses=problems, dependencies=guard,
         openapi_extra={"requestBody": request_body(served.model.bundle.covariates)},
         operation_id=f"score_{task.name.replace('-', '_')}",
     )(score)  # fmt: skip
@@ -283,4 +291,5 @@ def _described(bundle: Bundle) -> ServedModel:
         engine=bundle.engine,
         parameters=bundle.facts["parameters"],
         headline=bundle.facts["evaluation"].get("figures", {}).get("headline"),
+        notice=notice(bundle.facts),
     )

@@ -96,6 +96,15 @@ def move(folder: Path, source: str, staging: Path | None = None) -> None:
         _write_manifest(folder, facts, staging)
 
 
+def state(folder: Path, facts: Mapping[str, Any], staging: Path | None = None) -> None:
+    """Write further ``facts`` into the manifest of a job that goes on.
+
+    Raises:
+        TableError: there is no manifest.
+    """
+    _write_manifest(folder, {**read_json(folder / MANIFEST_NAME), **facts}, staging)
+
+
 def is_complete(folder: Path) -> bool:
     """Whether the manifest says that all is done.
 

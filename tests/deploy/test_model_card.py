@@ -34,11 +34,28 @@ def bundle_facts(**changes: Any) -> dict[str, Any]:
             "instances": 256,
             "gates": {"months": {"unit": "months", "limit": 0.01, "departure": 0.0001}},
         },
+        "checks": {"limit": "conformal", "train": 2000, "validation": 1500},
         "written": "2026-11-21T09:00:00+00:00",
         "code_version": "0.2.0",
         **judged_facts(made_predictions()),
         **changes,
     }
+
+
+@pytest.mark.parametrize(
+    ("checks", "first", "later"),
+    [
+        (None, "has no checks", "Exported without checks"),
+        ({"limit": "widened", "train": 90, "validation": 20}, "fitted on 20 images only", "they are few"),
+    ],
+)
+def test_the_card_begins_with_what_its_checks_lack(
+    checks: dict[str, Any] | None, first: str, later: str
+) -> None:
+    text = card(bundle_facts(checks=checks))
+    assert first in text.splitlines()[2]
+    assert later in text
+    assert first not in card(bundle_facts())
 
 
 def card(facts: dict[str, Any], held: HeldOut | None = None) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.deploy.out_of_distribution import FAULTS, Checks, fit_checks, load_checks, made, shrunk_covariance
 from engine.deploy.quality import verdicts
-from engine.errors import BundleError
+from engine.errors import BundleError, ExportError
 from engine.evaluation.conformal import ABSTAIN_COVERAGE
 from engine.tasks.task import Limits
 
@@ -43,9 +43,7 @@ def embed(images_NVHW: Images) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def checks() -> Checks:
-    found = fit_checks(embed, hands(400, seed=0), hands(600, seed=1))
-    assert found is not None
-    return found
+    return fit_checks(embed, hands(400, seed=0), hands(600, seed=1))
 
 
 def reasons(checks: Checks, images_NVHW: Images) -> list[str]:
@@ -80,9 +78,30 @@ def test_an_instance_is_judged_alike_alone_and_among_others(checks: Checks) -> N
     assert checks.findings(embed(images_NVHW)[:0]) == []
 
 
-def test_too_few_validation_images_give_no_checks() -> None:
-    assert fit_checks(embed, hands(50, seed=0), hands(198, seed=1)) is None
-    assert fit_checks(embed, hands(50, seed=0), hands(199, seed=1)) is not None
+@pytest.mark.parametrize(
+    ("count", "limit"), [(9, "widened"), (40, "widened"), (198, "widened"), (199, "conformal")]
+)
+def test_few_validation_images_widen_the_limits_and_the_facts_say_so(count: int, limit: str) -> None:
+    """Over the draws of few images, sound ones are withheld as seldom as with many; strangers always."""
+    train, fresh = hands(100, seed=0), hands(300, seed=3)
+    draws = [fit_checks(embed, train, hands(count, seed=seed)) for seed in range(20, 28)]
+    fitted = draws[0]
+    assert (fitted.limit, fitted.validation) == (limit, count)
+    assert np.mean([bool(one) for draw in draws for one in reasons(draw, fresh)]) <= 0.04
+    stripes_HW = np.tile(np.arange(SIDE) % 16 < 8, (SIDE, 1)) * np.uint8(250)
+    assert reasons(fitted, np.stack([stripes_HW, stripes_HW.T])[:, None]) == ["out_of_distribution"] * 2
+
+
+@pytest.mark.parametrize(("train", "validation"), [(8, 300), (300, 8), (0, 0)])
+def test_too_few_images_to_know_a_spread_are_refused(train: int, validation: int) -> None:
+    with pytest.raises(ExportError, match="--without-checks"):
+        fit_checks(embed, hands(train, seed=0), hands(validation, seed=1))
+
+
+def test_a_tenth_of_sound_images_are_far_and_all_that_is_like_nothing(checks: Checks) -> None:
+    assert checks.is_far(embed(hands(2000, seed=8))).mean(0) == pytest.approx([0.1, 0.1], abs=0.05)
+    noise = np.random.default_rng(0).integers(0, 255, (20, 1, SIDE, SIDE)).astype(np.uint8)
+    assert checks.is_far(embed(noise // 2 + 120)).any(1).all()
 
 
 def test_checks_come_back_and_strange_ones_are_refused(checks: Checks, tmp_path: Path) -> None:

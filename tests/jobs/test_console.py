@@ -184,10 +184,11 @@ def test_finish_ends_with_one_json_line(capsys: pytest.CaptureFixture[str]) -> N
         "sd": float("nan"),
     }
     with pytest.raises(typer.Exit) as end:
-        finish("score", summary, as_json=True, exit_code=3)
+        finish("score", summary, as_json=True, exit_code=3, warnings=["half is missing"])
     assert end.value.exit_code == 3
     *human, last = capsys.readouterr().out.splitlines()
     assert human == [
+        "warning: half is missing",
         "out         runs/a",
         "counts      planned 3, scored 2",
         "mae_months  4.25",
@@ -196,6 +197,7 @@ def test_finish_ends_with_one_json_line(capsys: pytest.CaptureFixture[str]) -> N
     assert json.loads(last) == {
         "verb": "score",
         "exit_code": 3,
+        "warnings": ["half is missing"],
         "out": "runs/a",
         "counts": {"planned": 3, "scored": 2},
         "mae_months": 4.25,

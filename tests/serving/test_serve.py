@@ -13,9 +13,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from engine.deploy.abstained import AgeAboveRangeError
+from engine.deploy.bundle import open_bundle
 from engine.errors import CovariateError, UsageError
 from engine.ingest.covariates import SEX, Covariate
-from engine.serving.app import NOTICE, build_app, columns, request_body, response_model
+from engine.serving.app import build_app, columns, notice, request_body, response_model
 from engine.serving.on_ray import deploy
 from engine.tasks.hand_age import HAND_AGE
 from tests.fixtures.breaking_child import broken, isolation
@@ -47,7 +48,7 @@ def test_same_file_same_row_as_score(server: httpx.Client, story: Story) -> None
     for row in rows[::8]:
         answer = server.post("/v1/hand-age", content=(story.archive / row.pop("path")).read_bytes())
         assert answer.status_code == 200
-        assert answer.json() == {**row, "notice": NOTICE}
+        assert answer.json() == {**row, "notice": notice(open_bundle(story.bundle).facts)}
 
 
 def test_multipart_and_raw_agree(server: httpx.Client, story: Story) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation import metrics
-from engine.evaluation.conformal import ABSTAIN_COVERAGE, conformal_quantile, deciles
+from engine.evaluation.conformal import conformal_quantile, deciles, upper_limit
 from engine.evaluation.held_out import HeldOut, by_sex
 from engine.evaluation.metrics import Floats, bounds
 from engine.tasks.ages.accuracy import PREDICTED, SD, TRUTH, bands, errors
@@ -55,7 +55,8 @@ class Calibration:
     slope: float
     intercept: float
     max_doubt: float | None = None
-    """Months: the sd that 99.5 % of the validation split stay below; a score of a wider one is withheld."""
+    """Months: the sd that 99.5 % of sound images stay below; a score of a wider one is withheld. None with
+    too few validation images."""
     validation_value: tuple[float, ...] = ()
     validation_doubt: tuple[float, ...] = ()
     """Percentiles 0, 10, ... 100 of predictions and of their sd, months: what drift is measured against."""
@@ -97,6 +98,7 @@ def fit_calibration(held: HeldOut, logits_NK: NDArray[np.float32]) -> Calibratio
     sd_N = tempered_sd(logits_NK, temperature)
     scaled_N = errors_N / _usable(sd_N)
     slope, intercept = linear_bias(held)
+    widest = upper_limit(sd_N, is_positive=True)
     return Calibration(
         instances=len(held.uids_N),
         temperature=temperature,
@@ -104,7 +106,7 @@ def fit_calibration(held: HeldOut, logits_NK: NDArray[np.float32]) -> Calibratio
         by_months={str(level): conformal_quantile(errors_N, level) for level in LEVELS},
         slope=slope,
         intercept=intercept,
-        max_doubt=conformal_quantile(sd_N, ABSTAIN_COVERAGE),
+        max_doubt=widest.value if widest else None,
         validation_value=deciles(held.predicted[PREDICTED]),
         validation_doubt=deciles(sd_N),
     )
