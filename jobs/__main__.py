@@ -16,9 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from engine import __version__
-from engine.errors import EngineError, StorageError, UsageError
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+from engine.errors import ClusterError, EngineError, StorageError, UsageError
 
 VERBS: dict[str, str] = {
     "demo": "Run the whole path on a small synthetic archive, about 10 minutes on 2 cores.",
@@ -72,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if typed is None:
             raise
         _say_error(typed, _chosen(words), as_json="--json" in words)
+        _leave_ray()
         sys.exit(typed.exit_code)
     if code == INTERRUPTED:
         _say_interrupted()
@@ -104,6 +103,9 @@ def _require_filled(words: Sequence[str]) -> None:
 
 def _typed(error: Exception) -> EngineError | None:
     """What a verb ended with, as an error of our tree; None where a developer wants the traceback."""
+    of_ray = _of_ray(error)
+    if of_ray is not None:
+        return of_ray
     if isinstance(error, EngineError):
         return error
     if isinstance(error, TyperException):
@@ -112,6 +114,19 @@ def _typed(error: Exception) -> EngineError | None:
     if isinstance(error, OSError):
         return _storage_error(error)
     return None if os.environ.get(TRACEBACK) else _unforeseen(error)
+
+
+def _of_ray(error: Exception) -> EngineError | None:
+    """What Ray raised; None for other errors, and where no verb has started Ray."""
+    session = sys.modules.get("jobs.ray_watch")
+    return session.typed(error) if session else None
+
+
+def _leave_ray() -> None:
+    """End at once where Ray is dead: its own end would wait for it, and say so at length."""
+    session = sys.modules.get("jobs.ray_watch")
+    if session:
+        session.leave_if_lost(ClusterError.exit_code)
 
 
 def _unforeseen(error: Exception) -> EngineError:
@@ -173,7 +188,7 @@ def _top(
 
 
 def _say_error(error: EngineError, verb: str | None, *, as_json: bool) -> None:
-    print(f"error {error.code}: {error}", file=sys.stderr)
+    print(f"error {error.code}: {_one_line(str(error))}", file=sys.stderr)
     if as_json:
         facts = {"verb": verb, "exit_code": error.exit_code, "error": error.code, "message": str(error)}
         with suppress(OSError):  # stdout itself may be what failed
@@ -182,6 +197,11 @@ def _say_error(error: EngineError, verb: str | None, *, as_json: bool) -> None:
         sys.stdout.flush()
         return
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  Python would flush the old one
+
+
+def _one_line(text: str) -> str:
+    """Without breaks, and without what a terminal would take for a command: a message may name files."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
 
 
 def _storage_error(error: OSError) -> StorageError:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from engine.errors import ClusterError
+from jobs import ray_watch
 
 _ANSWERS_WITHIN_S = 10.0
 _LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _STANDARD_ERROR = 2
+_LOOPBACK = "127.0.0.1"
+_LONGEST_FOLDER = 40
+"""Ray puts sockets some 60 characters below its folder, and a socket's path has at most 107."""
 
 
 def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> None:
     """Join the cluster that RAY_ADDRESS names, else start a local one; nothing where Ray runs already.
 
+    A local one listens on 127.0.0.1, wants a token, and keeps its files where only this user can read them.
     ``num_cpus`` is for a local cluster (default: all cores). ``log_to_driver`` shows what workers print.
 
     Raises:
@@ -32,14 +43,16 @@ def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> No
     # Ray's notices at its start are in its own log folder; a verb's stderr has progress and errors only.
     try:
         _require_answer(address or "")
+        local = {} if address else {"num_cpus": num_cpus, "include_dashboard": False, **_closed_doors()}
         with _quiet_driver():
             ray.init(
                 address=address or "local",
-                num_cpus=None if address else num_cpus,
-                include_dashboard=None if address else False,
                 log_to_driver=log_to_driver,
-                logging_level=logging.ERROR,
+                logging_level=logging.CRITICAL,
+                **local,
             )
+        if local:
+            _require_closed_doors()
     except Exception as error:  # Ray raises this very class where a node does not start in time
         where = f"joined at RAY_ADDRESS={address}" if address else "started on this machine"
         reason = " ".join(str(error).split()).rstrip(".")
@@ -47,6 +60,46 @@ def start_ray(*, num_cpus: int | None = None, log_to_driver: bool = False) -> No
             f"Ray could not be {where}: {reason}. Is the machine overloaded or short of memory, or the "
             "address wrong? The same command may simply be given again"
         ) from error
+    ray_watch.watch()
+
+
+def _closed_doors() -> dict[str, Any]:
+    """What makes a local Ray this user's own: its address, and a folder with mode 0700 that holds its token.
+
+    Ray opens its own folder to everybody, so it lies in one of ours, which goes when this process ends.
+    """
+    short = len(tempfile.gettempdir()) < _LONGEST_FOLDER
+    folder = Path(tempfile.mkdtemp(prefix="ory-", dir=None if short else "/tmp"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    ray_watch.leave_behind_nothing(folder)
+    token = folder / "token"
+    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(secrets.token_hex(32))
+    for name in (
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+    ):  # Ray wants a token of a local cluster unless told otherwise
+        os.environ.pop(name, None)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    return {"_node_ip_address": _LOOPBACK, "_temp_dir": str(folder / "ray")}
+
+
+def _require_closed_doors() -> None:
+    """Refuse a Ray that others could reach or use.
+
+    Raises:
+        ClusterError: it listens elsewhere than on 127.0.0.1, or takes work without a token.
+    """
+    import ray
+
+    core: Any = ray._raylet
+    wants_token = core.get_authentication_mode() == core.AuthenticationMode.TOKEN
+    if wants_token and ray.get_runtime_context().gcs_address.startswith(f"{_LOOPBACK}:"):
+        return
+    ray.shutdown()
+    raise ClusterError(
+        "it listens to the network or takes no token: unset the variables RAY_* that change that"
+    )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,12 @@ import typer
 
 from engine.deploy.bundle import open_bundle
 from engine.deploy.engines import gpus_of
-from engine.errors import UsageError
+from engine.errors import ClusterError, UsageError
 from jobs.cluster_session import require_gpus, start_ray
 
 MIN_KEY_CHARACTERS = 16
+_LOOK_S = 5.0
+_MENDED_S = 60.0
 
 
 def serve(
@@ -56,7 +59,23 @@ def serve(
     print(f"serving http://{host}:{port}  (API: /docs)  research use only", flush=True)
     for bundle in bundles:
         print(f"  curl --data-binary @FILE.dcm http://{host}:{port}/v1/{bundle.task}", flush=True)
-    stopped.wait()
+    _wait(stopped)
+
+
+def _wait(stopped: threading.Event) -> None:
+    """Until ``stopped``; what Ray Serve mends by itself within ``_MENDED_S`` is no end.
+
+    Raises:
+        ClusterError: the models are not served any more, or Ray has ended.
+    """
+    from engine.serving.on_ray import is_serving
+
+    sound_s = time.monotonic()
+    while not stopped.wait(_LOOK_S):
+        if is_serving():
+            sound_s = time.monotonic()
+        elif time.monotonic() - sound_s > _MENDED_S:
+            raise ClusterError("the models are not served any more, and Ray does not mend it: start it again")
 
 
 def _key(path: Path | None) -> str | None:

@@ -12,11 +12,12 @@ from ray import serve
 
 from engine.deploy.bundle import open_bundle
 from engine.deploy.engines import gpus_of
-from engine.errors import UsageError
+from engine.errors import ClusterError, UsageError
 from engine.ingest.decode_process import Isolation
 from engine.serving.app import build_app
 
 DEPLOYMENT = "osteoray"
+_BROKEN = frozenset({"DEPLOY_FAILED", "UNHEALTHY", "DELETING", "NOT_STARTED"})
 _ISOLATION = Isolation()
 
 
@@ -33,6 +34,7 @@ def deploy(
 
     Raises:
         UsageError: ``host`` is open to the network and there is no API key.
+        ClusterError: the models cannot be loaded.
     """
     if api_key is None and not _is_loopback(host):
         raise UsageError(f"{host} is open to the network: give --api-key-file, or serve on 127.0.0.1")
@@ -53,7 +55,17 @@ def deploy(
     )
     deployed = decorate(serve.ingress(app)())
     serve.start(http_options={"host": host, "port": port})
-    serve.run(deployed.bind(), name=DEPLOYMENT, route_prefix="/")
+    try:
+        serve.run(deployed.bind(), name=DEPLOYMENT, route_prefix="/")
+    except RuntimeError as error:  # Serve tells a cause of many lines; its first one says what failed
+        reason = str(error).strip().partition("\n")[0]
+        raise ClusterError(f"the models could not be served: {reason}") from error
+
+
+def is_serving() -> bool:
+    """Whether Ray Serve still has the application, and does not call it broken."""
+    application = serve.status().applications.get(DEPLOYMENT)
+    return application is not None and application.status.name not in _BROKEN
 
 
 def _is_loopback(host: str) -> bool:

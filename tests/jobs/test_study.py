@@ -53,7 +53,9 @@ def test_every_step_is_told_how_the_study_runs() -> None:
 
 def test_rows_have_folders_of_their_own() -> None:
     assert len({row.folder for row in HAND.rows}) == len(HAND.rows)
-    ended = osteoray("study", "hand-age", "--archive", "a", "--labels", "l", "--out", "o", "--only", "H+R3")
+    ended = osteoray(
+        "study", "hand-age", "--archive", __file__, "--labels", __file__, "--out", "o", "--only", "H+R3"
+    )
     assert ended.code == 2
     assert "did you mean" in ended.facts["message"]
 
