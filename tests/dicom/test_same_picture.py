@@ -257,3 +257,18 @@ def test_padding_of_a_jpeg_is_found_in_spite_of_its_blocks() -> None:
     away_HW = np.abs(lossless - coded_HW)
     assert away_HW.mean() <= 1
     assert np.percentile(away_HW, 99.9) <= 3
+
+
+@pytest.mark.parametrize("bit", [12, 15])
+def test_an_overlay_bit_in_a_lossy_coding_leaves_the_film_within_the_bound(bit: int) -> None:
+    """Lines and a box in a bit above the film's, coded together at 2 bits a pixel."""
+    is_drawn_HW = np.zeros(FILM.shape, bool)
+    is_drawn_HW[20:200:23, 30:300] = True
+    is_drawn_HW[400:470, 100:180] = True
+    covered_HW = FILM | (is_drawn_HW.astype(np.uint16) << bit)
+    frame = jpeg_2000(covered_HW, bits=16, reversible=False, level=80)
+    coded_HW, remarks = seen(image(FILM, frame=frame, syntax=JPEG_2000_LOSSY))
+    away_HW = np.abs(coded_HW - PLAIN)
+    assert remarks == ("high_bits",)
+    assert away_HW.mean() <= 1
+    assert np.percentile(away_HW, 99.9) <= 3
