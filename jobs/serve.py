@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,7 @@ def serve(
     The same file gives the same number as `osteoray score` with the same bundle. /docs shows the API.
     """
     from engine.serving.on_ray import deploy
+    from engine.serving.port import held
 
     bundles = [open_bundle(folder) for folder in model]
     for bundle in bundles:
@@ -49,16 +51,26 @@ def serve(
                 f"{bundle.task} takes whole series, and a request is one file: use `osteoray score`"
             )
     key = _key(api_key_file)
-    start_ray()
-    if gpus_of(bundle.engine for bundle in bundles):
-        require_gpus(replicas)
-    deploy(model, host=host, port=port, replicas=replicas, api_key=key)
+    with held(host, port):
+        start_ray()
+        if gpus_of(bundle.engine for bundle in bundles):
+            require_gpus(replicas)
+        deploy(model, host=host, port=port, replicas=replicas, api_key=key)
+        _serve(host, port, [bundle.task for bundle in bundles])
+
+
+def _serve(host: str, port: int, tasks: Sequence[str]) -> None:
+    """Say what is served, and wait to be interrupted.
+
+    Raises:
+        ClusterError: see ``_wait``.
+    """
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     print(f"serving http://{host}:{port}  (API: /docs)  research use only", flush=True)
-    for bundle in bundles:
-        print(f"  curl --data-binary @FILE.dcm http://{host}:{port}/v1/{bundle.task}", flush=True)
+    for task in tasks:
+        print(f"  curl --data-binary @FILE.dcm http://{host}:{port}/v1/{task}", flush=True)
     _wait(stopped)
 
 

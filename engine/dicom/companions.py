@@ -96,6 +96,14 @@ _MARKS: tuple[_Mark, ...] = (
 """First bytes of formats, as their own specifications have them; those that may hold DICOM are left out."""
 
 
+def is_container(data: bytes) -> bool:
+    """Whether these are several files in one, stored as they are: a ZIP, a TAR, or parts between boundaries.
+
+    The first of them would be taken for the whole, where it is uncompressed and near the start.
+    """
+    return data.startswith((b"PK\3\4", b"--")) or data[257:262] == b"ustar"
+
+
 def kind_of(data: bytes) -> str:
     """What a file that is no DICOM is, in words; empty where that cannot be told for sure."""
     for mark in _MARKS:

@@ -26,6 +26,7 @@ from engine.dicom.part10 import (
     DEFLATED,
     Inflater,
     Meta,
+    has_prefix,
     is_little_endian,
     read_meta,
 )
@@ -127,7 +128,14 @@ def parse(data: bytes, tags: tuple[int, ...], limits: Limits) -> DataSet:
 
 
 def _meta(data: bytes) -> Meta:
+    """What stands before the data set.
+
+    Raises:
+        CompanionError, NotDicomError, TruncatedError, HeaderError.
+    """
     try:
+        if not has_prefix(data) and companions.is_container(data):
+            raise NotDicomError("several files in one: give an archive its ending .zip or .tar, or unpack it")
         return read_meta(memoryview(data))
     except NotDicomError:
         kind = companions.kind_of(data)

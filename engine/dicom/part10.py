@@ -50,6 +50,11 @@ def read_meta(data: memoryview) -> Meta:
     )
 
 
+def has_prefix(data: bytes) -> bool:
+    """Whether DICM stands where it should."""
+    return data.startswith(_PREFIX, _PREAMBLE_BYTES)
+
+
 def is_little_endian(data_set: memoryview, transfer_syntax_uid: str) -> bool:
     """The byte order as the first group number shows it; the stated one where that number tells nothing."""
     low, high = bytes(data_set[:2]) if len(data_set) > 1 else (0, 0)

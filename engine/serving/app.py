@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ import pyarrow as pa
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, create_model
-from starlette.datastructures import UploadFile
 
 from engine import __version__, errors
 from engine.deploy.abstained import AbstainedError
@@ -30,10 +28,10 @@ from engine.evaluation import caveats
 from engine.ingest.covariates import Covariate, table_values
 from engine.ingest.decode_process import Isolation, reader
 from engine.ingest.sample import Reading
+from engine.serving.body import upload
 from engine.store import schema
 from engine.tasks.task import Task
 
-MAX_BODY_BYTES = 128 << 20
 NOTICE = "Research use only. Not a medical device."
 # The key of a patient has no place in a response, so the site's salt is not needed here.
 _NO_SALT = bytes(32)
@@ -202,7 +200,7 @@ def _add_score_route(app: FastAPI, served: Served, guard: list[Any]) -> None:
 
         Beside `file`, the field `covariates` may be a JSON object with values that no DICOM header holds.
         """
-        data, given = await _upload(request)
+        data, given = await upload(request)
         return await asyncio.get_running_loop().run_in_executor(served.worker, served.score, data, given)
 
     app.post(
@@ -231,44 +229,20 @@ def request_body(covariates: Sequence[Covariate]) -> dict[str, Any]:
     return {"required": True, "content": content}
 
 
-async def _upload(request: Request) -> tuple[bytes, dict[str, Any]]:
-    """The file's bytes, never more than MAX_BODY_BYTES, whatever the client claims; and the covariates."""
-    claimed = request.headers.get("content-length")
-    if claimed and claimed.isdigit() and int(claimed) > MAX_BODY_BYTES:
-        raise errors.OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        if claimed is None:
-            raise HTTPException(411, "a multipart body needs a Content-Length")
-        async with request.form(max_files=1, max_fields=8) as form:
-            part = form.get("file")
-            if not isinstance(part, UploadFile):
-                raise HTTPException(400, "the multipart field 'file' is missing")
-            return await part.read(), _json_object(form.get("covariates") or "{}")
-    data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > MAX_BODY_BYTES:
-            raise errors.OverLimitError(f"the body is above the cap of {MAX_BODY_BYTES} bytes")
-    return bytes(data), {}
-
-
-def _json_object(text: Any) -> dict[str, Any]:
-    try:
-        given = json.loads(text)
-    except (RecursionError, TypeError, ValueError):
-        given = None
-    if not isinstance(given, dict):
-        raise errors.CovariateError("the multipart field 'covariates' is no JSON object")
-    return given
-
-
 async def _engine_error(request: Request, error: Exception) -> JSONResponse:
-    """The error tree as HTTP: 413 too large, 415 no decoder, 422 unusable, not for this task, or withheld."""
-    if not isinstance(error, errors.InstanceError | errors.FilteredError | AbstainedError):
+    """The error tree as HTTP: 413 too large, 415 no decoder, 422 unusable, not for this task, or withheld.
+
+    A body that is not one file is 400.
+    """
+    if isinstance(error, errors.InstanceError | errors.FilteredError | AbstainedError):
+        statuses = {errors.OverLimitError: 413, errors.UnsupportedSyntaxError: 415}
+        status = next((number for kind, number in statuses.items() if isinstance(error, kind)), 422)
+        reason = error.reason
+    elif isinstance(error, errors.UsageError):
+        status, reason = 400, "request"
+    else:
         raise error
-    statuses = {errors.OverLimitError: 413, errors.UnsupportedSyntaxError: 415}
-    status = next((number for kind, number in statuses.items() if isinstance(error, kind)), 422)
-    problem = Problem(code=error.code, reason=error.reason, message=str(error))
+    problem = Problem(code=error.code, reason=reason, message=str(error))
     return JSONResponse(problem.model_dump(), status)
 
 

@@ -33,11 +33,13 @@ def deploy(
     """Start Ray Serve on ``host:port`` and wait until the models are loaded. Ray must be running.
 
     Raises:
-        UsageError: ``host`` is open to the network and there is no API key.
+        UsageError: ``host`` is open to the network and there is no API key, or the cluster serves already.
         ClusterError: the models cannot be loaded.
     """
     if api_key is None and not _is_loopback(host):
         raise UsageError(f"{host} is open to the network: give --api-key-file, or serve on 127.0.0.1")
+    if serve.status().applications:  # a second one would take the place of the first, or share its port
+        raise UsageError("this Ray cluster serves already: end that server first")
     folders = [folder.resolve() for folder in bundles]
     opened = [open_bundle(folder) for folder in folders]
     gpus = gpus_of(bundle.engine for bundle in opened)

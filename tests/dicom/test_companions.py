@@ -10,6 +10,7 @@ import py_compile
 import sqlite3
 import struct
 import sys
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,11 +49,20 @@ def nifti(order: str) -> bytes:
     return bytes(head) + bytes(128)
 
 
-def zipped(*names: str) -> bytes:
+def tarred(data: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        info = tarfile.TarInfo("IM1")
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def zipped(*names: str, data: bytes = b"<x/>") -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name in names:
-            archive.writestr(name, b"<x/>")
+            archive.writestr(name, data)
     return stream.getvalue()
 
 
@@ -115,6 +125,9 @@ RESTS: Mapping[str, bytes] = {
     "pixels_8": picture((200, 200), bits=8).tobytes(),
     "preamble": bytes(128),
     "zip_of_films": zipped("IM0001"),
+    "zip_of_a_stored_film": zipped("IM1", data=FILM),
+    "tar_of_a_film": tarred(FILM),
+    "parts": b"--b\r\nContent-Type: application/dicom\r\n\r\n" + FILM + b"\r\n--b--",
     "gzip": gzip.compress(FILM),
     "tail": FILM[200:],
     "no_meta": image(picture(), syntax=IMPLICIT)[300:],

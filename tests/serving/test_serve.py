@@ -19,7 +19,9 @@ from engine.ingest.covariates import SEX, Covariate
 from engine.serving.app import build_app, columns, notice, request_body, response_model
 from engine.serving.on_ray import deploy
 from engine.tasks.hand_age import HAND_AGE
+from jobs.__main__ import main
 from tests.fixtures.breaking_child import broken, isolation
+from tests.fixtures.outside import free_port
 from tests.fixtures.story import COUNT, Story, column
 
 STATUS = {"over_limit": 413, "unsupported_syntax": 415}
@@ -93,6 +95,31 @@ def test_an_upload_that_breaks_the_decoder_leaves_the_server_alive(
     answer = server.post("/v1/hand-age", content=broken(sound, way))
     assert (answer.status_code, answer.json()["reason"]) == (422, reason)
     assert server.post("/v1/hand-age", content=sound).status_code == 200
+
+
+def test_several_files_in_a_request_are_refused(server: httpx.Client, story: Story) -> None:
+    path = story.archive / column(story.scores, "predictions", ["path"])[0]["path"]
+    files = [("file", (name, path.read_bytes())) for name in ("a.dcm", "b.dcm")]
+    for body in ({"files": files}, {"content": path.read_bytes() * 2}):
+        answer = server.post("/v1/hand-age", **body)  # type: ignore[arg-type]
+        assert (answer.status_code, answer.json()["reason"]) == (400, "request")
+        assert "send each file in a request of its own" in answer.json()["message"]
+
+
+def test_a_second_server_ends_with_an_error(
+    server: httpx.Client, story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = server.base_url.port
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--model", str(story.bundle), "--port", str(port)])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line
+        == f"error ORY-U01: port {port} is taken by another server: end that one, or choose another --port"
+    )
+    with pytest.raises(UsageError, match="serves already"):
+        deploy([story.bundle], host="127.0.0.1", port=free_port())
 
 
 def test_facts_routes(server: httpx.Client) -> None:
