@@ -39,7 +39,6 @@ _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _UID = re.compile(r"[0-9.]{1,64}")
 _PATH = re.compile(r"studies/[0-9.]{1,64}/series/[0-9.]{1,64}/instances/[0-9.]{1,64}")
 _DATES = re.compile(r"(\d{8})?(-(\d{8})?)?")
-_ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _UNKNOWN_SIZE = -1
 _LEAST_CAP = 10  # no server hands out fewer results than that; so short an answer is whole
 _MOST_SHORT = 1000
@@ -49,6 +48,7 @@ _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 _LAST_MINUTE = 24 * 60 - 1
 _NUM_IN_SERIES = "00201209"
 _UNDATED, _CUT_SERIES = "studies/without-date", "not-all-listed"
+_NOT_LISTED = "not-listed"
 """Members that a server may have and does not list: planned, and refused when they are read."""
 _WITHOUT_UID = "without-uid"
 _UNLISTED = {
@@ -56,7 +56,11 @@ _UNLISTED = {
     "knows no offset; name their StudyInstanceUID, or leave them out by a StudyDate",
     _CUT_SERIES: "instances of a series may be missing: this server lists no more than so many and knows no "
     "offset; ask its keeper for a higher limit",
+    _NOT_LISTED: "the server did not list the instances of this study: when it does, give the same command "
+    "with --incremental",
 }
+_DOWN_AFTER = 8
+"""Studies in a row that the server fails to list: it is down, and the listing ends."""
 
 Window = tuple[date, date]
 Minutes = tuple[int, int]
@@ -88,30 +92,32 @@ class DicomWeb:
         self._server.close()
 
     def entries(self) -> Iterator[Entry]:
-        """Every instance once, with its series.
+        """Every instance once, with its series. A study that cannot be listed is a member of its own.
 
         Raises:
-            StorageError, UsageError: the server cannot be searched.
+            StorageError, UsageError: the server cannot be searched, or lists none of its studies.
         """
         self._unnamed = 0
+        listing = _Studies()
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            waiting: list[Future[list[Entry]]] = []
+            waiting: list[tuple[str, Future[list[Entry]]]] = []
             studies = iter(self._studies())
             try:
                 while True:
                     waiting += [
-                        pool.submit(self._instances, study)
+                        (study, pool.submit(self._instances, study))
                         for study in islice(studies, 2 * CONNECTIONS - len(waiting))
                     ]
                     if not waiting:
                         break
-                    yield from waiting.pop(0).result()
+                    yield from listing.entries(*waiting.pop(0))
+                listing.require_any()
                 if self._has_unlisted:
                     yield Entry(_UNDATED, _UNKNOWN_SIZE)
                 for number in range(self._unnamed):
                     yield Entry(f"studies/{_WITHOUT_UID}-{number}", _UNKNOWN_SIZE)
             finally:
-                for future in waiting:
+                for _, future in waiting:
                     future.cancel()
 
     def read(self, path: str, max_bytes: int, first: int | None) -> bytes:
@@ -130,7 +136,7 @@ class DicomWeb:
         if not _PATH.fullmatch(path):
             raise absent(path)
         wanted = max_bytes if first is None else min(first, max_bytes)
-        answer = self._server.retrieve(path, _ACCEPT, wanted + OVERHEAD_BYTES, is_prefix=first is not None)
+        answer = self._server.retrieve(path, wanted + OVERHEAD_BYTES, is_prefix=first is not None)
         is_whole = len(answer.body) <= wanted + OVERHEAD_BYTES
         data = single_part(answer.body, answer.content_type, is_whole=is_whole)
         if first is None and len(data) > max_bytes:
@@ -204,7 +210,7 @@ class DicomWeb:
         try:
             pages = list(self._pages(f"studies/{study}/instances", {"includefield": _SERIES}))
             return _entries(study, pages)
-        except TooManyResultsError:
+        except (TooManyResultsError, UsageError):  # some servers only know the instances of a series
             return self._by_series(study)
 
     def _by_series(self, study: str) -> list[Entry]:
@@ -273,6 +279,42 @@ class DicomWeb:
             offset += len(found)
 
 
+class _Studies:
+    """The studies of a server, each ended: listed, or failed at the cost of that study alone."""
+
+    def __init__(self) -> None:
+        self._is_any_listed = False
+        self._last: StorageError | UsageError | None = None
+        self._in_a_row = 0
+
+    def entries(self, study: str, future: Future[list[Entry]]) -> list[Entry]:
+        """The instances of a study, or one member that stands for them.
+
+        Raises:
+            StorageError: the server is down.
+        """
+        found: list[Entry] = []
+        try:
+            found = future.result()
+        except (StorageError, UsageError) as error:
+            self._last = error
+            self._in_a_row += isinstance(error, StorageError)
+            if self._in_a_row >= _DOWN_AFTER:
+                raise
+        else:
+            self._is_any_listed, self._in_a_row = True, 0
+        return found or [Entry(f"studies/{study}/{_NOT_LISTED}", _UNKNOWN_SIZE)]
+
+    def require_any(self) -> None:
+        """Nothing, where there is no study or one was listed.
+
+        Raises:
+            StorageError, UsageError: that of the last study.
+        """
+        if self._last and not self._is_any_listed:
+            raise self._last
+
+
 def _entries(study: str, pages: Iterable[Found], series: str = "") -> list[Entry]:
     """The instances of a study, each once; one without a sound UID is planned too, and refused when read."""
     paths: dict[str, str] = {}
@@ -288,10 +330,13 @@ def _entries(study: str, pages: Iterable[Found], series: str = "") -> list[Entry
 
 
 def _value(item: dict[str, Any], tag: str) -> Any:
-    """The first value of an element of DICOM JSON (PS3.18 F.2); None where there is none."""
-    element = item.get(tag)
+    """The first value of an element of DICOM JSON (PS3.18 F.2); None where there is none.
+
+    Some servers write tags in lower case.
+    """
+    element = next((item[name] for name in item if name.upper() == tag), None)
     values = element.get("Value") if isinstance(element, dict) else None
-    return values[0] if isinstance(values, list) and values else None
+    return values[0] if isinstance(values, list) and values else values
 
 
 def _uid(item: dict[str, Any], tag: str) -> str:

@@ -9,8 +9,9 @@ import json
 import logging
 import os
 import random
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -26,8 +27,18 @@ CONNECTIONS = 4
 _JSON_BYTES = 16 << 20
 _JSON_VALUES = 1_000_000
 """Of one answer, counted before it is parsed: an empty object takes 3 bytes there, and 72 in memory."""
-_OK, _NO_CONTENT, _TOO_LARGE = 200, 204, 413
+_OK, _NO_CONTENT, _PARTIAL, _TOO_LARGE = 200, 204, 206, 413
+_NOT_ACCEPTABLE = frozenset({406, 415})
+_JSON = ("application/dicom+json", "application/json", "*/*")
+_PART_10 = (
+    'multipart/related; type="application/dicom"; transfer-syntax=*',
+    'multipart/related; type="application/dicom"',
+    "*/*",
+)
+"""What is asked for, and what then, where a server does not accept the question (PS3.18 8.7)."""
 _DENIED, _BUSY = frozenset({401, 403}), frozenset({408, 429, 500, 502, 503, 504})
+
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every address
 
@@ -55,7 +66,7 @@ class Answer:
     content_type: str
     body: bytearray
     is_cut: bool = False
-    """The server says that there is more than it hands out (PS3.18 10.6.3: warning 299)."""
+    """The server says that there is more than it hands out (PS3.18 10.6.3: warning 299; or a range)."""
 
 
 class TooManyResultsError(Exception):
@@ -116,7 +127,7 @@ class Server:
             UsageError: it does not know the address, or refuses the credentials.
         """
         try:
-            answer = self._ask(path, query, "application/dicom+json", _JSON_BYTES)
+            answer = self._plainer(path, query, _JSON, _JSON_BYTES)
         except OverLimitError as error:
             raise TooManyResultsError from error
         except SourceReadError as error:
@@ -129,33 +140,56 @@ class Server:
             raise UsageError(
                 f"the DICOMweb server refuses the credentials: set {TOKEN}, or {USER} and {PASSWORD}"
             )
-        if answer.status != _OK:
+        if answer.status not in {_OK, _PARTIAL}:
             raise UsageError(
                 f"the DICOMweb server answers a search with status {answer.status}: check the address"
             )
         if sum(answer.body.count(mark) for mark in (b"{", b"[", b",")) > _JSON_VALUES:
             raise TooManyResultsError
         try:
-            found = json.loads(answer.body)
+            found = json.loads(answer.body.strip() or b"[]")
         except PARSER_ERRORS as error:
             raise UsageError("the address answers, but not as a DICOMweb server: check it") from error
         if not isinstance(found, list) or (found and not any(isinstance(item, dict) for item in found)):
             raise UsageError("the address answers, but not as a DICOMweb server: check it")
-        return [item if isinstance(item, dict) else {} for item in found], answer.is_cut
+        is_cut = answer.is_cut or answer.status == _PARTIAL
+        return [item if isinstance(item, dict) else {} for item in found], is_cut
 
-    def retrieve(self, path: str, accept: str, max_bytes: int, *, is_prefix: bool) -> Answer:
+    def retrieve(self, path: str, max_bytes: int, *, is_prefix: bool) -> Answer:
         """One object; with ``is_prefix`` its first ``max_bytes``, else more than those are refused.
 
         Raises:
             OverLimitError, SourceReadError.
         """
-        answer = self._ask(path, {}, accept, max_bytes, is_prefix=is_prefix)
+        answer = self._plainer(path, {}, _PART_10, max_bytes, is_prefix=is_prefix)
         if answer.status in _DENIED:
             raise SourceReadError("the server refuses to hand over the instance to these credentials")
-        if answer.status != _OK:
+        if answer.status not in {_OK, _PARTIAL}:
             raise SourceReadError(
                 f"the server answered with status {answer.status}: plan again, or try later"
             )
+        if answer.is_cut and not is_prefix:
+            raise SourceReadError("the server handed over a part of the instance alone: try later")
+        return answer
+
+    def _plainer(
+        self,
+        path: str,
+        query: Mapping[str, str | int],
+        accepts: Sequence[str],
+        max_bytes: int,
+        *,
+        is_prefix: bool = False,
+    ) -> Answer:
+        """The first answer that the server accepts to give; the last one where it accepts none.
+
+        Raises:
+            OverLimitError, SourceReadError.
+        """
+        for accept in accepts:
+            answer = self._ask(path, query, accept, max_bytes, is_prefix=is_prefix)
+            if answer.status not in _NOT_ACCEPTABLE:
+                break
         return answer
 
     def _ask(
@@ -208,8 +242,14 @@ class Server:
                 if time.monotonic() > ends_s:
                     raise SourceReadError(f"the answer took longer than {self._patience.answer_s:g} s")
             content_type = response.headers.get("content-type", "")
-            is_cut = response.headers.get("warning", "").startswith("299")
+            is_cut = response.headers.get("warning", "").startswith("299") or _is_range(response)
             return Answer(response.status_code, content_type, body, is_cut), _asked_wait_s(response)
+
+
+def _is_range(response: httpx.Response) -> bool:
+    """Whether the answer says that it is a part of something longer (RFC 9110 14.4)."""
+    match = _RANGE.fullmatch(response.headers.get("content-range", ""))
+    return match is not None and (match[1] != "0" or match[3] != str(int(match[2]) + 1))
 
 
 def _asked_wait_s(response: httpx.Response) -> float:
