@@ -141,7 +141,7 @@ def _facts(recipe: Recipe, data: Path, out: Path, teacher: Path | None) -> dict[
     started = {
         "recipe": recipe.facts(),
         "task": recipe.task,
-        "data": {"folder": str(data), **data_facts(data)},
+        "data": {"folder": str(data.resolve()), **data_facts(data)},  # `export` may run elsewhere
         "teacher": _teacher_facts(teacher),
         "weights_sha256": _weights_digest(recipe.network.weights),
     }
@@ -162,14 +162,14 @@ def _teacher_facts(teacher: Path | None) -> dict[str, Any] | None:
         _require_unchanged(cache)
         backbones = [one["backbone"] for one in cache.facts["teachers"]]
         return {
-            "run": str(teacher),
+            "run": str(teacher.resolve()),
             "backbone": " + ".join(backbones),
             "sha256": cache.sha256,
             "recorded": True,
         }
     run = read_run(teacher)
     return {
-        "run": str(teacher),
+        "run": str(teacher.resolve()),
         "backbone": run["model"]["backbone"],
         "sha256": sha256_of_file(teacher / WEIGHTS_NAME),
     }

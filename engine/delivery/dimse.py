@@ -34,7 +34,8 @@ SCHEME = "dimse://"
 CALLING = "OSTEORAY"
 TIMEOUT_S = 30.0
 _COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
-_EXPLICIT_LE = "1.2.840.10008.1.2.1"
+_EXPLICIT_LE, _IMPLICIT_LE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+"""That in which objects are made, and the default that every node takes (PS3.5 10.1)."""
 _TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e]{1,16}")
 _DUPLICATE = 0x0111
 _OUT_OF_RESOURCES, _CLASS = 0xA7, 8
@@ -97,7 +98,8 @@ class Dimse:
         self._host, self._port, self._called, calling = _parts(address)
         self._entity = ApplicationEntity(ae_title=calling)
         for sop_class in (_COMPREHENSIVE_SR, SECONDARY_CAPTURE):
-            self._entity.add_requested_context(sop_class, _EXPLICIT_LE)
+            for syntax in (_EXPLICIT_LE, _IMPLICIT_LE):  # a context each: who takes both, takes ours as it is
+                self._entity.add_requested_context(sop_class, syntax)
         self._entity.acse_timeout = self._entity.dimse_timeout = self._entity.connection_timeout = timeout_s
         self._entity.network_timeout = self._timeout_s = timeout_s
         self._own = threading.local()

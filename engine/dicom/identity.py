@@ -7,7 +7,9 @@ scored. It leaves this module only as elements to be copied into that object, ne
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, datetime
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -16,21 +18,31 @@ from engine.dicom.header import TAGS, tag_of, text
 from engine.dicom.parse import Limits, element_value, parse, quiet
 from engine.errors import HeaderError
 
-_DATE = re.compile(r"\d{8}")
-_TIME = re.compile(r"\d{2,6}(\.\d{1,6})?")
-_AGE = re.compile(r"\d{3}[DWMY]")
-_SEX = re.compile(r"[FMO]")
+_EARLIEST = date(1850, 1, 1)  # nobody who was born before was ever X-rayed
+_is_time = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?").fullmatch
+_is_age = re.compile(r"\d{3}[DWMY]").fullmatch
+_is_sex = re.compile(r"[FMO]").fullmatch
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))*")
 _UID_LENGTH = 64
-_ANY = re.compile(r"[^\\]*", re.DOTALL)
+_one_value = re.compile(r"[^\\]*", re.DOTALL).fullmatch
 
-# Keyword, what its value must look like, and whether the element is written empty where it does not (type 2).
-_PATIENT_AND_STUDY: tuple[tuple[str, re.Pattern[str], bool], ...] = (
-    ("PatientName", _ANY, True), ("PatientID", _ANY, True), ("IssuerOfPatientID", _ANY, False),
-    ("PatientBirthDate", _DATE, True), ("PatientSex", _SEX, True), ("PatientAge", _AGE, False),
-    ("StudyDate", _DATE, True), ("StudyTime", _TIME, True), ("StudyID", _ANY, True),
-    ("AccessionNumber", _ANY, True), ("ReferringPhysicianName", _ANY, True),
-    ("StudyDescription", _ANY, False),
+
+def _is_date(text: str) -> bool:
+    """Whether it is YYYYMMDD of a day that was: archives write 00000000 and the like for "not known"."""
+    try:
+        return len(text) == len("YYYYMMDD") and datetime.strptime(text, "%Y%m%d").date() >= _EARLIEST
+    except ValueError:
+        return False
+
+
+# Keyword, what its value must be, and whether the element is written empty where it is not (type 2).
+_PATIENT_AND_STUDY: tuple[tuple[str, Callable[[str], object], bool], ...] = (
+    ("PatientName", _one_value, True), ("PatientID", _one_value, True),
+    ("IssuerOfPatientID", _one_value, False),
+    ("PatientBirthDate", _is_date, True), ("PatientSex", _is_sex, True), ("PatientAge", _is_age, False),
+    ("StudyDate", _is_date, True), ("StudyTime", _is_time, True), ("StudyID", _one_value, True),
+    ("AccessionNumber", _one_value, True), ("ReferringPhysicianName", _one_value, True),
+    ("StudyDescription", _one_value, False),
 )  # fmt: skip
 _READ = (*(keyword for keyword, _, _ in _PATIENT_AND_STUDY), "BurnedInAnnotation")
 _IDENTITY_TAGS = tuple(dict.fromkeys((*TAGS, *(tag_of(keyword) for keyword in _READ))))
@@ -63,9 +75,9 @@ def identity(data: bytes, limits: Limits | None = None) -> Identity:
     header = parse(data, _IDENTITY_TAGS, limits or Limits()).header
     elements = Dataset()
     with quiet():
-        for keyword, shape, is_required in _PATIENT_AND_STUDY:
+        for keyword, is_sound, is_required in _PATIENT_AND_STUDY:
             value = _name(header, keyword) if keyword.endswith("Name") else text(header, keyword)
-            if value is not None and shape.fullmatch(value):
+            if value is not None and is_sound(value):
                 setattr(elements, keyword, value)
             elif is_required:
                 setattr(elements, keyword, "")

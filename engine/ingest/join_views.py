@@ -65,7 +65,7 @@ def joined_manifest(folders: Sequence[Path]) -> dict[str, Any]:
     if any("views" in manifest for manifest in manifests):
         raise UsageError("a joined folder cannot be joined again: name the folders it was made from")
     views = [
-        {"folder": str(folder), "crop": manifest.get("crop"), "sha256": facts["sha256"]}
+        {"folder": str(folder.resolve()), "crop": manifest.get("crop"), "sha256": facts["sha256"]}
         for folder, manifest, facts in zip(folders, manifests, data, strict=True)
     ]
     names = ("task", "shard_size", "labels_sha256")

@@ -111,6 +111,72 @@ def test_a_real_node_takes_reports_and_captures(tmp_path: Path) -> None:
     assert names == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "syntax"),
+    [
+        (("--prefer-uncompr",), "1.2.840.10008.1.2.1"),
+        (("--prefer-little",), "1.2.840.10008.1.2.1"),
+        (("--implicit",), "1.2.840.10008.1.2"),
+    ],
+)
+def test_a_node_gets_the_transfer_syntax_that_it_takes(
+    tmp_path: Path, options: tuple[str, ...], syntax: str
+) -> None:
+    """One that takes only the default transfer syntax (PS3.5 10.1) gets the same objects in that."""
+    scores, kept = scored_archive(tmp_path, count=2), tmp_path / "kept"
+    with storescp(kept, *options) as port:
+        counts = deliver(scores, f"dimse://127.0.0.1:{port}/PACS", BOTH)
+    assert (counts["sent"], counts["failed"]) == (4, 0)
+    stored = [pydicom.dcmread(path) for path in kept.iterdir()]
+    assert {one.file_meta.TransferSyntaxUID for one in stored} == {syntax}
+    assert {one.SOPClassUID.name for one in stored} == {
+        "Comprehensive SR Storage", "Secondary Capture Image Storage"
+    }  # fmt: skip
+    plain = tmp_path / "plain"
+    deliver(scores, str(plain), BOTH)
+    made = {one.SOPInstanceUID: one for one in (pydicom.dcmread(path) for path in plain.rglob("*.dcm"))}
+    assert len(made) == len(stored)
+    for one in stored:
+        assert values(one) == values(made[one.SOPInstanceUID])
+
+
+def values(data_set: pydicom.Dataset) -> list[tuple[int, object]]:
+    """Tags and values without VR: in implicit VR, pixel data is OW (PS3.5 A.1)."""
+    return [(one.tag, one.value) for one in data_set.iterall() if one.VR != "SQ"]
+
+
+IMPOSSIBLE: dict[str, tuple[str, ...]] = {
+    "StudyDate": ("00000000", "20201301", "20210229", "99999999", "00010101", "2020010", "2020.1.1"),
+    "PatientBirthDate": ("00000000", "18000101", "20200000"),
+    "StudyTime": ("240000", "126100", "1260", "999999", "123", "12:30"),
+}
+
+
+@pytest.mark.parametrize(("keyword", "value"), [(k, v) for k, values in IMPOSSIBLE.items() for v in values])
+def test_dates_and_times_that_cannot_be_are_not_copied(tmp_path: Path, keyword: str, value: str) -> None:
+    scores, out = scored_archive(tmp_path, count=1, **{keyword: value}), tmp_path / "out"
+    assert deliver(scores, str(out), BOTH)["sent"] == 2
+    for path in out.rglob("*.dcm"):
+        written = [one.value for one in pydicom.dcmread(path).iterall() if one.VR in {"DA", "TM"}]
+        assert pydicom.dcmread(path)[keyword].value == ""
+        assert value not in written
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyDate", "20200229"),
+        ("PatientBirthDate", "19000101"),
+        *(("StudyTime", time) for time in ("12", "1230", "235960", "123000.25")),
+    ],
+)
+def test_dates_and_times_that_can_be_are_copied(tmp_path: Path, keyword: str, value: str) -> None:
+    scores, out = scored_archive(tmp_path, count=1, **{keyword: value}), tmp_path / "out"
+    deliver(scores, str(out), Options())
+    (path,) = out.rglob("*.dcm")
+    assert pydicom.dcmread(path)[keyword].value == value
+
+
 def test_a_node_that_is_not_there_leaves_everything_pending(tmp_path: Path) -> None:
     scores = scored_archive(tmp_path)
     with pytest.raises(SinkError, match="could not be reached"):
