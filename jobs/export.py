@@ -31,6 +31,10 @@ def export(
             help="Write a bundle that withholds nothing: for data too small to fit checks on.",
         ),
     ] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option(exists=True, metavar="KEY", help="Sign the bundle with this ed25519 key (PEM file)."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for scripts.")] = False,
 ) -> None:
     """Export a network to ONNX, compile it, compare it with torch on real held-out samples, seal the bundle.
@@ -39,7 +43,12 @@ def export(
     by more than a gate of its task, no bundle is written and the exit code is 1. The same holds where fewer
     images were held out than its checks need; with few of them their limits are widened, and the end says so.
     """
+    from engine.deploy import signature
+
+    key = signature.read_private_key(sign) if sign else None
     bundle = run_export(run, out, engine, with_checks=not without_checks)
+    if key:
+        signature.sign(bundle, key)
     parity = bundle.facts["parity"]
     summary = {
         "bundle": str(out),

@@ -23,6 +23,18 @@ _SHARD_SIZE_HELP = (
 )
 
 
+TrustedOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, metavar="PUBKEYS", help="Use bundles only that are signed by a key of this file (PEM)."
+    ),
+]
+PinOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SHA256", help="Use this model_sha256 only; may be repeated, one a bundle."),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How a run over an archive is started, resumed, limited and reported. One option a field."""

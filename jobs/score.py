@@ -18,6 +18,7 @@ from engine import sources
 from engine.deploy import archive_alarm
 from engine.deploy.bundle import Bundle, open_bundle
 from engine.deploy.engines import choose_engine, gpus_of
+from engine.deploy.signature import require_known
 from engine.errors import UnknownNameError, UsageError
 from engine.evaluation import caveats
 from engine.ingest import reuse
@@ -31,7 +32,7 @@ from jobs.cluster_session import cluster_cores, is_joining, require_gpus, start_
 from jobs.console import FOREIGN, PARTIAL, finish, progress
 from jobs.deliver import delivered_to_all, is_partial, require_sinks
 from jobs.dry_run import score_dry_run
-from jobs.options import RunOptions, with_run_options
+from jobs.options import PinOption, RunOptions, TrustedOption, with_run_options
 from jobs.plan import begin, require_instances, to_do, unfinished, waiting
 from jobs.report import REPORT_NAME, score_page, write_page
 from jobs.running import Run, read_limits, running
@@ -66,6 +67,8 @@ def score(
     *,
     engine: Annotated[str | None, typer.Option(help="Use this engine, not the one of the bundle.")] = None,
     route: Annotated[str, typer.Option(metavar="all|first|named", help=ROUTE_HELP)] = "all",
+    trusted: TrustedOption = None,
+    pin: PinOption = None,
     resume: Annotated[
         bool,
         typer.Option(help="Continue an earlier run of the same command; --no-resume refuses to."),
@@ -97,6 +100,7 @@ def score(
     folder, 143 ended by SIGTERM. After each of them the same command continues.
     """
     bundles, where_open = opened_bundles(model, engine), read_route(route)
+    require_known(bundles, trusted, pin or ())
     rules = tuple(bundle.rule for bundle in bundles)
     require_instances(rules, incremental=options.incremental, retry=options.retry, reuse=reuse_from)
     if options.dry_run:

@@ -13,8 +13,10 @@ import typer
 
 from engine.deploy.bundle import open_bundle
 from engine.deploy.engines import gpus_of
+from engine.deploy.signature import require_known
 from engine.errors import ClusterError, UsageError
 from jobs.cluster_session import require_gpus, start_ray
+from jobs.options import PinOption, TrustedOption
 
 MIN_KEY_CHARACTERS = 16
 _LOOK_S = 5.0
@@ -32,6 +34,8 @@ def serve(
     replicas: Annotated[
         int, typer.Option(min=1, max=1024, help="Number of server processes; each loads all models.")
     ] = 1,
+    trusted: TrustedOption = None,
+    pin: PinOption = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="File with the bearer key that clients must send."),
@@ -45,6 +49,7 @@ def serve(
     from engine.serving.port import held
 
     bundles = [open_bundle(folder) for folder in model]
+    require_known(bundles, trusted, pin or ())
     for bundle in bundles:
         if bundle.rule.grain == "series":
             raise UsageError(

@@ -10,10 +10,21 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from engine import sources
 from engine.deploy.bundle import BUNDLE_NAME, FORMAT, SEAL, SEALED, open_bundle, read_facts, sealed
-from engine.errors import BundleError, EngineError, LedgerError, TableError, error_of, error_words
+from engine.deploy.signature import SIGNATURE_NAME, read_private_key, require_known, sign
+from engine.errors import (
+    BundleError,
+    EngineError,
+    LedgerError,
+    TableError,
+    UsageError,
+    error_of,
+    error_words,
+)
 from engine.store import ledger, verification
 from engine.store.files import MANIFEST_NAME, sha256_of_file, write_json
 from engine.tasks.hand_age import HAND_AGE
@@ -172,6 +183,84 @@ def test_an_unknown_format_is_refused(number: Any, tmp_path: Path) -> None:
     place = bundle_of(tmp_path / "a", format=number)
     with pytest.raises(BundleError, match="this release reads"):
         open_bundle(place)
+
+
+# ---- who made it
+
+
+def key_pair(folder: Path, name: str) -> tuple[Path, Path]:
+    """A private and a public key, as openssl writes them."""
+    key = Ed25519PrivateKey.generate()
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    private.touch(0o600)
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+def test_a_signature_tells_who_sealed(tmp_path: Path) -> None:
+    private, public = key_pair(tmp_path, "ours")
+    _, theirs = key_pair(tmp_path, "theirs")
+    bundle = open_bundle(bundle_of(tmp_path / "a"))
+    with pytest.raises(BundleError, match="is not signed by a key of"):
+        require_known([bundle], public)
+    sign(bundle, read_private_key(private))
+    assert open_bundle(bundle.folder).sha256 == bundle.sha256
+    require_known([bundle], public)
+    both = tmp_path / "both"
+    both.write_bytes(theirs.read_bytes() + public.read_bytes())
+    require_known([bundle], both)
+    with pytest.raises(BundleError, match="is not signed"):
+        require_known([bundle], theirs)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"evaluation": {"mae_months": 1.0}}, {"written": "later"}, {"engine": "torch"}]
+)
+def test_a_bundle_that_was_sealed_again_lost_its_signature(changes: dict[str, Any], tmp_path: Path) -> None:
+    private, public = key_pair(tmp_path, "ours")
+    signed = open_bundle(bundle_of(tmp_path / "a"))
+    sign(signed, read_private_key(private))
+    changed = bundle_of(tmp_path / "b", **changes)
+    shutil.copy(signed.folder / SIGNATURE_NAME, changed)
+    with pytest.raises(BundleError, match="is not signed"):
+        require_known([open_bundle(changed)], public)
+
+
+@pytest.mark.parametrize("data", [b"", b"-" * 64, b"-" * 1_000_000])
+def test_what_is_no_signature_is_none(data: bytes, tmp_path: Path) -> None:
+    _, public = key_pair(tmp_path, "ours")
+    bundle = open_bundle(bundle_of(tmp_path / "a"))
+    (bundle.folder / SIGNATURE_NAME).write_bytes(data)
+    with pytest.raises(BundleError, match="is not signed"):
+        require_known([bundle], public)
+
+
+def test_a_pin_names_the_model(tmp_path: Path) -> None:
+    bundle = open_bundle(bundle_of(tmp_path / "a"))
+    require_known([bundle], None, [bundle.sha256.upper(), "0" * 64])
+    with pytest.raises(BundleError, match="which no --pin names"):
+        require_known([bundle], None, ["0" * 64])
+    for pin in (bundle.sha256[:12], "x" * 64, f"{bundle.sha256}\n"):
+        with pytest.raises(UsageError, match="--pin takes"):
+            require_known([bundle], None, [pin])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"text", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"]
+)
+def test_what_is_no_key_is_exit_code_2(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.touch(0o600)
+    path.write_bytes(data)
+    bundle = open_bundle(bundle_of(tmp_path / "a"))
+    with pytest.raises(UsageError, match=str(path)):
+        require_known([bundle], path)
+    with pytest.raises(UsageError, match=str(path)):
+        read_private_key(path)
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="read by others"):
+        read_private_key(path)
 
 
 # ---- the rows

@@ -59,7 +59,7 @@ def test_a_bundle_that_is_exchanged_under_a_run_ends_it(ray_session: None, tmp_p
     assert "is another bundle now" in ended.facts["message"]
     night.hand.rename(other)
     (tmp_path / "gone").rename(night.hand)
-    assert night.score("--model", night.hand, "--out", night.out).code == 0
+    assert night.score("--model", night.hand, "--out", night.out).code == 3
     assert osteoray("verify", night.out).code == 0
 
 
@@ -139,7 +139,7 @@ def test_a_dead_service_of_ray_is_one_line_and_the_same_command_goes_on(service:
     require_one_line(err, "ORY-C01")
     again = started(*words[:-2])
     out, err = again.communicate(timeout=120)
-    assert again.returncode == 0, (out, err)
+    assert again.returncode == 3, (out, err)
     assert osteoray("verify", night.out).code == 0
 
 

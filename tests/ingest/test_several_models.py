@@ -93,7 +93,7 @@ class Night:
             )  # fmt: skip
             write_instance(self.archive / name, disc(120, 96), facts)
         (self.archive / "ct.dcm").write_bytes(instance(3, SOPClassUID=CT))
-        (self.archive / "text").write_text("no DICOM")
+        (self.archive / "noise").write_bytes(bytes(range(256)) * 8)  # no companion that is known
         self.hand = tiny_bundle(root / "hand", "hand-age", 64, 1)
         self.knee = tiny_bundle(root / "knee", "knee-age", 96, 2)
 
