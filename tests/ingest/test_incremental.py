@@ -10,19 +10,21 @@ import pyarrow as pa
 import pytest
 
 from engine import sources
-from engine.errors import TableError
 from engine.ingest.shard import ReadSpec, read_shard
 from engine.store import ledger, verification
 from engine.store.files import read_json, sha256_of_facts
 from engine.tasks import task_named
 from engine.tasks.hand_age import HAND_AGE
 from engine.training.dataset import open_training_set, pack_images
-from jobs.plan import begin, to_do, unfinished
+from jobs.plan import Listing, begin, to_do, unfinished, waiting
 from tests.fixtures.training_fixture import LABEL, LABELS, Made, small_view, write_ingest
 
 
-def manifest_of(shard_size: int) -> dict[str, str]:
-    return {"kind": "ingest", "config_sha256": sha256_of_facts(0)}
+def begun(spec: ReadSpec) -> Listing:
+    def manifest_of(shard_size: int) -> dict[str, str]:
+        return {"kind": "ingest", "source": spec.source, "config_sha256": sha256_of_facts(0)}
+
+    return begin(spec, manifest_of, 16)
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def ingest_missing(spec: ReadSpec, plan: pa.Table) -> dict[str, int]:
 def again(folder: Path) -> dict[str, int]:
     """What `ingest --incremental` does, in this process."""
     spec = spec_of(folder)
-    listing, before = begin(spec, manifest_of, 16), unfinished(spec.folder)
+    listing, before = begun(spec), unfinished(spec.folder)
     if before is not None:
         ingest_missing(spec, before)
     return ingest_missing(spec, to_do(spec, listing, incremental=True))
@@ -104,17 +106,19 @@ def test_training_sees_the_last_version_only(folder: Path) -> None:
     assert len(uids) == len(set(uids)) == 38, "two changed ones fall out: one has no label here, one no image"
 
 
-def test_without_incremental_a_changed_archive_is_refused(folder: Path) -> None:
+def test_without_incremental_new_files_wait(folder: Path) -> None:
     (folder / "archive" / "00050.dcm").write_bytes(b"new")
-    with pytest.raises(TableError, match="give --incremental"):
-        to_do(spec_of(folder), begin(spec_of(folder), manifest_of, 16))
+    listing = begun(spec_of(folder))
+    plan = to_do(spec_of(folder), listing)
+    assert plan.num_rows == 40
+    assert waiting(plan, listing) == {"waiting_for_incremental": {"new": 1}}
 
 
 def test_a_killed_growth_goes_on(folder: Path) -> None:
     archive, spec = folder / "archive", spec_of(folder)
     for number in range(50, 90):
         (archive / f"{number:05d}.dcm").write_bytes((archive / "00000.dcm").read_bytes())
-    plan = to_do(spec, begin(spec, manifest_of, 16), incremental=True)  # and killed before any shard
+    plan = to_do(spec, begun(spec), incremental=True)  # and killed before any shard
     assert ledger.missing_shards(spec.folder, plan) == [3, 4, 5]
     assert not read_json(spec.folder / "manifest.json")["complete"]
     (archive / "00090.dcm").write_bytes((archive / "00001.dcm").read_bytes())
