@@ -115,6 +115,9 @@ def deidentified(data: bytes, salt: bytes, limits: Limits | None = None) -> Deid
     image = parse(data, TAGS, caps)
     require_pixels(image)
     whole = _whole(data, image, caps)
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        if not text(whole.header, keyword) and keyword in image.header:
+            whole.header[keyword] = image.header[keyword]  # of the file meta
     pseudonyms = values.Pseudonyms(salt, patient_key(image.header, salt))
     try:
         with quiet():

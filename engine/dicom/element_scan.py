@@ -23,6 +23,12 @@ LONG_VRS = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
 """VRs whose length has four bytes (PS3.5 7.1.2)."""
+VRS = LONG_VRS | frozenset(
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL",
+     b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
+)  # fmt: skip
+"""All of PS3.5 6.2."""
+_LITTLE_ITEMS = (b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0")
 _BYTE_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"OL", b"OV"})
 
 
@@ -46,6 +52,8 @@ class Found:
     pixel_at: int | None
     is_cut: bool
     is_implicit: bool
+    mended: dict[int, tuple[int, bytes]]
+    """Where a wanted element starts whose VR field is blank or in small letters -> its value, and its VR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class _Head:
     vr: bytes
     value_at: int
     length: int
+    is_mended: bool = False
 
 
 class _CutError(Exception):
@@ -71,8 +80,9 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
         OverLimitError: one of the caps is reached.
         HeaderError: a wanted element stands twice, and not with the same value (PS3.5 7.1: once at most).
     """
-    is_implicit = not _is_vr(bytes(data[start + 4 : start + 6]))
     scan = _Scan(data, caps, is_little=is_little)
+    is_implicit = scan.is_implicit(start)
+    mended: dict[int, tuple[int, bytes]] = {}
     spans: dict[int, tuple[int, int]] = {}
     position, wanted_bytes, pixel_at, is_cut = start, 0, None, False
     try:
@@ -90,6 +100,8 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
             end = scan.end_of(head, is_implicit=is_implicit, enters=is_wanted, depth=0)
             if is_wanted:
                 scan.require_once(spans, head.tag, (position, end))
+                if head.is_mended:
+                    mended[position] = (head.value_at, head.vr)
                 wanted_bytes += end - position
                 if wanted_bytes > caps.header_bytes:
                     raise OverLimitError(f"the header elements exceed the cap of {caps.header_bytes} bytes")
@@ -98,7 +110,7 @@ def find(data: memoryview, start: int, wanted: frozenset[int], caps: Caps, *, is
             is_cut = any(data[position:])  # the first bytes of an element's head
     except _CutError:
         is_cut = True
-    return Found(tuple(spans.values()), pixel_at, is_cut, is_implicit)
+    return Found(tuple(spans.values()), pixel_at, is_cut, is_implicit, mended)
 
 
 class _Scan:
@@ -132,6 +144,9 @@ class _Scan:
             tag = group << 16 | element
             vr = b"" if is_implicit or tag in _MARKS else bytes(self._data[position + 4 : position + 6])
             if not _is_vr(vr):
+                odd = self._odd(tag, position, vr)
+                if odd:
+                    return odd
                 (length,) = self._long.unpack_from(self._data, position + 4)
                 return _Head(tag, b"", position + _SHORT_HEAD, length)
             if vr in LONG_VRS:
@@ -142,13 +157,54 @@ class _Scan:
         except struct.error as error:
             raise _CutError from error
 
+    def is_implicit(self, start: int) -> bool:
+        """Whether the data set at ``start`` has no VRs, by the first element whose VR field is not odd."""
+        position = start
+        while position + _SHORT_HEAD <= len(self._data):
+            vr = bytes(self._data[position + 4 : position + 6])
+            odd = None if _is_vr(vr) else self._odd(0, position, vr)
+            if odd is None or odd.length == UNDEFINED:
+                return not _is_vr(vr)
+            position = odd.value_at + odd.length
+        return True
+
+    def _odd(self, tag: int, position: int, vr: bytes) -> _Head | None:
+        """The head of an element whose VR field is blank, NUL, ``??`` or in small letters; None: it has none.
+
+        Its length has two bytes, or four behind two that are zero, whichever leads to the next element.
+        """
+        own = vr.upper() if vr.upper() in VRS else b""
+        if not vr or not (own or is_blank(vr)):
+            return None
+        (short,) = self._short.unpack_from(self._data, position + 6)
+        ways = [(position + _SHORT_HEAD, short)] if own not in LONG_VRS else []
+        if short == 0 and position + _LONG_HEAD <= len(self._data) and (own in LONG_VRS or not own):
+            ways.append((position + _LONG_HEAD, *self._long.unpack_from(self._data, position + 8)))
+        for value_at, length in ways:
+            if length == UNDEFINED or self._goes_on(tag, value_at + length):
+                return _Head(tag, own, value_at, length, is_mended=True)
+        return None
+
+    def _goes_on(self, tag: int, end: int) -> bool:
+        """Whether an element, a delimiter or the end of the data follows there."""
+        if end + _SHORT_HEAD > len(self._data):
+            return end == len(self._data)
+        group, element = self._tag.unpack_from(self._data, end)
+        after, vr = group << 16 | element, bytes(self._data[end + 4 : end + 6])
+        if after in _MARKS or after in PIXEL_TAGS or vr in VRS:
+            return True
+        return after > tag and (vr.upper() in VRS or is_blank(vr))
+
     def end_of(self, head: _Head, *, is_implicit: bool, enters: bool, depth: int) -> int:
         """Where the element ends; ``enters`` also counts what lies in a sequence of known length."""
         if head.length == UNDEFINED:
-            inner = is_implicit or head.vr in {b"", b"UN"}
-            return self._items(
+            inner = is_implicit or (head.vr in {b"", b"UN"} and not (head.is_mended and not head.vr))
+            scan = self._little() if self._is_turned(head) else self
+            end = scan._items(
                 head.value_at, len(self._data), inner, enters and head.vr not in _BYTE_VRS, depth + 1
             )
+            self._count = scan._count
+            return end
         end = head.value_at + head.length
         if end > len(self._data):
             raise _CutError
@@ -156,6 +212,15 @@ class _Scan:
         if enters and is_sequence:
             self._items(head.value_at, end, is_implicit, enters, depth + 1)
         return end
+
+    def _is_turned(self, head: _Head) -> bool:
+        """Whether it is big endian around little endian items: UN of undefined length (PS3.5 6.2.2)."""
+        return self._tag.format[0] == ">" and self._data[head.value_at : head.value_at + 4] in _LITTLE_ITEMS
+
+    def _little(self) -> _Scan:
+        scan = _Scan(self._data, self._caps, is_little=True)
+        scan._count = self._count
+        return scan
 
     def _starts_with_item(self, head: _Head) -> bool:
         if head.length < _SHORT_HEAD:
@@ -200,6 +265,11 @@ class _Scan:
                 self.require_once(seen, head.tag, (position, element_end))
             position = element_end
         return position
+
+
+def is_blank(vr: bytes) -> bool:
+    """Whether a VR field holds blanks, NULs or question marks."""
+    return not vr.strip(b"\0 ?")
 
 
 def _is_vr(text: bytes) -> bool:

@@ -26,10 +26,13 @@ _OLDEST_MONTHS = 130 * 12
 _CALIBRATIONS = frozenset({"FIDUCIAL", "GEOMETRY"})
 _MONTHS_PER_UNIT = {"D": 1 / DAYS_PER_MONTH, "W": 7 / DAYS_PER_MONTH, "M": 1.0, "Y": 12.0}
 _ROUNDED_ASPECT, _MOST_ASPECT = 0.005, 8.0
+_GROUPING = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+_WELL_KNOWN = "1.2.840.10008."  # UIDs of the standard: a frame of reference may be that of an atlas
 _UID = re.compile(r"^[0-9.]{1,64}$")
 
 _KEYWORDS = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID",
+    "FrameOfReferenceUID",
     "Modality", "Manufacturer", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition",
     "ViewCodeSequence", "Laterality", "ImageLaterality", "PresentationIntentType", "SeriesDescription",
     "ProtocolName", "PerformedProcedureStepDescription", "StudyDescription", "RequestedProcedureDescription",
@@ -119,15 +122,18 @@ def finite(header: Dataset, keyword: str, default: float) -> float:
 
 
 def patient_key(header: Dataset, salt: bytes) -> str:
-    """HMAC-SHA256 of issuer and patient ID; of the study (or instance) UID where there is no patient ID.
+    """HMAC-SHA256 of issuer and patient ID; without a patient ID of a UID that no two patients share.
 
-    The fall-back never merges two strangers, which an empty ID would.
+    That is the UID of the study, else of the series, of the frame of reference, or of the instance. Names and
+    birth dates group nothing: strangers share them, and an empty or malformed UID would merge strangers too.
     """
     patient = _whole(header, "PatientID")
+    uids = (uid_or_none(header, keyword) or "" for keyword in _GROUPING)
+    group = next((uid for uid in uids if uid and not uid.startswith(_WELL_KNOWN)), None)
     identity = (
         f"patient|{_whole(header, 'IssuerOfPatientID')}|{patient}"
         if patient
-        else f"study|{text(header, 'StudyInstanceUID') or text(header, 'SOPInstanceUID')}"
+        else f"study|{group or text(header, 'SOPInstanceUID')}"
     )
     return hmac.new(salt, identity.encode(), hashlib.sha256).hexdigest()[:32]
 

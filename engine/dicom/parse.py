@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from struct import error as StructError
+from struct import pack, unpack_from
 from typing import Any, Literal
 
 import pydicom.config
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
@@ -180,12 +183,26 @@ def elements_found(data: memoryview, found: element_scan.Found, *, is_little: bo
     Raises:
         HeaderError: pydicom cannot parse them.
     """
-    stream = io.BytesIO(b"".join(data[start:end] for start, end in found.spans))
+    stream = io.BytesIO(b"".join(_span(data, found, *span, is_little=is_little) for span in found.spans))
     try:
         with quiet():
             return read_dataset(stream, found.is_implicit, is_little)
     except PARSER_ERRORS as error:
         raise HeaderError(f"the header cannot be parsed ({type(error).__name__})") from error
+
+
+def _span(data: memoryview, found: element_scan.Found, start: int, end: int, *, is_little: bool) -> bytes:
+    """A found element as it lies in the file; with a VR where that field holds none."""
+    if start not in found.mended:
+        return bytes(data[start:end])
+    value_at, vr = found.mended[start]
+    order = "<" if is_little else ">"
+    group, element = unpack_from(order + "HH", data, start)
+    tag = group << 16 | element
+    vr = vr or (dictionary_VR(tag)[:2].encode() if dictionary_has_tag(tag) else b"UN")
+    is_long = vr in element_scan.LONG_VRS
+    length = pack(order + ("HI" if is_long else "H"), *((0,) if is_long else ()), end - value_at)
+    return bytes(data[start : start + 4]) + vr + length + bytes(data[value_at:end])
 
 
 def _header(data: memoryview, found: element_scan.Found, meta: Meta, *, is_little: bool) -> Dataset:
@@ -201,6 +218,9 @@ def _header(data: memoryview, found: element_scan.Found, meta: Meta, *, is_littl
         raise HeaderError("the data set is cut, or holds none of the elements of an image")
     if len(header) == 0:
         raise NotDicomError("no DICOM element was found: this is another kind of file")
+    for tag, uid in ((_SOP_CLASS, meta.sop_class_uid), (_SOP_INSTANCE, meta.sop_instance_uid)):
+        if uid and not str(element_value(header, BaseTag(tag)) or "").strip("\0 "):
+            header[tag] = DataElement(tag, "UI", uid)  # the data set says nothing: the file meta does
     return header
 
 
@@ -234,8 +254,11 @@ def _pixel_element(data: memoryview, found: element_scan.Found, *, is_little: bo
         return None
     order: Literal["little", "big"] = "little" if is_little else "big"
     at = found.pixel_at
-    vr = bytes(data[at + 4 : at + 6])
+    vr = bytes(data[at + 4 : at + 6]).upper()
     head = 12 if vr in {b"OB", b"OW", b"OF", b"OD", b"UN"} else 8
+    if element_scan.is_blank(vr) and not found.is_implicit and at + 12 <= len(data):
+        length = int.from_bytes(data[at + 8 : at + 12], order)
+        head = 12 if length == element_scan.UNDEFINED or at + 12 + length == len(data) else 8
     if at + head > len(data):
         return None
     length = int.from_bytes(data[at + head - 4 : at + head], order)

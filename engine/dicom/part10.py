@@ -6,7 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from engine.dicom.element_scan import LONG_VRS
+from engine.dicom.element_scan import LONG_VRS, VRS, is_blank
 from engine.errors import HeaderError, NotDicomError, OverLimitError, TruncatedError
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -23,11 +23,12 @@ _MOST_META = 1 << 20  # bytes of one element; more is no length
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What stands before the data set: its syntax, its start, and the class that the meta group names."""
+    """What stands before the data set: its syntax, its start, and what the meta group says the image is."""
 
     transfer_syntax_uid: str
     start: int
     sop_class_uid: str = ""
+    sop_instance_uid: str = ""
     is_part_10: bool = False
 
 
@@ -40,11 +41,8 @@ def read_meta(data: memoryview) -> Meta:
     start = _meta_start(data)
     if start is not None:
         return _walk_meta(data, start)
-    group = bytes(data[:2])
-    if group == b"\x08\x00":  # a bare data set, written before Part 10 or by old tools
+    if bytes(data[:2]) in {b"\x08\x00", b"\x00\x08"}:  # a bare data set, from before Part 10 or of old tools
         return Meta(_guessed_syntax(data), 0)
-    if group == b"\x00\x08":
-        return Meta(EXPLICIT_BE, 0)
     raise NotDicomError(
         "no DICM prefix, no DICOM element at the start, and no other known kind of file: fetch it again"
     )
@@ -66,7 +64,8 @@ def is_little_endian(data_set: memoryview, transfer_syntax_uid: str) -> bool:
 def _meta_start(data: memoryview) -> int | None:
     prefix_end = _PREAMBLE_BYTES + len(_PREFIX)
     if bytes(data[_PREAMBLE_BYTES:prefix_end]) == _PREFIX:
-        return prefix_end
+        is_bare = _starts_bare(data) and bytes(data[prefix_end : prefix_end + 2]) != _META_GROUP
+        return None if is_bare else prefix_end
     for start in (0, len(_PREFIX), _PREAMBLE_BYTES, prefix_end):
         if bytes(data[start : start + 2]) != _META_GROUP or not bytes(data[start + 4 : start + 6]).isalpha():
             continue
@@ -76,17 +75,43 @@ def _meta_start(data: memoryview) -> int | None:
     return lost + len(_PREFIX) if lost >= 0 else None
 
 
+def _starts_bare(data: memoryview) -> bool:
+    """Whether a data set begins at the first byte: an element of group 0008, low as the first ones are.
+
+    A value in it may read DICM where a preamble ends.
+    """
+    group, element = bytes(data[:2]), bytes(data[2:4])
+    return (group == b"\x08\x00" and element[1] == 0) or (group == b"\x00\x08" and element[0] == 0)
+
+
+def _meta_head(data: memoryview, position: int, *, is_in_order: bool) -> tuple[int, int]:
+    """Where the value of an element of the meta group starts, and its length.
+
+    Behind a blank VR field the length has two bytes, or four after two zeros, or four in the field's place:
+    whichever leads to the next element. Any other field without a VR holds the length, as where the element
+    is not in order: something was written over it.
+    """
+    vr = bytes(data[position + 4 : position + 6]).upper()
+    ways = [(8, "<H", 6), (12, "<I", 8), (8, "<I", 4)]
+    if not is_blank(vr) or not is_in_order:
+        ways = [ways[vr in LONG_VRS] if vr.isalpha() else ways[2]]
+    for head, kind, at in ways:
+        if position + head > len(data):
+            raise TruncatedError("the file meta group ends early: copy the file again from its source")
+        (length,) = struct.unpack_from(kind, data, position + at)
+        following = bytes(data[position + head + length :][:2])
+        if following in {_META_GROUP, b"\x08\x00", b"\x00\x08"} and (length or not is_blank(vr)):
+            break
+    return position + head, length
+
+
 def _walk_meta(data: memoryview, position: int) -> Meta:
     """Walk group 0002, always explicit little endian; its length element is often wrong, so not used."""
-    uids = {0x0002: "", 0x0010: ""}
+    uids, last = {0x0002: "", 0x0003: "", 0x0010: ""}, -1
     while position + 8 <= len(data) and bytes(data[position : position + 2]) == _META_GROUP:
         (element,) = struct.unpack_from("<H", data, position + 2)
-        vr = bytes(data[position + 4 : position + 6])
-        is_wide = vr in LONG_VRS or not vr.isalpha()  # an element without VR has four bytes of length
-        start = position + (12 if vr in LONG_VRS else 8)
-        if start > len(data):
-            raise TruncatedError("the file meta group ends early: copy the file again from its source")
-        (length,) = struct.unpack_from("<I" if is_wide else "<H", data, start - (4 if is_wide else 2))
+        start, length = _meta_head(data, position, is_in_order=element > last)
+        last = element
         if length > _MOST_META:
             raise HeaderError("the file meta group is damaged: copy the file again from its source")
         if start + length > len(data):
@@ -99,12 +124,14 @@ def _walk_meta(data: memoryview, position: int) -> Meta:
     if position + 8 > len(data):
         raise TruncatedError("the file ends within an element: copy it again from its source")
     syntax = uids[0x0010] or _guessed_syntax(data[position:])
-    return Meta(syntax, position, uids[0x0002], is_part_10=True)
+    return Meta(syntax, position, uids[0x0002], uids[0x0003], is_part_10=True)
 
 
 def _guessed_syntax(data_set: memoryview) -> str:
+    if bytes(data_set[:2]) == b"\x00\x08":
+        return EXPLICIT_BE
     vr = bytes(data_set[4:6])
-    return EXPLICIT_LE if vr.isalpha() and vr.isupper() else IMPLICIT_LE
+    return EXPLICIT_LE if vr.isalpha() and vr.upper() in VRS else IMPLICIT_LE
 
 
 class Inflater:
