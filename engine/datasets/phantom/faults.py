@@ -40,7 +40,6 @@ _SOP_CLASS, _SOP_INSTANCE = (0x0008, 0x0016), (0x0008, 0x0018)
 _PHOTOMETRIC, _FRAMES = (0x0028, 0x0004), (0x0028, 0x0008)
 _ROWS, _COLUMNS, _BITS_ALLOCATED = (0x0028, 0x0010), (0x0028, 0x0011), (0x0028, 0x0100)
 _BITS_STORED, _HIGH_BIT, _SLOPE = (0x0028, 0x0101), (0x0028, 0x0102), (0x0028, 0x1053)
-_CENTER, _WIDTH, _FUNCTION = (0x0028, 0x1050), (0x0028, 0x1051), (0x0028, 0x1056)
 _PIXELS = (0x7FE0, 0x0010)
 
 Tag = tuple[int, int]
@@ -104,7 +103,7 @@ def _sound(seed: int, rng: np.random.Generator) -> Sound:
             return path.read_bytes()
 
         plain, jpeg_ls, jpeg_2000 = (written(syntax) for syntax in ("explicit", "jpeg-ls", "jpeg-2000"))
-        write_photo(path, photo_HW3, _facts(seed, SECONDARY_CAPTURE, "XC"))
+        write_photo(path, photo_HW3, _facts(seed, SECONDARY_CAPTURE, "OT"))
         photo = path.read_bytes()
     snapshot = cv2.imencode(".jpg", photo_HW3[..., ::-1])[1].tobytes()
     return Sound(plain, jpeg_ls, jpeg_2000, photo, snapshot)
@@ -247,12 +246,6 @@ FAULTS: dict[str, Fault] = {
     "too-many-bits": Fault("bad_header", lambda s: _with(s.plain, _BITS_STORED, 17)),
     "wrong-high-bit": Fault("bad_header", lambda s: _with(s.plain, _HIGH_BIT, 16)),
     "zero-slope": Fault("bad_header", lambda s: _added(s.plain, _SLOPE, b"DS", b"0")),
-    "unknown-voi": Fault(
-        "bad_header",
-        lambda s: _added(
-            _added(_added(s.plain, _CENTER, b"DS", b"40"), _WIDTH, b"DS", b"400"), _FUNCTION, b"CS", b"CUBIC"
-        ),
-    ),
     "fragments-unannounced": Fault("bad_header", lambda s: _with(s.jpeg_ls, _SYNTAX, _EXPLICIT)),
     "video": Fault("unsupported_syntax", lambda s: _with(s.jpeg_ls, _SYNTAX, _MPEG2)),
     "private-syntax": Fault("unsupported_syntax", lambda s: _with(s.jpeg_ls, _SYNTAX, b"1.2.3.4.5")),
