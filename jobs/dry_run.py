@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from engine.deploy.bundle import Bundle
 from engine.ingest.instance import InputRule
@@ -115,15 +116,18 @@ def _show(found: Survey, tasks: Sequence[str] = ()) -> None:
     )
     for name, counts in groups:
         for value, count in counts.most_common():
-            table.add_row(name, value, str(count))
+            table.add_row(name, Text(value), str(count))
+    for kind, count in found.passed_over.items():
+        table.add_row("passed over", kind, str(count))
     for taken, count in found.taken.most_common() if tasks else ():
-        table.add_row(f"to {tasks[taken.rule]}, {taken.route}", taken.body_part, str(count))
+        table.add_row(f"to {tasks[taken.rule]}, {taken.route}", Text(taken.body_part), str(count))
     Console(highlight=False, soft_wrap=True).print(table)
 
 
 def _summary(found: Survey) -> dict[str, object]:
     return {
         "planned": found.planned,
+        **({"passed_over": found.passed_over} if found.passed_over else {}),
         "size_bytes": found.size_bytes,
         "unsized": found.unsized,
         "fits": found.fits,

@@ -19,7 +19,7 @@ from engine.imaging.boxes import Crop, read_boxes
 from engine.ingest import deidentified
 from engine.ingest.covariates import read_covariate_table, table_columns
 from engine.ingest.shard import ReadSpec
-from engine.store import lease, ledger
+from engine.store import lease, ledger, passed_over
 from engine.store.files import code_version, sha256_of_facts, sha256_of_file
 from engine.store.labels import read_label_table
 from engine.tasks import TASKS, task_named
@@ -118,7 +118,8 @@ def ingest(
     if labels:
         exported["labelled"] = require_labelled(out, question.label_columns, labels)
     code = PARTIAL if counts["quarantined"] else 0
-    summary = {"out": str(out), **counts, **exported, **speed}
+    beside = passed_over.said(out / ledger.PLAN_NAME)
+    summary = {"out": str(out), **counts, **exported, **beside, **speed}
     finish("ingest", summary, as_json=options.json, exit_code=code)
 
 

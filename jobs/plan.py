@@ -20,7 +20,7 @@ from engine.ingest.shard import ReadSpec
 from engine.ingest.survey import named, series_of
 from engine.ingest.throttle import Meter
 from engine.sources.listing import fitting_shard_size
-from engine.store import ledger, revisions, schema
+from engine.store import ledger, passed_over, revisions, schema
 from engine.store.files import MANIFEST_NAME, read_json, sha256_of_bytes
 from jobs.console import planning
 from jobs.salt import check_of
@@ -88,7 +88,7 @@ def begin(
         _write_manifest(spec, manifest_of(size), is_moved=is_moved)
     with planning() as on_plan:
         series = series_of(spec.source, spec.rules, spec.pace.per_second)
-        listing = sources.plan(spec.source, size, on_plan, series)
+        listing = sources.plan(spec.source, size, on_plan, series, apart=True)
     size = size or fitting_shard_size(listing.num_rows)
     if not is_begun:
         _require_known(spec, listing)
@@ -223,6 +223,7 @@ def _grown(spec: ReadSpec, before: pa.Table, listing: Listing) -> pa.Table:
     meter = Meter(spec.pace.per_second)
     same = revisions.unchanged(members, lambda path: _digest(spec, path, meter), threads=threads)
     plan = revisions.grown(before, listing.plan, same, listing.shard_size)
+    plan = passed_over.noted(plan, passed_over.of(listing.plan.schema))
     added = plan.slice(before.num_rows)
     if added.num_rows:
         changed = sum(version > 1 for version in added["version"].to_pylist())

@@ -25,7 +25,7 @@ from engine.ingest import reuse
 from engine.ingest.covariates import read_covariate_table, table_columns
 from engine.ingest.routing import Open
 from engine.ingest.shard import ReadSpec
-from engine.store import ledger
+from engine.store import ledger, passed_over
 from engine.store.counts import Counts, shown
 from engine.store.files import MANIFEST_NAME, code_version, read_json, sha256_of_facts
 from jobs.cluster_session import cluster_cores, is_joining, require_gpus, start_ray
@@ -131,7 +131,8 @@ def score(
     manifest = read_json(out / MANIFEST_NAME)
     code = PARTIAL if has_quarantined(counts) or any(map(is_partial, sent.values())) else 0
     code = FOREIGN if caveats.is_withheld(manifest) else code
-    summary = {"out": str(out), **counts, **speed, **handed_on}
+    beside = passed_over.said(out / ledger.PLAN_NAME)
+    summary = {"out": str(out), **counts, **beside, **speed, **handed_on}
     finish("score", summary, as_json=options.json, exit_code=code, warnings=caveats.of_scores(manifest))
 
 

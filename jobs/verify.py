@@ -9,7 +9,7 @@ import typer
 
 from engine.distillation import teacher_cache
 from engine.ingest import deidentified
-from engine.store import verification
+from engine.store import ledger, passed_over, verification
 from engine.store.counts import shown
 from jobs.console import finish
 
@@ -40,4 +40,6 @@ def verify(
         finish("verify", {"folder": str(folder), **taught, "ledger": "balances"}, as_json=json)
     counts = verification.verify(folder, audit_head)
     exported = deidentified.verify(folder)
-    finish("verify", {"folder": str(folder), **shown(counts), **exported, "ledger": "balances"}, as_json=json)
+    beside = passed_over.said(folder / ledger.PLAN_NAME)
+    summary = {"folder": str(folder), **shown(counts), **exported, **beside, "ledger": "balances"}
+    finish("verify", summary, as_json=json)

@@ -5,6 +5,7 @@ A decoder turns one frame's code stream into stored values; signs and unused bit
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -221,6 +222,9 @@ _UNSUPPORTED: dict[str, str] = {
 """Known syntaxes without a decoder, and why."""
 
 
+_UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
+
+
 def require_decoder(transfer_syntax_uid: str) -> Decoder:
     """The decoder of a syntax.
 
@@ -230,6 +234,8 @@ def require_decoder(transfer_syntax_uid: str) -> Decoder:
     decoder = DECODERS.get(transfer_syntax_uid)
     if decoder is None:
         why = _UNSUPPORTED.get(transfer_syntax_uid)
+        if not _UID.fullmatch(transfer_syntax_uid):
+            raise UnsupportedSyntaxError(f"the transfer syntax is no UID: {_SEND_ANEW}")
         about = f" ({why})" if why else ""
         raise UnsupportedSyntaxError(
             f"no decoder for transfer syntax {transfer_syntax_uid}{about}: {_SEND_ANEW}"

@@ -21,10 +21,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import sources
 from engine.errors import (
     DecoderCrashError,
     DecoderMemoryError,
@@ -33,13 +35,14 @@ from engine.errors import (
     InstanceError,
     IsolationError,
 )
-from engine.ingest import wire
 from engine.ingest.instance import InputRule
-from engine.ingest.sample import NO_SALT, Outcome, Reading
+from engine.ingest.sample import NO_SALT, Head, Outcome, Reading
+from engine.sources import confine, wire
 
 _CHILD = ("-P", "-m", "engine.ingest.decode_worker")
-_ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
 _SMALL_BYTES, _PAUSE_S = 1 << 15, 0.003  # answers below gather so long in the socket, which holds several
+_THREADS = 8
+_LEAST_BYTES = 1 << 30
 _TIME_TO_END_S = 5.0  # of a child whose socket has closed: the kernel may still be writing off its memory
 
 
@@ -50,7 +53,8 @@ class Isolation:
     deadline_s: float = 60.0
     """Of one file, reading it from its source included; by a clock that never goes back."""
     memory_bytes: int = 4 << 30
-    """How far the child's private memory may grow beyond what it has when it has started."""
+    """How far the child's private memory may grow beyond what it has when it has started; less where the
+    machine has less for each of its cores, since so many read at once (but never below 1 GiB)."""
     start_s: float = 120.0
     """Until a child has to have started."""
     attempts: int = 3
@@ -73,11 +77,24 @@ class Reader:
         Raises:
             IsolationError: the child cannot be started, or ends before it has a file in hand.
         """
-        outcomes: list[list[Outcome]] = []
+        return self._answers(reading, paths, 0)
+
+    def headers(self, reading: Reading, paths: Sequence[str]) -> list[Head]:
+        """The header of each path, read by several threads of the child.
+
+        Raises:
+            IsolationError: see ``read``.
+        """
+        return [head for (head,) in self._answers(reading, paths, _THREADS)]
+
+    def _answers(self, reading: Reading, paths: Sequence[str], threads: int) -> list[list[Any]]:
+        """Outcomes of each path; with ``threads`` its header instead."""
+        outcomes: list[list[Any]] = []
         deaths, is_second_chance = 0, False
         while len(outcomes) < len(paths):
             before = len(outcomes)
-            ended = self._attempt({"reading": reading.facts(), "paths": list(paths[before:])}, b"", outcomes)
+            order = {"reading": reading.facts(), "paths": list(paths[before:]), "threads": threads}
+            ended = self._attempt(order, b"", outcomes)
             if ended is None:
                 break
             if len(outcomes) > before:
@@ -85,10 +102,12 @@ class Reader:
             if not ended.has_begun:
                 deaths += 1
                 self._check(deaths, ended)
+            elif threads > 1:
+                threads = 1  # one of several files in hand ended it: one after the other tells which
             elif ended.is_from_outside and not is_second_chance:
                 is_second_chance = True
             else:
-                outcomes.append([ended.verdict()] * len(reading.rules))
+                outcomes.append([ended.verdict()] * _width(order))
                 deaths, is_second_chance = 0, False
         return outcomes
 
@@ -113,7 +132,7 @@ class Reader:
         """
         outcomes: list[list[Outcome]] = []
         for deaths in range(1, self._isolation.attempts + 1):
-            ended = self._attempt({"reading": reading.facts(), "paths": None}, data, outcomes)
+            ended = self._attempt({"reading": reading.facts(), "paths": None, "threads": 0}, data, outcomes)
             if ended is None:
                 break
             if ended.has_begun:
@@ -137,14 +156,17 @@ class Reader:
     def _attempt(self, order: wire.Facts, data: bytes, outcomes: list[list[Outcome]]) -> _Ended | None:
         """Add the outcomes of one order; how the child ended where it did not come to the end of it."""
         count = 1 if order["paths"] is None else len(order["paths"])
+        width = _width(order)
         has_begun = False
         try:
-            child = self._living()
+            child = self._living(
+                sources.is_local(order["reading"]["source"]), order["reading"]["deidentified"]
+            )
             wire.send(child.channel, order, data)
             child.answer()
             has_begun = True
             for _ in range(count):
-                outcomes.append(child.outcomes(len(order["reading"]["rules"])))
+                outcomes.append(child.outcomes(width))
         except TimeoutError:
             return self._ended(has_begun=has_begun, is_late=True)
         except (EOFError, ConnectionError):
@@ -154,9 +176,12 @@ class Reader:
             raise
         return None
 
-    def _living(self) -> _Child:
+    def _living(self, *rights: object) -> _Child:
+        """A child with these rights: whether it needs no network, and the folder that it may write to."""
+        if self._child is not None and self._child.rights != rights:
+            self.close()
         if self._child is None:
-            self._child = _Child(self._isolation)
+            self._child = _Child(self._isolation, rights)
             self._child.wait_until_ready()
         return self._child
 
@@ -209,8 +234,8 @@ class _Ended:
 class _Child:
     """A started child and the socket to it."""
 
-    def __init__(self, isolation: Isolation) -> None:
-        """Start it.
+    def __init__(self, isolation: Isolation, rights: tuple[object, ...]) -> None:
+        """Start it; the child gives up what goes beyond its ``rights`` at its first order.
 
         Raises:
             IsolationError: the system starts no process.
@@ -220,16 +245,17 @@ class _Child:
             command = isolation.command or (sys.executable, *_CHILD)
             try:
                 self._process = subprocess.Popen(
-                    [*command, str(os.getpid()), str(isolation.memory_bytes)],
+                    [*command, str(os.getpid()), str(min(isolation.memory_bytes, _share_bytes()))],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    env=_environment(),
+                    env=confine.environment(is_local=bool(rights[0])),
                     start_new_session=True,
                 )
             except OSError as error:
                 self.channel.close()
                 reason = error.strerror or "unknown reason"
                 raise IsolationError(f"the reading process cannot be started ({reason})") from error
+        self.rights = rights
         self._isolation = isolation
         self._frames = wire.Frames(self.channel)
         self._pause_s = 0.0
@@ -259,7 +285,7 @@ class _Child:
             raise EOFError(self._failure)
         return facts, raw
 
-    def outcomes(self, count: int) -> list[Outcome]:
+    def outcomes(self, count: int) -> list[Any]:
         """The next answer to an order: so many outcomes.
 
         Raises:
@@ -267,10 +293,13 @@ class _Child:
         """
         try:
             facts, raw = self.answer()
-            pixels, outcomes = np.frombuffer(raw, np.uint8), list[Outcome]()
+            pixels, outcomes = np.frombuffer(raw, np.uint8), list[Any]()
             for one in facts["outcomes"]:
                 if "code" in one:
                     outcomes.append(wire.error_from_facts(one))
+                    continue
+                if "frames" in one:
+                    outcomes.append((dict(one["row"]), int(one["frames"])))
                     continue
                 size = math.prod(one["shape"])
                 outcomes.append((one["row"], pixels[:size].reshape(one["shape"])))
@@ -278,7 +307,7 @@ class _Child:
             if len(outcomes) != count or len(pixels):
                 raise ValueError("another number of outcomes or pixels")
             return outcomes
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
             self._failure = "its answer makes no sense"
             raise EOFError(self._failure) from error
 
@@ -291,18 +320,23 @@ class _Child:
         return self._process.returncode, self._failure
 
 
+def _width(order: wire.Facts) -> int:
+    return 1 if order["threads"] else len(order["reading"]["rules"])
+
+
+def _share_bytes() -> int:
+    """Memory of this machine, or of our part of it, for each of the readers that it may have: one a core."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):  # "max" where there is none
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return max(min(limits) * 3 // 4 // len(os.sched_getaffinity(0)), _LEAST_BYTES)
+
+
 def _end(process: subprocess.Popen[bytes], channel: socket.socket, owner: int) -> None:
     channel.close()
     if os.getpid() == owner:  # a fork of this process has its own copy of the socket, but no child
         process.kill()
         process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with the places that we import from, so that the child runs the same code."""
-    here = str(Path(__file__).resolve().parents[2])
-    places = [here, *(place for place in sys.path if place)]
-    return {**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
 
 
 class _Readers(threading.local):

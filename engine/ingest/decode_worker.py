@@ -8,41 +8,50 @@ It imports what decoding needs and no more: it must start quickly, after each fi
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
-import signal
 import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from engine.errors import FilteredError, InstanceError
-from engine.ingest import wire
 from engine.ingest.malloc import FRAMES, keep_freed_memory
-from engine.ingest.sample import Outcome, reading_from_facts, samples, samples_of
+from engine.ingest.sample import Head, Outcome, Reading, header, reading_from_facts, samples, samples_of
+from engine.sources import is_local, wire
+from engine.sources.confine import bound, confine, depend_on
 
-_PR_SET_PDEATHSIG = 1
 _STANDARD_ERROR = 2
 
 
 def main() -> None:
     """Answer orders until the other end is gone."""
     parent, memory_bytes = (int(word) for word in sys.argv[1:])
-    _depend_on(parent)
+    depend_on(parent)
     channel = socket.socket(fileno=sys.stdin.fileno())
-    _bound(memory_bytes)
+    bound(memory_bytes)
     keep_freed_memory(FRAMES)  # fresh pages cost a third of a plain file's time
     sys.excepthook = _reporting(channel)
     wire.send(channel, {"ready": os.getpid()})
     _silence()
     orders = wire.Frames(channel)
+    is_confined = False
     with suppress(EOFError, ConnectionError):
         while True:
-            _answer(channel, *orders.receive())
+            order, data = orders.receive()
+            if not is_confined:  # an order that needs other rights goes to another child
+                _confine(reading_from_facts(order["reading"]))
+                is_confined = True
+            _answer(channel, order, data)
+
+
+def _confine(reading: Reading) -> None:
+    confine(
+        is_local=is_local(reading.source), writable=[reading.deidentified] if reading.deidentified else []
+    )
 
 
 def _answer(channel: socket.socket, order: wire.Facts, data: bytearray) -> None:
@@ -52,8 +61,19 @@ def _answer(channel: socket.socket, order: wire.Facts, data: bytearray) -> None:
     if order["paths"] is None:
         _reply(channel, samples_of(bytes(data), reading))
         return
+    if order["threads"]:
+        with ThreadPoolExecutor(order["threads"]) as pool:
+            for head in pool.map(lambda path: header(path, reading.source, reading.limits), order["paths"]):
+                _reply_head(channel, head)
+        return
     for path in order["paths"]:
         _reply(channel, samples(path, reading))
+
+
+def _reply_head(channel: socket.socket, head: Head) -> None:
+    """One frame: the columns of a header, and its number of frames."""
+    found = {"row": head[0], "frames": head[1]} if isinstance(head, tuple) else wire.error_facts(head)
+    wire.send(channel, {"outcomes": [found]})
 
 
 def _reply(channel: socket.socket, outcomes: Sequence[Outcome]) -> None:
@@ -68,25 +88,6 @@ def _reply(channel: socket.socket, outcomes: Sequence[Outcome]) -> None:
             facts.append({"row": row, "shape": image_HW.shape})
             images.append(image_HW.tobytes())
     wire.send(channel, {"outcomes": facts}, b"".join(images))
-
-
-def _depend_on(parent: int) -> None:
-    """Die with the parent, and take signals as a fresh process does."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
-        sys.exit()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _bound(memory_bytes: int) -> None:
-    """Let private memory grow by ``memory_bytes`` from here on; leave no core: it would hold patient data."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
-    most = pages * resource.getpagesize() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError):  # should the machine run out of memory, then this process is the one to end
-        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
 
 
 def _silence() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import sources
+from engine.dicom.header import num_frames
 from engine.dicom.parse import Limits
 from engine.errors import (
     AlreadyScoredError,
@@ -39,6 +40,10 @@ Of a series (``engine.ingest.series``) the image is [slices, rows, columns].
 ``rule`` is the place of the rule that took it, ``route`` the reason (``engine.ingest.routing``).
 With an export of de-identified files, the columns also hold what ``deidentified.export`` gave.
 """
+HEAD_BYTES = 256 << 10
+"""Nearly every header lies in so many first bytes of its file."""
+Head = tuple[Row, int] | InstanceError | FilteredError
+"""Header columns and number of frames of one member, or why there are none."""
 Outcome = Sample | InstanceError | FilteredError
 """What one rule makes of one member: a sample, or the typed error that says why there is none."""
 
@@ -99,6 +104,27 @@ def samples(path: str, reading: Reading) -> list[Outcome]:
         promised(outcome, reading.source, path) if isinstance(outcome, CompanionError) else outcome
         for outcome in samples_of(data, reading)
     ]
+
+
+def header(path: str, source: str, limits: Limits) -> Head:
+    """Columns and number of frames of ``path``; where its head does not hold them, from all of it.
+
+    No key of a patient comes of it, so no salt is needed.
+    """
+    try:
+        data = sources.head(source, path, HEAD_BYTES)
+        try:
+            parsed = parse_instance(data, NO_SALT, limits)
+        except InstanceError:
+            if len(data) < HEAD_BYTES:
+                raise
+            data = sources.read(source, path, max_bytes=limits.file_bytes)
+            parsed = parse_instance(data, NO_SALT, limits)
+        return parsed.columns, num_frames(parsed.data_set.header)
+    except (FilteredError, InstanceError) as error:
+        return error
+    except MemoryError:
+        return _no_memory()
 
 
 def promised(error: FilteredError | InstanceError, source: str, path: str) -> FilteredError | InstanceError:

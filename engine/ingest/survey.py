@@ -1,38 +1,39 @@
 """What a source holds, told from headers alone: for ``--dry-run``. Writes nothing.
 
-Only the head of a file is read, by several threads at once, since the time goes into waiting for a disk or a
-server. A few instances are read and decoded in full, to say how long all of them will take.
+Only the head of a file is read, in the child that decodes, by several threads at once, since the time goes
+into waiting for a disk or a server. A few instances are read and decoded in full, to say how long all of them
+will take.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import sources
-from engine.dicom.header import num_frames
-from engine.dicom.parse import Limits
+from engine.dicom.decoders import require_decoder
 from engine.errors import FilteredError, InstanceError, MultiFrameError
 from engine.ingest import routing
 from engine.ingest.decode_process import Isolation, reader
-from engine.ingest.instance import InputRule, parse_instance
-from engine.ingest.sample import Reading, Sample, promised
+from engine.ingest.instance import InputRule
+from engine.ingest.sample import NO_SALT, Head, Reading, Sample, promised
 from engine.ingest.throttle import Meter
+from engine.store import passed_over
 
-HEAD_BYTES = 256 << 10
-_THREADS = 8
-_WAITING = 4 * _THREADS
+MALFORMED = "malformed"
+"""Counted in the place of a UID or code that is none: such text may be anything."""
+_CODE_CHARACTERS = 16
+_AT_ONCE = 256
 _PROBED = 12
 _ASKED = 100
 
@@ -67,6 +68,8 @@ class Survey:
     """BodyPartExamined as it stands in the header; empty where it says none."""
     filtered: Counter[str] = field(default_factory=Counter)
     quarantined: Counter[str] = field(default_factory=Counter)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """What has no row, by kind: links and their like."""
     headers_per_second: float = 0.0
     probe: list[Sample] = field(default_factory=list)
     """A few instances, read and decoded in full."""
@@ -91,8 +94,9 @@ def survey(
     Raises:
         UsageError, StorageError: the source cannot be listed.
     """
-    plan = sources.plan(source, shard_size, on_plan, series_of(source, rules))
+    plan = sources.plan(source, shard_size, on_plan, series_of(source, rules), apart=True)
     found = Survey(planned=plan.num_rows, shards=plan["shard"][-1].as_py() + 1)
+    found.passed_over = passed_over.of(plan.schema)
     reading = Reading(source=source, rules=tuple(rules), salt=b"survey", route=route)
     probes = [_Probe(most=max(_PROBED // len(rules), 1)) for _ in rules]
     began = time.perf_counter()
@@ -121,11 +125,8 @@ class Named(NamedTuple):
 def named(source: str, listing: pa.Table, uids: Container[str], per_second: float | None = None) -> Named:
     """Whether ``uids`` are those of a source, by the heads of some members, evenly spread over a listing."""
     places = np.unique(np.linspace(0, listing.num_rows - 1, _ASKED).astype(int))
-    found = []
-    for path, _, data in _heads(source, listing.take(pa.array(places)), per_second):
-        with suppress(FilteredError, InstanceError):
-            if not isinstance(data, InstanceError):
-                found.append(_columns(source, path, data, Limits())[0]["sop_instance_uid"])
+    heads = _heads(source, listing.take(pa.array(places)), per_second)
+    found = [head[0]["sop_instance_uid"] for _, _, head in heads if isinstance(head, tuple)]
     return Named(len(places), len(found), sum(uid in uids for uid in found))
 
 
@@ -144,19 +145,14 @@ def _with_series(source: str, per_second: float | None, listing: pa.Table) -> pa
     if pc.any(pc.not_equal(listing["series"], "")).as_py():
         return listing
     heads = _heads(source, listing, per_second)
-    series = pa.array([_series(source, path, data) for path, _, data in heads], pa.string())
+    series = pa.array([_series(data) for _, _, data in heads], pa.string())
     place = listing.column_names.index("series")
     return listing.set_column(place, listing.schema.field("series"), series)
 
 
-def _series(source: str, path: str, data: Head) -> str:
+def _series(data: Head) -> str:
     """SeriesInstanceUID; empty where the header has none or cannot be read."""
-    if isinstance(data, InstanceError):
-        return ""
-    try:
-        return _columns(source, path, data, Limits())[0]["series_instance_uid"] or ""
-    except (FilteredError, InstanceError):
-        return ""
+    return (data[0]["series_instance_uid"] or "") if isinstance(data, tuple) else ""
 
 
 @dataclass(slots=True)
@@ -176,48 +172,38 @@ class _Probe:
             self.paths, self.stride = self.paths[::2], 2 * self.stride
 
 
-Head = bytes | InstanceError
-
-
 def _heads(source: str, plan: pa.Table, per_second: float | None = None) -> Iterator[tuple[str, int, Head]]:
-    """Path, size and first bytes of every member, in the order of the plan; some are read ahead."""
-    rows = ((path.as_py(), size.as_py()) for path, size in zip(plan["path"], plan["size_bytes"], strict=True))
-    waiting: deque[tuple[str, int, Future[Head]]] = deque()
+    """Path, size and header of every member, in the order of the plan: read in the child that decodes."""
+    reading = Reading(source=source, rules=(), salt=NO_SALT)
     meter = Meter(per_second)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            for path, size in rows:
-                meter.take()
-                waiting.append((path, size, pool.submit(_head, source, path)))
-                if len(waiting) == _WAITING:
-                    yield _ended(waiting)
-            while waiting:
-                yield _ended(waiting)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    at_once = min(_AT_ONCE, max(int(per_second or _AT_ONCE), 1))
+    for start in range(0, plan.num_rows, at_once):
+        rows = plan.slice(start, at_once)
+        paths = rows["path"].to_pylist()
+        for _ in paths:
+            meter.take()
+        found = reader(Isolation()).headers(reading, paths)
+        yield from zip(paths, rows["size_bytes"].to_pylist(), found, strict=True)
 
 
-def _ended(waiting: deque[tuple[str, int, Future[Head]]]) -> tuple[str, int, Head]:
-    path, size, future = waiting.popleft()
-    return path, size, future.result()
+def _uid(text: str) -> str:
+    return text if re.fullmatch(r"[0-9.]{1,64}", text, re.ASCII) else MALFORMED
 
 
-def _head(source: str, path: str) -> Head:
-    try:
-        return sources.head(source, path, HEAD_BYTES)
-    except InstanceError as error:
-        return error
+def _code(text: str) -> str:
+    """A coded string (PS3.5 6.2): 16 characters at most, none of which moves a cursor."""
+    return text if len(text) <= _CODE_CHARACTERS and text.isprintable() else MALFORMED
 
 
 def _count(path: str, data: Head, reading: Reading, found: Survey) -> list[int]:
     """Put one member into the counts; the places of the rules that take it."""
     try:
-        if isinstance(data, InstanceError):
+        if not isinstance(data, tuple):
             raise data
-        columns, frames = _columns(reading.source, path, data, reading.limits)
-        found.sop_classes[columns["sop_class_uid"]] += 1
-        found.transfer_syntaxes[columns["transfer_syntax_uid"]] += 1
-        body_part = columns["body_part_examined"] or ""
+        columns, frames = data
+        found.sop_classes[_uid(columns["sop_class_uid"])] += 1
+        found.transfer_syntaxes[_uid(columns["transfer_syntax_uid"])] += 1
+        body_part = _code(columns["body_part_examined"] or "")
         found.body_parts[body_part] += 1
         routes = dict(enumerate(routing.route(columns, reading.rules, reading.route)))
         taken = {place: reason for place, reason in routes.items() if isinstance(reason, str)}
@@ -225,6 +211,7 @@ def _count(path: str, data: Head, reading: Reading, found: Survey) -> list[int]:
             raise routing.furthest([one for one in routes.values() if isinstance(one, FilteredError)])
         if frames > 1:
             raise MultiFrameError("several frames")
+        require_decoder(columns["transfer_syntax_uid"])
     except (FilteredError, InstanceError) as refused:
         error = promised(refused, reading.source, path)
         ends = found.filtered if isinstance(error, FilteredError) else found.quarantined
@@ -234,18 +221,6 @@ def _count(path: str, data: Head, reading: Reading, found: Survey) -> list[int]:
         found.taken.update(Taken(place, reason, body_part) for place, reason in taken.items())
         return list(taken)
     return []
-
-
-def _columns(source: str, path: str, data: bytes, limits: Limits) -> tuple[dict[str, Any], int]:
-    """Header columns and number of frames; where the head does not hold all of them, from the whole file."""
-    try:
-        parsed = parse_instance(data, b"survey", limits)
-    except InstanceError:
-        if len(data) < HEAD_BYTES:
-            raise
-        data = sources.read(source, path, max_bytes=limits.file_bytes)
-        parsed = parse_instance(data, b"survey", limits)
-    return parsed.columns, num_frames(parsed.data_set.header)
 
 
 def _decode(paths: list[str], reading: Reading, found: Survey) -> None:

@@ -13,7 +13,8 @@ Nothing is unpacked to a disk, no link is followed below the root, and no path l
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -21,7 +22,8 @@ from typing import Protocol
 import pyarrow as pa
 
 from engine.dicom.dicomdir import is_directory
-from engine.errors import SourceReadError, StorageError, UsageError
+from engine.errors import EngineError, SourceReadError, StorageError, UsageError
+from engine.sources.apart import Bounds, list_apart
 from engine.sources.archives import is_archive, reason
 from engine.sources.dicomdir import DicomDir
 from engine.sources.dicomweb import SCHEMES, DicomWeb
@@ -30,6 +32,7 @@ from engine.sources.limits import PARSER_ERRORS, ArchiveLimits
 from engine.sources.listing import Entry, OnProgress, listed, planned, together
 from engine.sources.store_s3 import SCHEME, S3Store
 from engine.sources.tree import Folder, LoneArchive, Tree
+from engine.store import passed_over
 
 FORMS = (
     "Folder of DICOM files, nested at will, any file names, ZIP and TAR files among them; or a .zip, .tar "
@@ -48,8 +51,8 @@ _OPEN = 4
 class Source(Protocol):
     """One place to read from. Its methods may raise OSError, which becomes a typed error here."""
 
-    def entries(self) -> Iterator[Entry]:
-        """All members in any order."""
+    def entries(self) -> Iterator[Entry | None]:
+        """All members in any order; None tells that it is still at work."""
 
     def read(self, path: str, max_bytes: int, first: int | None) -> bytes:
         """The bytes of one member, or its ``first`` ones."""
@@ -71,7 +74,7 @@ def _is_dicomdir(source: str) -> bool:
     try:
         with open(source, "rb") as stream:
             return is_directory(stream.read(_META_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, EngineError):
         return False
 
 
@@ -89,7 +92,7 @@ SOURCES: tuple[Kind, ...] = (
 
 def plan(
     source: str, shard_size: int | None = None, on_progress: OnProgress | None = None,
-    series_of: Callable[[pa.Table], pa.Table] | None = None,
+    series_of: Callable[[pa.Table], pa.Table] | None = None, *, apart: bool = False,
 ) -> pa.Table:  # fmt: skip
     """The plan (``schema.PLAN``) of a source: every member, sorted by path, cut in shards.
 
@@ -97,15 +100,44 @@ def plan(
 
     ``on_progress`` is told from time to time how many members were listed. ``size_bytes`` is -1 where the
     source does not say it. ``series_of`` fills the column ``series`` of the listing: a series then lies in
-    one shard, its members next to each other.
+    one shard, its members next to each other. ``apart``: it is listed in a bounded process of its own
+    (``engine.sources.apart``), as verbs do. The plan notes what was passed over (``store.passed_over``).
 
     Raises:
         UsageError: there is no such source, or it holds no member.
         StorageError: it cannot be reached.
+        IsolationError: the process that lists it cannot be started, or ends at nothing in particular.
     """
     kind = _kind(source)
+    if apart:
+        table = list_apart(source, on_progress, Bounds(is_local=kind.is_local))
+    else:
+        table = listed(entries(source), on_progress)
+        table = passed_over.noted(table, counted(source))
+    counts = passed_over.of(table.schema)
+    if not table.num_rows:
+        beside = "".join(f", {count} {kind}" for kind, count in counts.items())
+        raise UsageError(f"{source} holds no files{beside}: nothing to do")
+    plan = planned(together(series_of(table)) if series_of else table, shard_size)
+    return passed_over.noted(plan, counts)
+
+
+def entries(
+    source: str, tell: Callable[[str], None] | None = None, broken: Collection[str] = ()
+) -> Iterator[Entry | None]:
+    """The members of a source as they are found; None tells that it is still at work.
+
+    ``tell`` is told each archive before it is opened; those that are ``broken`` are not opened.
+
+    Raises:
+        UsageError, StorageError: see ``plan``.
+    """
+    kind = _kind(source)
+    opened = _open(source)
+    if isinstance(opened, Tree):
+        opened.tell, opened.broken = tell, frozenset(broken)
     try:
-        table = listed(_open(source).entries(), on_progress)
+        yield from opened.entries()
     except OSError as error:
         if not kind.is_local:
             raise StorageError(f"{source} cannot be listed: check address, keys and network") from error
@@ -113,9 +145,14 @@ def plan(
         raise UsageError(
             f"{place} cannot be listed ({reason(error)}): check its rights and the disk"
         ) from error
-    if not table.num_rows:
-        raise UsageError(f"{source} holds no files: nothing to do")
-    return planned(together(series_of(table)) if series_of else table, shard_size)
+    except PARSER_ERRORS as error:
+        raise UsageError(f"{source} cannot be listed: it has no sense ({reason(error)})") from error
+
+
+def counted(source: str) -> Counter[str]:
+    """What the last listing of a source passed over, by kind."""
+    opened = _open(source)
+    return opened.passed_over if isinstance(opened, Tree) else Counter()
 
 
 def read(source: str, path: str, *, max_bytes: int | None = None) -> bytes:
@@ -147,7 +184,7 @@ def promises_dicom(source: str, path: str) -> bool:
 
 def identity(source: str) -> str:
     """The source as a manifest states it: the whole path, or the address."""
-    return str(Path(source).resolve()) if _is_local(source) else source
+    return str(Path(source).resolve()) if is_local(source) else source
 
 
 def local_root(source: str) -> Path | None:
@@ -196,7 +233,8 @@ def _read(source: str, path: str, max_bytes: int, first: int | None) -> bytes:
         raise SourceReadError("the source is gone or has become another one: plan it again") from error
 
 
-def _is_local(source: str) -> bool:
+def is_local(source: str) -> bool:
+    """Whether it lies on a disk here: no network is needed to read it."""
     return next((kind.is_local for kind in SOURCES if kind.fits(source)), "://" not in source)
 
 

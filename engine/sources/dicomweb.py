@@ -23,7 +23,13 @@ from urllib.parse import parse_qsl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.errors import OverLimitError, SourceReadError, StorageError, UsageError
+from engine.errors import (
+    OverLimitError,
+    SourceReadError,
+    StorageError,
+    UsageError,
+)
+from engine.sources.asked import is_of
 from engine.sources.listing import Entry
 from engine.sources.multipart import OVERHEAD_BYTES, single_part
 from engine.sources.names import absent
@@ -91,8 +97,10 @@ class DicomWeb:
         """End the connections."""
         self._server.close()
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[Entry | None]:
         """Every instance once, with its series. A study that cannot be listed is a member of its own.
+
+        None stands for each page of studies before that.
 
         Raises:
             StorageError, UsageError: the server cannot be searched, or lists none of its studies.
@@ -101,7 +109,13 @@ class DicomWeb:
         listing = _Studies()
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             waiting: list[tuple[str, Future[list[Entry]]]] = []
-            studies = iter(self._studies())
+            found: list[str] = []
+            for study in self._studies():
+                if study is None:
+                    yield None
+                else:
+                    found.append(study)
+            studies = iter(found)
             try:
                 while True:
                     waiting += [
@@ -139,11 +153,13 @@ class DicomWeb:
         answer = self._server.retrieve(path, wanted + OVERHEAD_BYTES, is_prefix=first is not None)
         is_whole = len(answer.body) <= wanted + OVERHEAD_BYTES
         data = single_part(answer.body, answer.content_type, is_whole=is_whole)
+        if not is_of(data, path.rpartition("/")[2]):
+            raise SourceReadError("the server hands over another instance than the one asked for")
         if first is None and len(data) > max_bytes:
             raise OverLimitError(f"the instance has {len(data)} bytes, the cap is {max_bytes}")
         return data if first is None else data[:first]
 
-    def _studies(self) -> Iterator[str]:
+    def _studies(self) -> Iterator[str | None]:
         """UIDs of the studies, each once; windows of dates may overlap, and archives change between pages.
 
         Raises:
@@ -156,6 +172,7 @@ class DicomWeb:
             pieces.append(pa.array([uid for uid in uids if uid], pa.string()))
             self._unnamed += uids.count("")
             count += len(found)
+            yield None
             if count > _MOST_STUDIES:
                 raise UsageError(
                     f"the server lists more than {_MOST_STUDIES:,} studies: narrow the StudyDate"

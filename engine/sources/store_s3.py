@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
@@ -33,6 +34,7 @@ class S3Store:
             )
         self._root = root
         self._file_system: Any = None
+        self.passed_over: Counter[str] = Counter()
 
     def walk(self) -> Iterator[Entry]:
         """Every object below the prefix, listed flat: a key with ``//`` in it would be its own level.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -38,6 +38,9 @@ REST = "not-all-listed"
 class Store(Protocol):
     """Where files lie by path."""
 
+    passed_over: Counter[str]
+    """What ``walk`` passed over, by kind."""
+
     def walk(self) -> Iterator[Entry]:
         """Every regular file below the root. Raises OSError where it cannot be listed."""
 
@@ -52,6 +55,13 @@ class Tree:
         """Read nothing yet."""
         self._store = store
         self._archives = Archives()
+        self.tell: Callable[[str], None] | None = None
+        self.broken: frozenset[str] = frozenset()
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """What the last listing passed over, by kind."""
+        return self._store.passed_over
 
     def entries(self) -> Iterator[Entry]:
         """Every file and member once; an archive that cannot be listed is an entry itself.
@@ -93,6 +103,11 @@ class Tree:
         return data
 
     def _members(self, entry: Entry) -> Iterator[Entry]:
+        if self.tell:
+            self.tell(entry.path)
+        if entry.path in self.broken:
+            yield entry
+            return
         is_empty = True
         try:
             for member in self._archives.members(entry.path, lambda: self._store.open(entry.path)[0]):

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.errors import LedgerError, TableError
-from engine.store import revisions, schema
+from engine.store import passed_over, revisions, schema
 from engine.store.audit_log import Log
 from engine.store.counts import COUNT_NAMES, PREDICTIONS, Counts, ended, sums, total
 from engine.store.files import (
@@ -233,7 +233,7 @@ def _write_manifest(folder: Path, facts: Mapping[str, Any], staging: Path | None
 
 def _replace_plan(path: Path, plan: pa.Table, staging: Path | None) -> None:
     with durable(staging), replacing(path, staging, PRIVATE) as temporary:
-        pq.write_table(plan.cast(schema.stamped(schema.PLAN, "plan")), temporary, compression="zstd")
+        pq.write_table(plan.cast(passed_over.stamped(plan.schema)), temporary, compression="zstd")
 
 
 def read_plan(folder: Path) -> pa.Table:

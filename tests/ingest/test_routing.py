@@ -17,9 +17,9 @@ from engine.errors import (
     SopClassFilteredError,
 )
 from engine.imaging.preprocess import View
-from engine.ingest import wire
 from engine.ingest.instance import InputRule, parse_instance
 from engine.ingest.routing import BODY_PART, FIRST_NAMED, ONLY_FIT, OPEN, Open, furthest, route
+from engine.sources import wire
 from engine.tasks import TASKS, task_named
 from engine.tasks.hand_age import HAND_AGE
 from engine.tasks.knee_age import KNEE_AGE

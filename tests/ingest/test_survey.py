@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.ingest import survey as survey_module
+from engine.ingest.sample import HEAD_BYTES
 from engine.ingest.survey import survey
 from engine.tasks.hand_age import HAND_AGE
 from tests.fixtures.dicom_fixture import DEFLATED, EXPLICIT, image, picture
@@ -19,7 +19,7 @@ def archive(root: Path) -> Path:
         root,
         {
             "good": instance(1),
-            "large": instance(2, PixelData=bytes(2)) + bytes(survey_module.HEAD_BYTES),
+            "large": instance(2, PixelData=bytes(2)) + bytes(HEAD_BYTES),
             "deflated": image(picture((64, 64)), syntax=DEFLATED),
             "ct": instance(3, SOPClassUID=CT),
             "frames": instance(4, NumberOfFrames=2),

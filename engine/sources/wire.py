@@ -1,7 +1,8 @@
 """What passes between a reader and its child process: frames of JSON facts and raw bytes over a socket.
 
-A frame is two lengths (unsigned, 32 bits, little endian), the facts and the raw bytes. Nothing is pickled, so
-a child taken over by a hostile file can lie about that file, and do no more.
+A frame is two lengths (unsigned, 32 bits, little endian), the facts and the raw bytes. Nothing is pickled: a
+child taken over by a hostile file can lie about the files that it reads. What else it could do is what
+``engine.sources.confine`` leaves it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ Facts = dict[str, Any]
 
 _HEAD = struct.Struct("<II")
 _PIECE = 1 << 18
+_MOST_TEXT = 256 << 20
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -62,6 +64,8 @@ class Frames:
         if len(self._buffer) < _HEAD.size:
             return None
         text_bytes, raw_bytes = _HEAD.unpack_from(self._buffer)
+        if text_bytes > _MOST_TEXT:
+            raise EOFError("the other end sends more than any answer has")
         middle = _HEAD.size + text_bytes
         end = middle + raw_bytes
         if len(self._buffer) < end:
