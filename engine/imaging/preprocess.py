@@ -26,7 +26,7 @@ from engine.imaging.geometry import Geometry
 Image = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_HALVED_FROM = 3
+_HALVED_FROM = 16
 """Pixels a side that make one of the view, from which on 2 x 2 of them are averaged first. What lies on the
 edge of two pixels of the view is then shared by them in other parts: the benchmarks say what it changes."""
 

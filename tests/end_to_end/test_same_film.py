@@ -20,16 +20,6 @@ AT_FULL_SIZE = (
 )  # fmt: skip
 """The whole table over films of this size is in benchmarks/same_film.py."""
 
-NOT_YET: dict[str, str] = {
-    "JPEG-LS near": "a bright edge of the film counts as a border, or not, by one grey",
-    "JPEG 2000 lossy": "a bright edge of the film counts as a border, or not, by one grey",
-    "padding, JPEG-LS near": "an edge of the film counts as a border, or not, by one grey",
-    "padding, JPEG 2000 lossy": "an edge of the film counts as a border, or not, by one grey",
-    "padding, JPEG baseline": "an edge of the film counts as a border, or not, by one grey",
-    "white frame, JPEG baseline": "the last line of a border rings, so it counts as film",
-}
-"""Rewriting -> why it does not hold yet, on small films."""
-
 
 def beyond(rewriting: Rewriting, of: tuple[Film, ...]) -> list[str]:
     """The films whose input or row is not the same, with figures."""
@@ -47,10 +37,7 @@ def beyond(rewriting: Rewriting, of: tuple[Film, ...]) -> list[str]:
     return found
 
 
-MARKS = {name: [pytest.mark.xfail(strict=True, reason=why)] for name, why in NOT_YET.items()}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in REWRITINGS])
+@pytest.mark.parametrize("name", REWRITINGS)
 def test_a_rewritten_film_gives_the_same_input_and_the_same_row(name: str) -> None:
     assert beyond(REWRITINGS[name], films.small()) == []
 
