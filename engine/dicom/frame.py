@@ -67,8 +67,6 @@ class Frame:
     """Which of ``values_HW`` show the film: not padding, nor what a shutter hides; None: all of them."""
     aspect: float = 1.0
     """Height of a pixel of the original over its width, in display geometry (PS3.3 C.7.6.3.1.7)."""
-    is_lossy: bool = False
-    """Whether its code may have moved values a little."""
     fill: float = 0.0
     """Display value, 0 to 1, of the pixels that show no film."""
     remarks: tuple[str, ...] = ()

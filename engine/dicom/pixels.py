@@ -84,7 +84,7 @@ def read_frame(
     }
     return Frame(
         values_HW.astype(np.float32, copy=False), shown.gain, shown.offset, original_HW, reduction,
-        film_HW=shown.film_HW, aspect=aspect, is_lossy=stored.is_lossy,
+        film_HW=shown.film_HW, aspect=aspect,
         remarks=tuple(sorted({*shown.remarks, *(code for code, holds in remarks.items() if holds)})),
     )  # fmt: skip
 

@@ -18,12 +18,11 @@ _TOLERANCE = 1 / 128
 """Of the range of the values: how far a line of one grey may be off."""
 _RINGING = 1 / 16
 """Of the range: how far single pixels of it may be off where a lossy code rings beside the film."""
-_STEP, _STEP_LINES = 1 / 32, 256
-"""Of the range, within 3 lines and a 256th of the side: half of a line leaves a bright border's grey there.
+_STEP, _STEP_LINES = 1 / 32, 128
+"""Of the range, within 2 lines or a 128th of the side: half of a line leaves a bright border's grey there.
 An overexposed edge of the film ends obliquely or fades: where, is a matter of one grey."""
 _LEAST_REST = 1 / 4
 """Of a side: where less would remain, it is the background of a small object and no border."""
-_BRIGHT = 0.5
 
 
 def without_border(frame: Frame) -> Frame:
@@ -35,7 +34,7 @@ def without_border(frame: Frame) -> Frame:
     values_HW, film_HW = frame.values_HW, frame.film_HW
     of_film = values_HW if film_HW is None else values_HW[film_HW]
     low, high = float(of_film.min()), float(of_film.max())
-    greys = _Greys(low, high, frame)
+    greys = _Greys(low, high, frame.gain)
     rows = _inner(values_HW, film_HW, greys)
     columns = _inner(values_HW[rows].T, None if film_HW is None else film_HW[rows].T, greys)
     if (rows, columns) == (slice(0, values_HW.shape[0]), slice(0, values_HW.shape[1])):
@@ -45,7 +44,7 @@ def without_border(frame: Frame) -> Frame:
     outer_HW = ~inner_HW if film_HW is None else ~inner_HW & film_HW
     if not outer_HW.any():
         return frame
-    is_bright = frame.shaded(values_HW[outer_HW]).max() > _BRIGHT
+    is_bright = any(greys.is_bright(float(end(values_HW[outer_HW]))) for end in (np.min, np.max))
     remarks = {*frame.remarks, "border"} if is_bright else frame.remarks
     rest_HW = inner_HW if film_HW is None else inner_HW & film_HW
     return replace(frame, film_HW=rest_HW, remarks=tuple(sorted(remarks)))
@@ -57,7 +56,7 @@ class _Greys:
 
     low: float
     high: float
-    frame: Frame
+    gain: float
 
     @property
     def span(self) -> float:
@@ -74,7 +73,8 @@ class _Greys:
         return is_near and abs(float(off_K.mean())) <= _TOLERANCE * self.span
 
     def is_bright(self, grey: float) -> bool:
-        return float(self.frame.shaded(np.array(grey))) > _BRIGHT
+        """Whether it is nearer to the film's white than to its black, as it is displayed."""
+        return (grey > (self.low + self.high) / 2) == (self.gain > 0)
 
 
 def _inner(lines_NK: NDArray[Any], film_NK: NDArray[np.bool_] | None, greys: _Greys) -> slice:
@@ -109,12 +109,12 @@ def _width(lines_NK: NDArray[Any], film_NK: NDArray[np.bool_] | None, greys: _Gr
         )
 
     def has_step(at: int) -> bool:
-        beyond = (line(place) for place in range(at, min(at + 3 + count // _STEP_LINES, count)))
+        beyond = (line(place) for place in range(at, min(at + max(2, count // _STEP_LINES), count)))
         steps = (abs(float(np.median(one_K)) - grey) for one_K in beyond if one_K.size)
         return max(steps, default=0.0) >= _STEP * greys.span
 
     strict = end(_TOLERANCE)
-    loose = end(_RINGING) if greys.frame.is_lossy else strict
+    loose = end(_RINGING)
     is_sharp = loose > empty and has_step(loose)
     if greys.is_bright(grey):
         return loose if is_sharp else 0
