@@ -21,6 +21,8 @@ _RINGING = 1 / 16
 _STEP, _STEP_LINES = 1 / 32, 128
 """Of the range, within 2 lines or a 128th of the side: half of a line leaves a bright border's grey there.
 An overexposed edge of the film ends obliquely or fades: where, is a matter of one grey."""
+_THIN = 256
+"""Of these to a side one line is none that a lossy code let ring."""
 _LEAST_REST = 1 / 4
 """Of a side: where less would remain, it is the background of a small object and no border."""
 
@@ -115,6 +117,8 @@ def _width(lines_NK: NDArray[Any], film_NK: NDArray[np.bool_] | None, greys: _Gr
 
     strict = end(_TOLERANCE)
     loose = end(_RINGING)
+    if (loose - empty) * _THIN < count:  # a line of a large film: it may be gone at half the resolution
+        loose = strict
     is_sharp = loose > empty and has_step(loose)
     if greys.is_bright(grey):
         return loose if is_sharp else 0

@@ -30,6 +30,8 @@ _HALVED_FROM = 16
 """Pixels a side that make one of the view, from which on 2 x 2 of them are averaged first. What lies on the
 edge of two pixels of the view is then shared by them in other parts: the benchmarks say what it changes."""
 
+_HALF_UP = 1e-3
+"""Of 255: a grey that lies on a half goes up, whatever the last digits of the chain before it were."""
 _LEAST_SHARE = 0.5
 _LEAST_SPAN = 1e-6
 """Of display values: a tenth of one step of 16 bits. Less is rounding, not contrast."""
@@ -127,7 +129,7 @@ def apply_to_frame(frame: Frame, view: View) -> tuple[NDArray[np.uint8], Geometr
         image_HW = STEPS[name](image_HW, film_HW, view)
     image_HW[~film_HW] = frame.fill
     canvas_HW, moved = _centred(image_HW, frame.original_HW, view)
-    return np.rint(np.clip(canvas_HW, 0.0, 1.0) * 255.0).astype(np.uint8), moved
+    return np.rint(np.clip(canvas_HW, 0.0, 1.0) * 255.0 + _HALF_UP).astype(np.uint8), moved
 
 
 def apply(image_HW: NDArray[np.float32], view: View) -> tuple[NDArray[np.uint8], Geometry]:
