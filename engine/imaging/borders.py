@@ -23,6 +23,7 @@ _STEP, _STEP_LINES = 1 / 32, 128
 An overexposed edge of the film ends obliquely or fades: where, is a matter of one grey."""
 _THIN = 256
 """Of these to a side one line is none that a lossy code let ring."""
+_MOST_BORDERS = 2
 _LEAST_REST = 1 / 4
 """Of a side: where less would remain, it is the background of a small object and no border."""
 
@@ -30,17 +31,24 @@ _LEAST_REST = 1 / 4
 def without_border(frame: Frame) -> Frame:
     """The frame whose ``film_HW`` leaves out the rows and columns at its edges that are all of one grey.
 
-    Each side is judged alone, and only where its grey is the brightest or the darkest of the film. A bright
-    border is remarked.
+    Each side is judged alone, and only where its grey is the brightest or the darkest of the film. Within a
+    border there may be another one. A bright border is remarked.
     """
+    inner = frame
+    for _ in range(_MOST_BORDERS):
+        rest = _without_one(inner)
+        if rest is inner:
+            break
+        inner = rest
+    return inner
+
+
+def _without_one(frame: Frame) -> Frame:
     values_HW, film_HW = frame.values_HW, frame.film_HW
     of_film = values_HW if film_HW is None else values_HW[film_HW]
-    low, high = float(of_film.min()), float(of_film.max())
-    greys = _Greys(low, high, frame.gain)
+    greys = _Greys(float(of_film.min()), float(of_film.max()), frame.gain)
     rows = _inner(values_HW, film_HW, greys)
     columns = _inner(values_HW[rows].T, None if film_HW is None else film_HW[rows].T, greys)
-    if (rows, columns) == (slice(0, values_HW.shape[0]), slice(0, values_HW.shape[1])):
-        return frame
     inner_HW = np.zeros(values_HW.shape, np.bool_)
     inner_HW[rows, columns] = True
     outer_HW = ~inner_HW if film_HW is None else ~inner_HW & film_HW
