@@ -21,6 +21,8 @@ _ANSWERS_WITHIN_S = 10.0
 _LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _STANDARD_ERROR = 2
 _LOOPBACK = "127.0.0.1"
+_LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0, all services of Ray listen on 127.0.0.1 only; on these two systems it is so from the start."""
 _LONGEST_FOLDER = 40
 """Ray puts sockets some 60 characters below its folder, and a socket's path has at most 107."""
 
@@ -68,6 +70,8 @@ def _closed_doors() -> dict[str, Any]:
 
     Ray opens its own folder to everybody, so it lies in one of ours, which goes when this process ends.
     """
+    import ray
+
     short = len(tempfile.gettempdir()) < _LONGEST_FOLDER
     folder = Path(tempfile.mkdtemp(prefix="ory-", dir=None if short else "/tmp"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -81,6 +85,10 @@ def _closed_doors() -> dict[str, Any]:
     ):  # Ray wants a token of a local cluster unless told otherwise
         os.environ.pop(name, None)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    os.environ[_LOOPBACK_ONLY] = "0"
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # what this process read of it when it imported Ray
+    core: Any = ray._raylet
+    core.AuthenticationTokenLoader.instance().reset_cache()  # that of an earlier Ray of this process
     return {"_node_ip_address": _LOOPBACK, "_temp_dir": str(folder / "ray")}
 
 

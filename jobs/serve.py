@@ -60,7 +60,7 @@ def serve(
         start_ray()
         if gpus_of(bundle.engine for bundle in bundles):
             require_gpus(replicas)
-        deploy(model, host=host, port=port, replicas=replicas, api_key=key)
+        deploy(bundles, host=host, port=port, replicas=replicas, api_key=key)
         _serve(host, port, [bundle.task for bundle in bundles])
 
 

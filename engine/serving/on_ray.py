@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
 
-from engine.deploy.bundle import open_bundle
+from engine.deploy.bundle import Bundle
 from engine.deploy.engines import gpus_of
 from engine.errors import ClusterError, UsageError
 from engine.ingest.decode_process import Isolation
@@ -22,7 +21,7 @@ _ISOLATION = Isolation()
 
 
 def deploy(
-    bundles: Sequence[Path],
+    bundles: Sequence[Bundle],
     *,
     host: str,
     port: int,
@@ -40,10 +39,9 @@ def deploy(
         raise UsageError(f"{host} is open to the network: give --api-key-file, or serve on 127.0.0.1")
     if serve.status().applications:  # a second one would take the place of the first, or share its port
         raise UsageError("this Ray cluster serves already: end that server first")
-    folders = [folder.resolve() for folder in bundles]
-    opened = [open_bundle(folder) for folder in folders]
-    gpus = gpus_of(bundle.engine for bundle in opened)
-    expected = [bundle.sha256 for bundle in opened]
+    folders = [bundle.folder.resolve() for bundle in bundles]
+    gpus = gpus_of(bundle.engine for bundle in bundles)
+    expected = [bundle.sha256 for bundle in bundles]
 
     def app() -> FastAPI:
         return build_app(folders, expected=expected, api_key=api_key, isolation=isolation)

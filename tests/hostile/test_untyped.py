@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -174,3 +175,25 @@ def test_serve_ends_when_its_ray_ends_and_has_its_doors_closed(tmp_path: Path) -
     assert server.returncode == 1, err
     require_one_line(err, "ORY-C01")
     assert not token.parent.exists()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_reading_child_that_is_killed_again_and_again_is_one_line_or_rows(tmp_path: Path) -> None:
+    night = Night(tmp_path)
+    run = started("score", night.archive, "--model", night.hand, "--out", night.out)
+
+    def kill_readers() -> None:
+        while run.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                for one in psutil.Process(run.pid).children(recursive=True):
+                    if "engine.ingest.decode_worker" in one.cmdline():
+                        one.kill()
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_readers)
+    killer.start()
+    out, err = run.communicate(timeout=150)
+    killer.join()
+    assert run.returncode == 1, (out, err)
+    require_one_line(err, "ORY-P01")

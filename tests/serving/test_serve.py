@@ -36,7 +36,7 @@ def server(story: Story) -> Iterator[httpx.Client]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    deploy([story.bundle], host="127.0.0.1", port=port, isolation=isolation(deadline_s=10.0))
+    deploy([open_bundle(story.bundle)], host="127.0.0.1", port=port, isolation=isolation(deadline_s=10.0))
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         yield client
     serve.shutdown()
@@ -119,7 +119,7 @@ def test_a_second_server_ends_with_an_error(
         == f"error ORY-U01: port {port} is taken by another server: end that one, or choose another --port"
     )
     with pytest.raises(UsageError, match="serves already"):
-        deploy([story.bundle], host="127.0.0.1", port=free_port())
+        deploy([open_bundle(story.bundle)], host="127.0.0.1", port=free_port())
 
 
 def test_facts_routes(server: httpx.Client) -> None:
@@ -190,7 +190,7 @@ def test_key_guards_every_v1_route(story: Story) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "some.name"])
 def test_open_host_without_a_key_is_refused(host: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="api-key-file"):
-        deploy([tmp_path], host=host, port=1)
+        deploy([], host=host, port=1)
 
 
 def test_two_bundles_for_one_task_are_refused(story: Story) -> None:
