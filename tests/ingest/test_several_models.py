@@ -19,7 +19,7 @@ from engine.deploy.bundle import BUNDLE_NAME, FORMAT, SEALED, WEIGHTS_NAME, Bund
 from engine.deploy.score import Scorer, predictions_schema, result_tables
 from engine.dicom.write import Facts, uid_from, write_instance
 from engine.ingest import reuse
-from engine.ingest.routing import BODY_PART, ONLY_FIT, OPEN
+from engine.ingest.routing import ONLY_FIT, OPEN
 from engine.ingest.shard import ReadSpec, read_rows
 from engine.models.network import Network, save_weights
 from engine.store import ledger, schema
@@ -68,7 +68,7 @@ def tiny_bundle(folder: Path, task_name: str, size: int, seed: int) -> Path:
 
 
 EXTRA = {
-    "patella.dcm": ("PATELLA", {"knee-age": BODY_PART}),
+    "patella.dcm": ("PATELLA", {"knee-age": ONLY_FIT}),
     "unsaid.dcm": (None, {"hand-age": OPEN, "knee-age": OPEN}),
     "foot.dcm": ("FOOT", {}),
 }
@@ -276,7 +276,7 @@ def test_a_dry_run_says_which_bundle_takes_how_many_and_why(night: Night) -> Non
     assert (hand["task"], hand["fits"], hand["routes"]) == (
         "hand-age", OF_HAND, {ONLY_FIT: CHILDREN, OPEN: 1},
     )  # fmt: skip
-    assert (knee["task"], knee["routes"]) == ("knee-age", {ONLY_FIT: CHILDREN, BODY_PART: 1, OPEN: 1})
+    assert (knee["task"], knee["routes"]) == ("knee-age", {ONLY_FIT: CHILDREN + 1, OPEN: 1})
     assert knee["body_parts"] == {"KNEE": CHILDREN, "PATELLA": 1, "": 1}
     assert ended.facts["fits"] == 2 * CHILDREN + 2
     assert ended.facts["filtered"] == {"body_part": 1, "sop_class": 1}

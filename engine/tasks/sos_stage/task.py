@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from engine.evaluation.answer import Code
 from engine.imaging.preprocess import View
 from engine.ingest.instance import InputRule
-from engine.tasks.hand_age import PROJECTION_SOP_CLASSES
+from engine.tasks.hand_age import FILM_MODALITIES, LEAST_PX, PROJECTION_SOP_CLASSES
 from engine.tasks.sos_stage.answer import STAGE
 from engine.tasks.sos_stage.labels import REGION, TRUTH
 from engine.tasks.task import Task
@@ -32,7 +32,12 @@ SOS_STAGE = Task(
     name="sos-stage",
     title="Fusion of the spheno-occipital synchondrosis",
     rule=InputRule(
-        sop_classes=PROJECTION_SOP_CLASSES, view=View(size_HW=(384, 384)), body_parts=("SKULL", "HEAD")
+        sop_classes=PROJECTION_SOP_CLASSES,
+        view=View(size_HW=(384, 384)),
+        body_parts=("SKULL", "HEAD"),
+        modalities=FILM_MODALITIES,
+        views=("LAT", "LL", "RL"),
+        least_px=LEAST_PX,
     ),
     labels=(TRUTH, REGION),
     answer=STAGE,
