@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from engine import __version__
 from engine.errors import ClusterError, EngineError, StorageError, UsageError
+from jobs.console import Dropping
 
 VERBS: dict[str, str] = {
     "demo": "Run the whole path on a small synthetic archive, about 10 minutes on 2 cores.",
@@ -86,6 +87,7 @@ def _fill_standard_streams() -> None:
         if getattr(sys, name) is None:
             flags = os.O_WRONLY if name == "stderr" else os.O_RDONLY
             setattr(sys, name, open(os.open(os.devnull, flags), mode, encoding="utf-8"))  # noqa: SIM115
+    sys.stderr = Dropping(sys.stderr)
 
 
 def _require_filled(words: Sequence[str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -19,6 +20,45 @@ from engine.evaluation.answer import Figure
 from engine.ingest.eta import Rate
 
 PLAIN_INTERVAL_S = 2.0
+
+
+class Dropping(io.TextIOBase):
+    """A text stream that drops what its disk or pipe does not take: no run ends since nobody hears it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to ``stream``, as long as it can be written to."""
+        self._stream = stream
+        self._is_mute = False
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or give up."""
+        self._try(self._stream.flush)
+
+    def isatty(self) -> bool:
+        """Whether somebody looks at it."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor below."""
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """That of the stream below."""
+        return self._stream.encoding
+
+    def _try(self, act: Callable[..., object], *words: str) -> None:
+        if self._is_mute:
+            return
+        try:
+            act(*words)
+        except (OSError, ValueError):  # full, broken, or closed
+            self._is_mute = True
 
 
 @contextmanager

@@ -32,12 +32,22 @@ def read_salt(path: Path | None = None) -> bytes:
     place = path or default_salt_path()
     if not place.exists():
         _make(place)
-    if stat.S_IMODE(place.stat().st_mode) & 0o077:
-        raise UsageError(f"the salt {place} can be read by others: chmod 600 it")
+    require_private(place, "salt")
     salt = place.read_bytes()
     if len(salt) < SALT_BYTES:
         raise UsageError(f"the salt {place} is shorter than {SALT_BYTES} bytes")
     return salt
+
+
+def require_private(place: Path, what: str) -> None:
+    """Refuse a secret that others may read.
+
+    Raises:
+        UsageError: they may.
+        OSError: there is no such file.
+    """
+    if stat.S_IMODE(place.stat().st_mode) & 0o077:
+        raise UsageError(f"the {what} {place} can be read by others: chmod 600 it")
 
 
 def check_of(salt: bytes) -> str:

@@ -17,6 +17,7 @@ from engine.deploy.signature import require_known
 from engine.errors import ClusterError, UsageError
 from jobs.cluster_session import require_gpus, start_ray
 from jobs.options import PinOption, TrustedOption
+from jobs.salt import require_private
 
 MIN_KEY_CHARACTERS = 16
 _LOOK_S = 5.0
@@ -99,6 +100,7 @@ def _key(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
+        require_private(path, "key file")
         key = path.read_text().strip()
     except OSError as error:
         raise UsageError(f"the key file {path} cannot be read ({error.strerror})") from error

@@ -11,6 +11,7 @@ has failed with its reason. No row holds identity: a UID of ours, and the instan
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -104,16 +105,20 @@ class Outbox:
     def due(self, count: int, busy: frozenset[str], at: float | None = None) -> list[OutboxItem]:
         """Up to ``count`` pending objects whose wait is over, in the order of shards, none of ``busy``."""
         rows = self._db.execute(
-            f"SELECT {_ITEM} FROM objects WHERE state = ? AND due <= ? "
+            f"SELECT {_ITEM} FROM objects WHERE state = ? AND NOT due BETWEEN ? AND ? "
             "ORDER BY shard, instance_index, task, kind LIMIT ?",
-            (PENDING, time.time() if at is None else at, count + len(busy)),
+            (PENDING, *_later(time.time() if at is None else at), count + len(busy)),
         )
         return [OutboxItem(*row) for row in rows if row[0] not in busy][:count]
 
     def wait_s(self) -> float | None:
         """Seconds until the next pending object is due, at most ``LONGEST_WAIT_S``; None without one."""
-        (first,) = self._db.execute("SELECT MIN(due) FROM objects WHERE state = ?", (PENDING,)).fetchone()
-        return None if first is None else min(max(first - time.time(), 0.0), LONGEST_WAIT_S)
+        now_s = time.time()
+        (first,) = self._db.execute(
+            "SELECT MIN(CASE WHEN due BETWEEN ? AND ? THEN due ELSE 0 END) FROM objects WHERE state = ?",
+            (*_later(now_s), PENDING),
+        ).fetchone()
+        return None if first is None else max(first - now_s, 0.0)
 
     def settle(self, item: OutboxItem, result: SendResult) -> str:
         """Write down the result of one attempt, durably; returns the state that the object has now."""
@@ -152,6 +157,11 @@ class Outbox:
         ).fetchone()
         if known != item.content_sha256:
             self._db.execute("INSERT OR IGNORE INTO conflicts VALUES (?, ?)", (item.instance_index, item.uid))
+
+
+def _later(now_s: float) -> tuple[float, float]:
+    """Times of objects that are not due yet; one that lies beyond was set before the clock was put back."""
+    return math.nextafter(now_s, math.inf), now_s + LONGEST_WAIT_S
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field, create_model
 
 from engine import __version__, errors
@@ -28,7 +28,9 @@ from engine.evaluation import caveats
 from engine.ingest.covariates import Covariate, table_values
 from engine.ingest.decode_process import Isolation, reader
 from engine.ingest.sample import Reading
+from engine.serving import docs
 from engine.serving.body import upload
+from engine.serving.slow_bodies import end_slow_bodies
 from engine.store import schema
 from engine.tasks.task import Task
 
@@ -156,7 +158,9 @@ def build_app(
     threads: int = 1,
     isolation: Isolation = _ISOLATION,
 ) -> FastAPI:
-    """The HTTP application over some bundles, one per task. With ``api_key``, /v1 needs it as bearer token.
+    """The HTTP application over some bundles, one per task.
+
+    With ``api_key``, all but /healthz needs it as bearer token.
 
     ``expected`` are the identities that the bundles must have, where the caller opened them before.
 
@@ -170,7 +174,11 @@ def build_app(
         if model.task.name in served:
             raise errors.UsageError(f"two bundles are for {model.task.name}: serve one of them")
         served[model.task.name] = Served(model, ThreadPoolExecutor(1), isolation)
-    app = FastAPI(title="osteoray", version=__version__, description=NOTICE)
+    app = FastAPI(
+        title="osteoray", version=__version__, description=NOTICE,
+        docs_url=None, redoc_url=None, openapi_url=None,  # their pages load scripts from the internet
+    )  # fmt: skip
+    end_slow_bodies(app)
     app.add_exception_handler(errors.EngineError, _engine_error)
     guard = [Depends(_bearer_check(api_key))] if api_key else []
 
@@ -178,6 +186,14 @@ def build_app(
     def healthz() -> Health:
         """Whether the models are loaded."""
         return Health(status="ok", version=__version__, tasks=sorted(served))
+
+    @app.get("/openapi.json", include_in_schema=False, dependencies=guard)
+    def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    @app.get("/docs", include_in_schema=False, dependencies=guard)
+    def documents() -> HTMLResponse:
+        return HTMLResponse(docs.page(app.openapi()), headers={"Content-Security-Policy": docs.POLICY})
 
     @app.get("/v1/models", response_model=list[ServedModel], dependencies=guard)
     def models() -> list[ServedModel]:
@@ -192,7 +208,7 @@ def build_app(
 def _add_score_route(app: FastAPI, served: Served, guard: list[Any]) -> None:
     task = served.model.task
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (400, 411, 413, 415, 422)
+        status: {"model": Problem} for status in (400, 408, 411, 413, 415, 422)
     }
 
     async def score(request: Request) -> dict[str, Any]:
@@ -247,11 +263,12 @@ async def _engine_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _bearer_check(api_key: str) -> Callable[[Request], Awaitable[None]]:
-    expected = f"Bearer {api_key}".encode()
+    expected = api_key.encode()
 
     async def check(request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, expected):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(), expected)
+        if not is_right or scheme.lower() != "bearer":  # its case is free: RFC 9110 11.1
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
 
     return check

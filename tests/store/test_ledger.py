@@ -14,6 +14,7 @@ import pytest
 
 from engine.errors import LedgerError, TableError
 from engine.store import ledger, schema, verification
+from jobs.running import running
 
 PLANNED = 10
 SHARD_SIZE = 4
@@ -56,12 +57,13 @@ def tables(indices: list[int]) -> dict[str, pa.Table]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished folder of three shards, that no test changes."""
     out = tmp_path_factory.mktemp("books") / "out"
-    ledger.begin(out, {"kind": "ingest", "config_sha256": "a"})
-    ledger.write_plan(out, plan())
-    for shard in range(3):
-        indices = [i for i in range(PLANNED) if i // SHARD_SIZE == shard]
-        ledger.commit_shard(out, shard, tables(indices))
-    ledger.close(out, plan(), {})
+    with running(out) as run:  # verify wants the log that every run writes
+        ledger.begin(out, {"kind": "ingest", "config_sha256": "a"})
+        ledger.write_plan(out, plan())
+        for shard in range(3):
+            indices = [i for i in range(PLANNED) if i // SHARD_SIZE == shard]
+            run.on_shard(shard, ledger.commit_shard(out, shard, tables(indices)))
+        ledger.close(out, plan(), {}, None, run.log)
     return out
 
 

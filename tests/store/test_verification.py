@@ -160,6 +160,14 @@ def forget_the_log_in_the_manifest(folder: Path) -> None:
     state(folder, audit_sha256=None)
 
 
+def remove_the_log_and_what_is_said_of_it(folder: Path) -> None:
+    """Change a shard as well, as one who hides it."""
+    shard = ledger.shard_folder(folder, 0) / "shard.json"
+    shard.write_text(json.dumps(json.loads(shard.read_text())))
+    drop_the_log(folder)
+    state(folder, audit_sha256=None)
+
+
 def put_a_file_beside(folder: Path) -> None:
     (folder / "notes.txt").write_text("x")
 
@@ -198,6 +206,7 @@ DAMAGES = [
     change_a_line, drop_the_last_line, drop_a_line, swap_two_lines, double_the_last_line, cut_the_log,
     fill_the_log_with_other_bytes, drop_the_log, forge_a_line, change_the_model_in_the_manifest,
     change_the_end_in_the_manifest, add_to_the_manifest, forget_the_log_in_the_manifest, put_a_file_beside,
+    remove_the_log_and_what_is_said_of_it,
     put_a_file_among_the_shards, put_a_file_into_a_shard, rewrite_a_shard_as_a_liar, rewrite_the_plan,
 ]  # fmt: skip
 
