@@ -21,15 +21,13 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from engine.dicom.dicomdir import is_directory
 from engine.errors import EngineError, SourceReadError, StorageError, UsageError
 from engine.sources.apart import Bounds, list_apart
 from engine.sources.archives import is_archive, reason
-from engine.sources.dicomdir import DicomDir
-from engine.sources.dicomweb import SCHEMES, DicomWeb
 from engine.sources.gzipped import SUFFIX
 from engine.sources.limits import PARSER_ERRORS, ArchiveLimits
 from engine.sources.listing import Entry, OnProgress, listed, planned, together
+from engine.sources.names import DICOMWEB
 from engine.sources.store_s3 import SCHEME, S3Store
 from engine.sources.tree import Folder, LoneArchive, Tree
 from engine.store import passed_over
@@ -70,7 +68,12 @@ class Kind:
     """Whether every member is said to be a DICOM instance."""
 
 
+# What few sources need is imported when one of them comes: a process that lists must start quickly.
 def _is_dicomdir(source: str) -> bool:
+    if not Path(source).is_file():
+        return False
+    from engine.dicom.dicomdir import is_directory
+
     try:
         with open(source, "rb") as stream:
             return is_directory(stream.read(_META_BYTES))
@@ -78,14 +81,26 @@ def _is_dicomdir(source: str) -> bool:
         return False
 
 
+def _dicomdir(source: str) -> Source:
+    from engine.sources.dicomdir import DicomDir
+
+    return DicomDir(source)
+
+
+def _dicomweb(source: str) -> Source:
+    from engine.sources.dicomweb import DicomWeb
+
+    return DicomWeb(source)
+
+
 SOURCES: tuple[Kind, ...] = (
-    Kind("dicomweb", lambda source: source.startswith(SCHEMES), DicomWeb, is_local=False, is_dicom=True),
+    Kind("dicomweb", lambda source: source.startswith(DICOMWEB), _dicomweb, is_local=False, is_dicom=True),
     Kind(
         "s3", lambda source: source.startswith(SCHEME), lambda source: Tree(S3Store(source)), is_local=False
     ),
     Kind("folder", lambda source: Path(source).is_dir(), lambda source: Tree(Folder(source))),
     Kind("archive", lambda source: is_archive(source) and Path(source).is_file(), LoneArchive),
-    Kind("dicomdir", _is_dicomdir, DicomDir, is_dicom=True),
+    Kind("dicomdir", _is_dicomdir, _dicomdir, is_dicom=True),
 )
 """One line for each kind; the first that fits is taken."""
 
@@ -202,8 +217,8 @@ def local_root(source: str) -> Path | None:
 def release() -> None:
     """Close connections and forget indexes of archives; the next call opens them again."""
     for opened in _OPENED:
-        if isinstance(opened, DicomWeb):
-            opened.close()
+        if close := getattr(opened, "close", None):
+            close()
     _OPENED.clear()
     _open.cache_clear()
 

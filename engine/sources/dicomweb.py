@@ -29,13 +29,14 @@ from engine.errors import (
     StorageError,
     UsageError,
 )
+from engine.sources import names
 from engine.sources.asked import is_of
 from engine.sources.listing import Entry
 from engine.sources.multipart import OVERHEAD_BYTES, single_part
 from engine.sources.names import absent
 from engine.sources.web import CONNECTIONS, Patience, Server, TooManyResultsError, address_of
 
-SCHEMES = ("dicomweb+http://", "dicomweb+https://")
+SCHEMES = names.DICOMWEB
 FILTERS = ("StudyDate", "ModalitiesInStudy", "StudyInstanceUID")
 """What may follow the ``?``. Nothing that names a patient: the source is written into the manifest."""
 

@@ -15,6 +15,9 @@ from engine.errors import SourceReadError
 LABELS_NAME = "labels.csv"
 """The label table at the root of an archive is no instance."""
 
+DICOMWEB = ("dicomweb+http://", "dicomweb+https://")
+"""How the address of a DICOMweb server begins."""
+
 INSIDE = "!/"
 """Between the path of an archive and a member of it."""
 
