@@ -25,7 +25,7 @@ _DCT = frozenset({0xC0, 0xC1, 0xC2})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7})
 """SOF0 to SOF15 of ITU-T T.81 (C4, C8 and CC are other markers), and SOF55 of T.87 (JPEG-LS)."""
 _END_WINDOW = 64
-_MAX_SCANS = 500  # a progressive picture has about 10; each costs a pass over the whole picture
+_MAX_SCANS = 64  # a progressive picture has about 10; each costs a pass over the whole picture
 
 
 @dataclass(frozen=True, slots=True)
