@@ -25,8 +25,9 @@ from pydicom.filewriter import correct_ambiguous_vr, write_dataset, write_file_m
 from engine.dicom import allowed_values, element_scan
 from engine.dicom import deid_values as values
 from engine.dicom.coded_text import without_text
+from engine.dicom.colour import HALVED_CHROMA
 from engine.dicom.deid_profile import BINARY_VRS, KEPT_TEXT, NUMBER_VRS, Action, action_of, is_taken, vr_of
-from engine.dicom.header import TAGS, age_months, patient_key, text
+from engine.dicom.header import TAGS, age_months, integer, num_frames, patient_key, text
 from engine.dicom.parse import (  # fmt: skip
     PARSER_ERRORS,
     DataSet,
@@ -72,7 +73,7 @@ _KNOWN_WORDS = {
     0x00185101: allowed_values.view,
 }
 """Modality, Manufacturer, BodyPartExamined, ViewPosition: what was typed there may be a name."""
-_SEQUENCE_END = (0xFFFE, 0xE0DD)
+_SEQUENCE_END, _ITEM_TAG, _ITEM_HEAD = (0xFFFE, 0xE0DD), (0xFFFE, 0xE000), 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,20 +286,45 @@ def _written(header: Dataset, syntax: str) -> bytes:
 
 
 def _pixels(image: DataSet, whole: _Whole, syntax: str) -> bytes:
-    """The pixel element, its value as it was; of coded ones without text beside the pixels."""
+    """The pixel element: the frames as they were, nothing beside, between or behind them."""
     value = require_pixels(image)
     order = ">" if syntax == EXPLICIT_BE else "<"
     tag = struct.pack(order + "HH", *whole.pixel_tag)
     if image.is_encapsulated:
         end = struct.pack("<HHI", *_SEQUENCE_END, 0)
-        items = without_text(image.transfer_syntax_uid, value[: _items_end(value)])
+        items = _without_table(image, without_text(image.transfer_syntax_uid, value[: _items_end(value)]))
         return b"".join((tag, b"OB\0\0", struct.pack("<I", element_scan.UNDEFINED), items, end))
+    value = value[: _native_bytes(image.header)]
     padded = bytes(value) + b"\0" * (len(value) % 2)
     length = struct.pack(order + "I", len(padded))
     if syntax == IMPLICIT_LE:
         return b"".join((tag, length, padded))
     vr = whole.pixel_vr if whole.pixel_vr in {b"OB", b"OF", b"OD"} else b"OW"
     return b"".join((tag, vr, b"\0\0", length, padded))
+
+
+def _native_bytes(header: Dataset) -> int:
+    """How long bare frames are (PS3.5 8.1.1); what lies behind them is no pixel.
+
+    Raises:
+        HeaderError: the header does not say.
+    """
+    is_halved = text(header, "PhotometricInterpretation") == HALVED_CHROMA
+    samples = 2 if is_halved else max(integer(header, "SamplesPerPixel", 1), 1)
+    pixels = integer(header, "Rows") * integer(header, "Columns") * num_frames(header)
+    return -(-pixels * samples * integer(header, "BitsAllocated") // 8)
+
+
+def _without_table(image: DataSet, items: bytes) -> bytes:
+    """The items; an offset table that does not lead to fragments is left empty."""
+    table, fragments = split_items(memoryview(items))
+    begin = fragments[0][0] - _ITEM_HEAD
+    starts = {start - _ITEM_HEAD - begin for start, _ in fragments}
+    number = num_frames(image.header)
+    offsets = [at for (at,) in struct.iter_unpack("<I", table[: len(table) // 4 * 4])]
+    if len(table) == 4 * number and set(offsets) <= starts:
+        return items
+    return struct.pack("<HHI", *_ITEM_TAG, 0) + items[begin:]
 
 
 def _items_end(value: memoryview) -> int:

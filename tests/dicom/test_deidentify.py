@@ -309,3 +309,29 @@ def test_dicognito_finds_nothing_that_we_left(path: Path | None) -> None:
 
 def _times(data_set: Dataset) -> list[Any]:
     return [element.tag for element in data_set.iterall() if element.VR == "TM"]
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+@pytest.mark.parametrize("behind", [MARK.encode() + b"^J", b"X"])
+def test_what_lies_behind_bare_frames_is_gone(syntax: str, behind: bytes) -> None:
+    data_set = read(marked(syntax))
+    pixels = data_set.PixelData
+    data_set.PixelData = pixels + behind + b"\0" * (len(behind) % 2)
+    stream = BytesIO()
+    data_set.save_as(stream, enforce_file_format=True)
+    after = deidentify(stream.getvalue(), SALT)
+    assert MARK.encode() not in after
+    assert read(after).PixelData == pixels
+
+
+def test_an_offset_table_that_leads_nowhere_is_gone() -> None:
+    table = MARK.encode().ljust(16, b"\0")
+    data_set = read(marked(RLE))
+    value = data_set.PixelData
+    (length,) = struct.unpack_from("<I", value, 4)
+    data_set.PixelData = value[:4] + struct.pack("<I", len(table)) + table + value[8 + length :]
+    stream = BytesIO()
+    data_set.save_as(stream, enforce_file_format=True)
+    after = deidentify(stream.getvalue(), SALT)
+    assert MARK.encode() not in after
+    assert (read(after).pixel_array == picture()).all()
