@@ -15,7 +15,7 @@ from engine.deploy.bundle import open_bundle
 from engine.deploy.engines import gpus_of
 from engine.deploy.signature import require_known
 from engine.errors import ClusterError, UsageError
-from jobs.cluster_session import require_gpus, start_ray
+from jobs.cluster_session import is_joining, require_gpus, start_ray
 from jobs.options import PinOption, TrustedOption
 from jobs.salt import require_private
 
@@ -46,7 +46,7 @@ def serve(
 
     The same file gives the same number as `osteoray score` with the same bundle. /docs shows the API.
     """
-    from engine.serving.on_ray import deploy
+    from engine.serving.on_ray import deploy, withdraw
     from engine.serving.port import held
 
     bundles = [open_bundle(folder) for folder in model]
@@ -63,6 +63,8 @@ def serve(
             require_gpus(replicas)
         deploy(bundles, host=host, port=port, replicas=replicas, api_key=key)
         _serve(host, port, [bundle.task for bundle in bundles])
+        if is_joining():
+            withdraw()
 
 
 def _serve(host: str, port: int, tasks: Sequence[str]) -> None:

@@ -38,7 +38,9 @@ def deploy(
     if api_key is None and not _is_loopback(host):
         raise UsageError(f"{host} is open to the network: give --api-key-file, or serve on 127.0.0.1")
     if serve.status().applications:  # a second one would take the place of the first, or share its port
-        raise UsageError("this Ray cluster serves already: end that server first")
+        raise UsageError(
+            "this Ray cluster serves already: end that server, or give `serve shutdown` where it was killed"
+        )
     folders = [bundle.folder.resolve() for bundle in bundles]
     gpus = gpus_of(bundle.engine for bundle in bundles)
     expected = [bundle.sha256 for bundle in bundles]
@@ -60,6 +62,11 @@ def deploy(
     except RuntimeError as error:  # Serve tells a cause of many lines; its first one says what failed
         reason = str(error).strip().partition("\n")[0]
         raise ClusterError(f"the models could not be served: {reason}") from error
+
+
+def withdraw() -> None:
+    """End what ``deploy`` started: a cluster that was joined would serve on."""
+    serve.shutdown()
 
 
 def is_serving() -> bool:
