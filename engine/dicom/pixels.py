@@ -262,18 +262,24 @@ def _grey(stored: _Stored, window: voi.Window | None, open_HW: film.Mask | None)
     said = voi.voi_of(header)
     chain = voi.chain_of(header, where, window=window)
     remarks = set(read.remarks) | (set() if window else set(said.remarks))
+    may_ignore = said.is_some and not window
     if where.bits > voi.TABLE_BITS:
         stored_HW = codes_HW + where.low
         shown_HW = voi.displayed(stored_HW, header, chain, film_HW)
-        if said.is_some and not window and not voi.shows_film(_sample(shown_HW, film_HW)):
-            remarks.add("window_ignored")
-            chain = voi.chain_of(header, where, is_full=True)
-            shown_HW = voi.displayed(stored_HW, header, chain, film_HW)
+        if may_ignore and not voi.shows_film(_sample(shown_HW, film_HW)):
+            full_HW = voi.displayed(stored_HW, header, voi.chain_of(header, where, is_full=True), film_HW)
+            if voi.shows_film(_sample(full_HW, film_HW)):
+                remarks.add("window_ignored")
+                shown_HW = full_HW
         return _Shown(shown_HW, 1.0, 0.0, film_HW, inner_HW is not None, tuple(remarks))
     table = voi.ascending_lut(header, chain)
-    if said.is_some and not window and not voi.shows_film(table[_sample(codes_HW, film_HW)]):
-        remarks.add("window_ignored")
-        table = voi.ascending_lut(header, voi.chain_of(header, where, is_full=True))
+    some = _sample(codes_HW, film_HW)
+    if may_ignore and not voi.shows_film(table[some]):
+        full = voi.ascending_lut(header, voi.chain_of(header, where, is_full=True))
+        if voi.shows_film(full[some]):  # where it does not either, the film itself has few greys
+            remarks.add("window_ignored")
+            is_turned = (table[-1] - table[0]) * (full[-1] - full[0]) < 0  # by a VOI LUT that falls
+            table = 1.0 - full if is_turned else full
     return _Shown(*_looked_up(codes_HW, table, film_HW), film_HW, inner_HW is not None, tuple(remarks))
 
 

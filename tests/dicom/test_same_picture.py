@@ -138,6 +138,23 @@ def test_a_window_that_shows_next_to_nothing_is_ignored_with_a_remark(window: st
     assert np.abs(image_HW - PLAIN).max() <= 1
 
 
+@pytest.mark.parametrize("greys", [3, 8])
+def test_a_film_of_few_greys_keeps_a_voi_lut_that_falls(greys: int) -> None:
+    few_HW = (FILM // (4096 // greys) * (4096 // greys)).astype(np.uint16)
+    falling = table(np.arange(4096)[::-1] * 16, 16)
+    said = {"PhotometricInterpretation": "MONOCHROME1", "VOILUTSequence": [falling]}
+    assert np.abs(seen(image(few_HW, **said))[0] - seen(image(few_HW))[0]).max() <= 1
+
+
+def test_a_falling_voi_lut_that_is_ignored_leaves_black_black() -> None:
+    """It clips nearly all: the full range is shown, the way round that the table says."""
+    steep = table(np.clip(65_535 - (np.arange(4096) - 100) * 60_000, 0, 65_535), 16)
+    said = {"PhotometricInterpretation": "MONOCHROME1", "VOILUTSequence": [steep]}
+    image_HW, remarks = seen(image(FILM, **said))
+    assert remarks == ("window_ignored",)
+    assert np.abs(image_HW - PLAIN).max() <= 1
+
+
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32])
 def test_a_window_for_the_bones_is_kept(kind: Any) -> None:
     """From 600 to 2600 of 4096, so that both ends are clipped."""
