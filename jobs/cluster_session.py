@@ -74,7 +74,7 @@ def _closed_doors() -> dict[str, Any]:
 
     short = len(tempfile.gettempdir()) < _LONGEST_FOLDER
     folder = Path(tempfile.mkdtemp(prefix="ory-", dir=None if short else "/tmp"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_close, folder)
     ray_watch.leave_behind_nothing(folder)
     token = folder / "token"
     with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -90,6 +90,14 @@ def _closed_doors() -> dict[str, Any]:
     core: Any = ray._raylet
     core.AuthenticationTokenLoader.instance().reset_cache()  # that of an earlier Ray of this process
     return {"_node_ip_address": _LOOPBACK, "_temp_dir": str(folder / "ray")}
+
+
+def _close(folder: Path) -> None:
+    """End the local Ray, then remove its folder: Ray would write into it until it has ended."""
+    import ray
+
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_closed_doors() -> None:

@@ -66,7 +66,7 @@ def deploy(
 
 def withdraw() -> None:
     """End what ``deploy`` started: a cluster that was joined would serve on."""
-    serve.shutdown()
+    serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def is_serving() -> bool:
