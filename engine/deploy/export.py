@@ -177,6 +177,8 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 def checks_of(run: Path, data: TrainingSet) -> Checks:
     """Checks of the network of ``run``, by images of the data that it was trained on.
 
+    One thread embeds: sums depend on how many share them, and the identity of the bundle on the sums.
+
     Raises:
         ExportError: there are too few of them.
     """
@@ -187,7 +189,12 @@ def checks_of(run: Path, data: TrainingSet) -> Checks:
         kept = outputs(net, images_NVHW, unknown_NQ, _embedding, batch_size=_EMBED_BATCH)
         return kept["embedding"]
 
-    return fit_checks(embed, *(data.images_NVHW[data.index_of(split)] for split in ("train", "val")))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return fit_checks(embed, *(data.images_NVHW[data.index_of(split)] for split in ("train", "val")))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _embedding(answer: Outputs) -> dict[str, torch.Tensor]:
