@@ -241,7 +241,6 @@ FAULTS: dict[str, Fault] = {
     "no-rows": Fault("bad_header", lambda s: _without(s.plain, _ROWS)),
     "zero-columns": Fault("bad_header", lambda s: _with(s.plain, _COLUMNS, 0)),
     "no-photometric": Fault("bad_header", lambda s: _without(s.plain, _PHOTOMETRIC)),
-    "no-instance-uid": Fault("bad_header", lambda s: _without(s.plain, _SOP_INSTANCE)),
     "wrong-instance-uid": Fault("bad_header", lambda s: _with(s.plain, _SOP_INSTANCE, b"film 12/a")),
     "too-many-bits": Fault("bad_header", lambda s: _with(s.plain, _BITS_STORED, 17)),
     "wrong-high-bit": Fault("bad_header", lambda s: _with(s.plain, _HIGH_BIT, 16)),
