@@ -9,15 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
-from engine.evaluation.answer import Figure
 from engine.ingest.eta import Rate
+
+if TYPE_CHECKING:
+    from engine.evaluation.answer import Figure
 
 PLAIN_INTERVAL_S = 2.0
 
