@@ -25,6 +25,7 @@ from engine.errors import HeaderError
 Array = NDArray[Any]
 
 _BYTE = 8
+_OVERSHOOT = 32
 _MOST_VOTES = 3 / 4
 """Of the places where two readings differ: less is no decision."""
 
@@ -46,8 +47,8 @@ def agrees(header: Dataset, said: StreamFacts) -> bool:
     return is_same and where.shift == 0 and not _overlay_bits(header, where)
 
 
-def read(values: Array, header: Dataset, said: StreamFacts | None = None) -> Codes:
-    """The film in decoded values of any shape.
+def read(values: Array, header: Dataset, said: StreamFacts | None = None, *, is_lossy: bool = False) -> Codes:
+    """The film in decoded values of any shape; a lossy coding may go a little beyond their range.
 
     Raises:
         HeaderError: the header contradicts itself, or no reading is the film's for sure.
@@ -56,6 +57,8 @@ def read(values: Array, header: Dataset, said: StreamFacts | None = None) -> Cod
     where = stated
     if said and said.bits < stated.bits + stated.shift:
         where = Layout(min(said.bits, stated.bits), 0, stated.is_signed)
+    if is_lossy:
+        values = _without_overshoot(values, where)
     pattern = values.view(f"u{values.dtype.itemsize}")
     for bit in _overlay_bits(header, where):
         pattern = pattern & ~pattern.dtype.type(1 << bit)
@@ -75,6 +78,21 @@ def read(values: Array, header: Dataset, said: StreamFacts | None = None) -> Cod
         "high_bits": has_more and found.bits == where.bits,
     }
     return Codes(_codes(pattern, found), found, tuple(code for code in remarks if remarks[code]))
+
+
+def _without_overshoot(values: Array, where: Layout) -> Array:
+    """Values cut at the ends of their range, where all lie within a 32nd of it: what an edge rings to."""
+    if where.shift or (where.is_signed and values.dtype.kind != "i"):
+        return values
+    low, high = where.low, where.low + (1 << where.bits) - 1
+    least, most = int(values.min()), int(values.max())
+    slack = (high - low) // _OVERSHOOT
+    is_beyond = least < low or most > high
+    if not is_beyond or least < low - slack or most > high + slack:
+        return values
+    held = np.iinfo(values.dtype)
+    clipped: Array = np.clip(values, max(low, held.min), min(high, held.max))
+    return clipped
 
 
 def masked(values: Array, where: Layout) -> Array:

@@ -235,7 +235,7 @@ def _shaded(stored: _Stored, window: voi.Window | None, open_HW: film.Mask | Non
             stored.values, is_ybr=not stored.is_rgb, bits=where.bits, is_lossy=stored.is_lossy
         )
         _require_plain(where)
-        read = bits.read(channel_HW, stored.header, stored.said)
+        read = bits.read(channel_HW, stored.header, stored.said, is_lossy=stored.is_lossy)
         white = (1 << read.layout.bits) - 1
         return _Shown(read.values_HW, 1.0 / white, 0.0, open_HW, remarks=read.remarks)
     _require_plain(where)
@@ -253,7 +253,7 @@ def _require_plain(where: voi.Layout) -> None:
 def _grey(stored: _Stored, window: voi.Window | None, open_HW: film.Mask | None) -> _Shown:
     """The chain of the header; the full range where the file's window does not show its film."""
     header = stored.header
-    read = bits.read(stored.values, header, stored.said)
+    read = bits.read(stored.values, header, stored.said, is_lossy=stored.is_lossy)
     where, codes_HW = read.layout, read.values_HW
     inner_HW = _without_padding(codes_HW, voi.padding(header, where), where, is_lossy=stored.is_lossy)
     film_HW = _both(inner_HW, open_HW)

@@ -72,6 +72,37 @@ def lossless(stored_HW: Array, bits: int, **changes: Any) -> bytes:
     return image(stored_HW, frame=frame, syntax=JPEG_2000, **changes)
 
 
+JPEG_LS_NEAR, JPEG_2000_LOSSY = "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"
+
+
+@pytest.mark.parametrize("syntax", [JPEG_LS_NEAR, JPEG_2000_LOSSY])
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_a_lossy_coding_that_goes_beyond_the_range_is_cut_there(syntax: str, is_signed: bool) -> None:
+    """Its stream has 16 bits, the header says 12."""
+    stored_HW = film()
+    stored_HW[20:40, 20:40], stored_HW[40:60, 20:40] = 4095, 0
+    said: dict[str, Any] = {"PixelRepresentation": int(is_signed)}
+    signed_HW = stored_HW.astype(np.int16) - 2048 if is_signed else stored_HW
+    if syntax == JPEG_LS_NEAR:
+        if is_signed:
+            pytest.skip("JPEG-LS holds no signs")
+        beyond_HW = stored_HW + 2 * (stored_HW == 4095)
+        frame = bytes(imagecodecs.jpegls_encode(beyond_HW.astype(np.uint16), level=2))
+    else:
+        beyond_HW = signed_HW + 9 * (stored_HW == 4095) - (9 * (stored_HW == 0) if is_signed else 0)
+        frame = bytes(
+            imagecodecs.jpeg2k_encode(
+                beyond_HW.astype(signed_HW.dtype),
+                codecformat="J2K",
+                level=0,
+                reversible=True,
+                bitspersample=16,
+            )
+        )
+    seen_HW = read(image(stored_HW, frame=frame, syntax=syntax, **said)).display_HW
+    assert np.abs(seen_HW - stored_HW / 4095).max() <= 3 / 4095
+
+
 @pytest.mark.parametrize("bit", [12, 13, 15])
 @pytest.mark.parametrize("is_declared", [False, True])
 @pytest.mark.parametrize("is_stream", [False, True])
