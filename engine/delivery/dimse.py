@@ -26,7 +26,7 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
 
-from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, SendResult
+from engine.delivery.sink import BUSY, REFUSED, SENT, STORED_WITH_WARNING, UNREACHABLE, SendResult
 from engine.dicom.write import SECONDARY_CAPTURE
 from engine.errors import UsageError
 
@@ -185,5 +185,7 @@ def _verdict(status: int) -> SendResult:
         return SendResult(SENT)
     if status == _DUPLICATE:
         return SendResult(SENT, "already_there")
+    if status in STORED_WITH_WARNING:
+        return SendResult(SENT, f"warning_{status:04X}")
     verdict = BUSY if status >> _CLASS == _OUT_OF_RESOURCES else REFUSED
     return SendResult(verdict, f"status_{status:04X}")

@@ -10,6 +10,10 @@ TRANSIENT = frozenset({BUSY, UNREACHABLE})
 """Verdicts after which the same object is sent again."""
 
 
+STORED_WITH_WARNING = frozenset({0xB000, 0xB006, 0xB007})
+"""Coerced, elements discarded, or not as its SOP class wants: stored all the same (PS3.4 B.2.3)."""
+
+
 @dataclass(frozen=True, slots=True)
 class SendResult:
     """A verdict and, for all but a plain success, a short reason without any text of the other side."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import httpx
 
-from engine.delivery.sink import BUSY, REFUSED, SENT, UNREACHABLE, SendResult
+from engine.delivery.sink import BUSY, REFUSED, SENT, STORED_WITH_WARNING, UNREACHABLE, SendResult
 from engine.delivery.stow_answer import MAX_BYTES, StowAnswer, read_answer
 from engine.errors import SinkError, UsageError
 from engine.sources.deadline import within
@@ -109,4 +109,7 @@ def _verdict_of(answer: StowAnswer, status: int, uid: str) -> SendResult:
         return SendResult(REFUSED, f"status_{status}")
     if status not in _OK or not answer.names(uid) or not answer.is_about(uid):
         return SendResult(UNREACHABLE, f"answer_without_the_object_{status}")
-    return SendResult(REFUSED, f"warning_{min(warnings):04X}") if warnings else SendResult(SENT)
+    if warnings:
+        verdict = SENT if warnings <= STORED_WITH_WARNING else REFUSED
+        return SendResult(verdict, f"warning_{min(warnings):04X}")
+    return SendResult(SENT)

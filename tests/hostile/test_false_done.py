@@ -68,7 +68,9 @@ NOT_STORED: dict[str, Callable[[str], Any]] = {
     ),
     "failed without a reason": lambda uid: (200, said(failed=[{"00081155": uid}])),
     "another is there already": lambda uid: (409, said(failed=[{"00081155": OTHER, "00081197": 273}])),
-    "stored otherwise than sent": lambda uid: (200, said(referenced=[{"00081155": uid, "00081196": 0xB000}])),
+    "stored with a word nobody knows": lambda uid: (
+        200, said(referenced=[{"00081155": uid, "00081196": 0xB0FF}])
+    ),
     "ours under an error": lambda uid: (400, stored(uid)[1]),
     "ours in another sequence": lambda uid: (200, native(uid, tag="00081115")),
     "XML of another object": lambda uid: (200, native(OTHER)),
@@ -84,6 +86,9 @@ STORED: dict[str, Callable[[str], Any]] = {
     "an object": lambda uid: (200, said(wrap=lambda found: found[0], referenced=[{"00081155": uid}])),
     "padded, behind a mark": lambda uid: (
         200, b"\xef\xbb\xbf" + said(referenced=[{"00081155": uid + "\0"}])
+    ),
+    "stored, elements coerced": lambda uid: (
+        200, said(referenced=[{"00081155": uid, "00081196": 0xB000}])
     ),
     "accepted": lambda uid: (202, stored(uid)[1]),
     "an empty list of failures": lambda uid: (200, said(referenced=[{"00081155": uid}], failed=[])),
@@ -139,16 +144,16 @@ def node(answer: Callable[[evt.Event], Any]) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.parametrize(
-    "status", [0xB000, 0xB006, 0xB007, 0x0001, 0x0107, 0x0116, 0xA900, 0xC000, 0xFE00, 0xFF00]
-)
+@pytest.mark.parametrize("status", [0xB001, 0xB0FF, 0x0001, 0x0107, 0x0116, 0xA900, 0xC000, 0xFE00, 0xFF00])
 def test_a_node_that_does_not_say_success_has_not_stored(tmp_path: Path, status: int) -> None:
     with node(lambda _: status) as address:
         counts = deliver(scored_archive(tmp_path, count=1), address, Options())
     assert (counts["sent"], counts["failures"]) == (0, {f"refused:status_{status:04X}": 1})
 
 
-@pytest.mark.parametrize(("status", "reason"), [(0x0000, ""), (0x0111, "already_there")])
+@pytest.mark.parametrize(
+    ("status", "reason"), [(0, ""), (0x0111, "already_there"), (0xB000, ""), (0xB006, ""), (0xB007, "")]
+)
 def test_a_node_that_has_the_object_has_it(tmp_path: Path, status: int, reason: str) -> None:
     with node(lambda _: status) as address:
         assert deliver(scored_archive(tmp_path, count=1), address, Options())["sent"] == 1
