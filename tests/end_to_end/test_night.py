@@ -199,7 +199,13 @@ def test_sigterm_ends_a_run_in_order_and_the_same_command_goes_on(tmp_path: Path
     early, late = datetime.now().hour, (datetime.now().hour + 2) % 24
     closed = Window((late % 24) * 3600, ((late + 1) % 24) * 3600)
     assert not closed.is_open(datetime.now().replace(hour=early))
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    def terminate_once_started() -> None:
+        while not (root / "out" / audit_log.AUDIT_NAME).exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate_once_started, daemon=True).start()
     with pytest.raises(StoppedError) as stopped:
         night(root, RunLimits(window=closed))  # it waits for its window all the while
     assert stopped.value.exit_code == 143

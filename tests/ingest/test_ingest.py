@@ -66,7 +66,7 @@ def test_a_folder_with_other_kinds_of_file_ends_with_0(
 ) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
-    (archive / "film.dcm").write_bytes(image(picture()))
+    (archive / "film.dcm").write_bytes(image(picture((64, 64))))
     (archive / "README.txt").write_text("Left hands.")
     (archive / "study.json").write_text("{}")
     if broken:
@@ -79,7 +79,7 @@ def test_a_folder_with_other_kinds_of_file_ends_with_0(
 def films(folder: Path, count: int) -> Path:
     folder.mkdir()
     for number in range(count):
-        data = image(picture(), SOPInstanceUID=f"1.2.3.{number}", PatientID=f"P{number}")
+        data = image(picture((64, 64)), SOPInstanceUID=f"1.2.3.{number}", PatientID=f"P{number}")
         (folder / f"{number}.dcm").write_bytes(data)
     return folder
 

@@ -153,7 +153,9 @@ def test_verify_finds_a_changed_shard_of_a_cache(
     copy = tmp_path / "copy"
     shutil.copytree(cache, copy)
     assert run(capsys, "verify", copy) == (
-        0, {"verb": "verify", "exit_code": 0, "folder": str(copy), "recorded": 39, "ledger": "balances"}
+        0, {
+            "verb": "verify", "exit_code": 0, "warnings": [], "folder": str(copy), "recorded": 39, "ledger": "balances",
+        }
     )  # fmt: skip
     shard = copy / "shards" / "00001.arrow"
     data = bytearray(shard.read_bytes())
