@@ -6,18 +6,18 @@ import os
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 import pytest
 
 from engine import sources
-from engine.ingest.shard import ReadSpec, read_shard
+from engine.ingest.shard import ReadSpec
 from engine.store import ledger, verification
 from engine.store.files import read_json, sha256_of_facts
 from engine.tasks import task_named
 from engine.tasks.hand_age import HAND_AGE
 from engine.training.dataset import open_training_set, pack_images
 from jobs.plan import Listing, begin, to_do, unfinished, waiting
-from tests.fixtures.training_fixture import LABEL, LABELS, Made, small_view, write_ingest
+from jobs.running import running
+from tests.fixtures.training_fixture import LABEL, LABELS, Made, ingest_missing, small_view, write_ingest
 
 
 def begun(spec: ReadSpec) -> Listing:
@@ -45,20 +45,14 @@ def spec_of(folder: Path) -> ReadSpec:
     )  # fmt: skip
 
 
-def ingest_missing(spec: ReadSpec, plan: pa.Table) -> dict[str, int]:
-    for shard in ledger.missing_shards(spec.folder, plan):
-        rows = [row for row in plan.to_pylist() if row["shard"] == shard]
-        ledger.commit_shard(spec.folder, shard, read_shard(rows, spec))
-    return ledger.close(spec.folder, plan, {})
-
-
 def again(folder: Path) -> dict[str, int]:
     """What `ingest --incremental` does, in this process."""
     spec = spec_of(folder)
-    listing, before = begun(spec), unfinished(spec.folder)
-    if before is not None:
-        ingest_missing(spec, before)
-    return ingest_missing(spec, to_do(spec, listing, incremental=True))
+    with running(spec.folder) as run:
+        listing, before = begun(spec), unfinished(spec.folder)
+        if before is not None:
+            ingest_missing(spec, before, run)
+        return ingest_missing(spec, to_do(spec, listing, incremental=True), run)
 
 
 def rows(folder: Path, table: str = "samples") -> pl.DataFrame:

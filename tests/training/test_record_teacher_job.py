@@ -154,7 +154,8 @@ def test_verify_finds_a_changed_shard_of_a_cache(
     shutil.copytree(cache, copy)
     assert run(capsys, "verify", copy) == (
         0, {
-            "verb": "verify", "exit_code": 0, "warnings": [], "folder": str(copy), "recorded": 39, "ledger": "balances",
+            "verb": "verify", "exit_code": 0, "warnings": [], "folder": str(copy), "recorded": 39,
+            "ledger": "balances",
         }
     )  # fmt: skip
     shard = copy / "shards" / "00001.arrow"

@@ -28,6 +28,8 @@ def learning() -> Learning:
     return STAGE_LEARNING
 
 
+CEPHALOGRAM = Code("43787-1", "LN", "XR Skull and Facial bones and Mandible Views for dental measurement")
+
 SOS_STAGE = Task(
     name="sos-stage",
     title="Fusion of the spheno-occipital synchondrosis",
@@ -42,9 +44,9 @@ SOS_STAGE = Task(
     labels=(TRUTH, REGION),
     answer=STAGE,
     learning=learning,
-    anatomy=Code("77636000", "SCT", "Spheno-occipital synchondrosis"),
+    anatomy=Code("89546000", "SCT", "Skull"),
     body_part="SKULL",
-    procedure=Code("36297-0", "LN", "XR Skull Lateral Views"),
+    procedure=CEPHALOGRAM,
     origin="Crop-to-full distillation after Milani et al. 2025: the teacher sees the manual crop, the "
     "student the whole film and nothing else. Re-implementation from the abstract; stages, losses and "
     "weights are our own.",
