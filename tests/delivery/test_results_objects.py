@@ -249,5 +249,5 @@ def test_codes_of_the_standard_mean_what_the_standard_says(task: str) -> None:
             assert meaning in {entry[value][0] for entry in concepts[scheme].values() if value in entry}
     # Of LOINC, pydicom has an extract only, without these.
     ages = {("LN", "85151-9", "XR Bone age"), ("LN", "24724-7", "XR Bones Views for bone age")}
-    head = ("LN", "43787-1", "XR Skull and Facial bones and Mandible Views for dental measurement")
+    head = ("LN", "43787-1", "XR Skull, facial bones and mandible, for dental measurement")
     assert (ages if task.endswith("-age") else {head}) <= said

@@ -28,7 +28,7 @@ def learning() -> Learning:
     return STAGE_LEARNING
 
 
-CEPHALOGRAM = Code("43787-1", "LN", "XR Skull and Facial bones and Mandible Views for dental measurement")
+CEPHALOGRAM = Code("43787-1", "LN", "XR Skull, facial bones and mandible, for dental measurement")
 
 SOS_STAGE = Task(
     name="sos-stage",
