@@ -262,25 +262,26 @@ def _grey(stored: _Stored, window: voi.Window | None, open_HW: film.Mask | None)
     said = voi.voi_of(header)
     chain = voi.chain_of(header, where, window=window)
     remarks = set(read.remarks) | (set() if window else set(said.remarks))
-    may_ignore = said.is_some and not window
-    if where.bits > voi.TABLE_BITS:
-        stored_HW = codes_HW + where.low
-        shown_HW = voi.displayed(stored_HW, header, chain, film_HW)
-        if may_ignore and not voi.shows_film(_sample(shown_HW, film_HW)):
-            full_HW = voi.displayed(stored_HW, header, voi.chain_of(header, where, is_full=True), film_HW)
-            if voi.shows_film(_sample(full_HW, film_HW)):
-                remarks.add("window_ignored")
-                shown_HW = full_HW
-        return _Shown(shown_HW, 1.0, 0.0, film_HW, inner_HW is not None, tuple(remarks))
-    table = voi.ascending_lut(header, chain)
+    is_wide = where.bits > voi.TABLE_BITS  # no table is so long: display values of each pixel instead
+
+    def through(chain: voi.Chain) -> NDArray[np.float64]:
+        if is_wide:
+            return voi.displayed(codes_HW + where.low, header, chain, film_HW)
+        return voi.ascending_lut(header, chain)
+
     some = _sample(codes_HW, film_HW)
-    if may_ignore and not voi.shows_film(table[some]):
-        full = voi.ascending_lut(header, voi.chain_of(header, where, is_full=True))
-        if voi.shows_film(full[some]):  # where it does not either, the film itself has few greys
+
+    def shows_film(shown: NDArray[np.float64]) -> bool:
+        return voi.shows_film(_sample(shown, film_HW) if is_wide else shown[some])
+
+    shown = through(chain)
+    if said.is_some and not window and not shows_film(shown):
+        full = through(voi.chain_of(header, where, is_full=True))
+        if shows_film(full):  # where it does not either, the film itself has few greys
             remarks.add("window_ignored")
-            is_turned = (table[-1] - table[0]) * (full[-1] - full[0]) < 0  # by a VOI LUT that falls
-            table = 1.0 - full if is_turned else full
-    return _Shown(*_looked_up(codes_HW, table, film_HW), film_HW, inner_HW is not None, tuple(remarks))
+            shown = full
+    values_HW, gain, offset = (shown, 1.0, 0.0) if is_wide else _looked_up(codes_HW, shown, film_HW)
+    return _Shown(values_HW, gain, offset, film_HW, inner_HW is not None, tuple(remarks))
 
 
 def _sample(values_HW: NDArray[Any], film_HW: film.Mask | None) -> NDArray[Any]:

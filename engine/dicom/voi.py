@@ -72,11 +72,6 @@ class Voi:
         """Whether less or more than all values is to be shown."""
         return self.has_lut or self.window is not None
 
-    @property
-    def is_bent(self) -> bool:
-        """Whether display values are no line between the two ends."""
-        return self.has_lut or (self.window is not None and self.function == "SIGMOID")
-
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -144,6 +139,7 @@ def chain_of(header: Dataset, where: Layout, *, window: Window | None = None, is
 
     A window maps to [0, 1] as PS3.3 C.11.2.1.2 says; a VOI LUT by the range of its own values. Without
     either, or with ``is_full``, the full range of stored values is shown; percentiles are the view's affair.
+    A VOI LUT that falls turns black and white there, too.
     With a ``window`` of the caller's, modality values between its two are shown instead, whatever the file
     says of VOI and polarity.
 
@@ -164,22 +160,11 @@ def chain_of(header: Dataset, where: Layout, *, window: Window | None = None, is
     is_inverted = elements.text(header, "PhotometricInterpretation") == "MONOCHROME1"
     said = voi_of(header)
     if is_full:
+        is_inverted ^= said.has_lut and _falls(header)
         return Chain(where, slope, intercept, None, "LINEAR", is_inverted, has_modality_lut, False)
     return Chain(
         where, slope, intercept, said.window, said.function, is_inverted, has_modality_lut, said.has_lut
     )  # fmt: skip
-
-
-def display_lut(header: Dataset) -> NDArray[np.float32]:
-    """Table [2 ** bits_stored] from the stored value, read as unsigned, to the display value in [0, 1].
-
-    Raises:
-        HeaderError: as ``chain_of``, or there are more than 16 bits.
-    """
-    where = layout(header)
-    table = ascending_lut(header, chain_of(header, where)).astype(np.float32)
-    half = len(table) // 2
-    return np.concatenate((table[half:], table[:half])) if where.is_signed else table
 
 
 def ascending_lut(header: Dataset, chain: Chain) -> Values:
@@ -273,6 +258,21 @@ def _has_lut(header: Dataset, keyword: str) -> bool:
             return any(len(item) > 0 for item in list(header.get(keyword) or [])[:1])
     except PARSER_ERRORS as error:
         raise HeaderError(f"a modality or VOI element has no sense ({type(error).__name__})") from error
+
+
+def _falls(header: Dataset) -> bool:
+    """Whether the VOI LUT shows its first entry brighter than its last.
+
+    Raises:
+        HeaderError: it has no sense.
+    """
+    try:
+        with quiet():
+            item = header.VOILUTSequence[0]
+            table = lookup.entries(item, "LUTData", lookup.descriptor(item, "LUTDescriptor"))
+    except PARSER_ERRORS as error:
+        raise HeaderError(f"a modality or VOI element has no sense ({type(error).__name__})") from error
+    return bool(table[0] > table[-1])
 
 
 @lru_cache(maxsize=64)

@@ -49,6 +49,8 @@ def _without_one(frame: Frame) -> Frame:
     greys = _Greys(float(of_film.min()), float(of_film.max()), frame.gain)
     rows = _inner(values_HW, film_HW, greys)
     columns = _inner(values_HW[rows].T, None if film_HW is None else film_HW[rows].T, greys)
+    if values_HW[rows, columns].shape == values_HW.shape:
+        return frame
     inner_HW = np.zeros(values_HW.shape, np.bool_)
     inner_HW[rows, columns] = True
     outer_HW = ~inner_HW if film_HW is None else ~inner_HW & film_HW

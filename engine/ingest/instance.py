@@ -16,6 +16,7 @@ from engine.dicom.functional_groups import of_frame
 from engine.dicom.parse import DataSet, Limits, parse
 from engine.dicom.pixels import read_frame
 from engine.dicom.sites import wider
+from engine.dicom.write import DX_FOR_PRESENTATION
 from engine.errors import (
     BodyPartError,
     BothSidesError,
@@ -40,7 +41,7 @@ from engine.imaging.preprocess import (
 )
 from engine.store.files import sha256_of_bytes
 
-DX_FOR_PRESENTATION, DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1"
+DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _RAW = "raw values of the detector, for processing: have the image for presentation sent"
 _STATED, _DESCRIBED = ("body_part_examined", "anatomic_region"), "described_body_part"
 _LISTS = ("body_parts", "modalities", "views")

@@ -18,7 +18,7 @@ from engine.dicom.frame import Frame
 from engine.dicom.header import TAGS
 from engine.dicom.parse import DataSet, Limits, parse
 from engine.dicom.pixels import display_values, read_frame, stored_values
-from engine.dicom.voi import display_lut
+from engine.dicom.voi import ascending_lut, chain_of, layout
 from engine.errors import (
     FilteredError,
     HeaderError,
@@ -52,6 +52,14 @@ SIGMA_2 = 1 / (1 + math.exp(-2))  # the SIGMOID half a width above the centre
 
 def shaded(frame: Frame) -> NDArray[np.float32]:
     return frame.display_HW
+
+
+def display_lut(header: Dataset) -> NDArray[np.float32]:
+    """The table of a file by its stored values, read as unsigned."""
+    where = layout(header)
+    table = ascending_lut(header, chain_of(header, where)).astype(np.float32)
+    half = len(table) // 2
+    return np.concatenate((table[half:], table[:half])) if where.is_signed else table
 
 
 def eight(**changes: Any) -> Dataset:

@@ -146,11 +146,13 @@ def test_a_film_of_few_greys_keeps_a_voi_lut_that_falls(greys: int) -> None:
     assert np.abs(seen(image(few_HW, **said))[0] - seen(image(few_HW))[0]).max() <= 1
 
 
-def test_a_falling_voi_lut_that_is_ignored_leaves_black_black() -> None:
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32])
+def test_a_falling_voi_lut_that_is_ignored_leaves_black_black(kind: Any) -> None:
     """It clips nearly all: the full range is shown, the way round that the table says."""
     steep = table(np.clip(65_535 - (np.arange(4096) - 100) * 60_000, 0, 65_535), 16)
     said = {"PhotometricInterpretation": "MONOCHROME1", "VOILUTSequence": [steep]}
-    image_HW, remarks = seen(image(FILM, **said))
+    told = {"BitsStored": 32, "HighBit": 31} if kind is np.uint32 else {}
+    image_HW, remarks = seen(image(FILM.astype(kind), **said, **told))
     assert remarks == ("window_ignored",)
     assert np.abs(image_HW - PLAIN).max() <= 1
 
