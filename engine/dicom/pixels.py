@@ -269,17 +269,11 @@ def _grey(stored: _Stored, window: voi.Window | None, open_HW: film.Mask | None)
             return voi.displayed(codes_HW + where.low, header, chain, film_HW)
         return voi.ascending_lut(header, chain)
 
-    some = _sample(codes_HW, film_HW)
-
-    def shows_film(shown: NDArray[np.float64]) -> bool:
-        return voi.shows_film(_sample(shown, film_HW) if is_wide else shown[some])
-
     shown = through(chain)
-    if said.is_some and not window and not shows_film(shown):
-        full = through(voi.chain_of(header, where, is_full=True))
-        if shows_film(full):  # where it does not either, the film itself has few greys
-            remarks.add("window_ignored")
-            shown = full
+    of_film = _sample(shown, film_HW) if is_wide else shown[_sample(codes_HW, film_HW)]
+    if said.is_some and not window and not voi.shows_film(of_film):
+        remarks.add("window_ignored")
+        shown = through(voi.chain_of(header, where, is_full=True))
     values_HW, gain, offset = (shown, 1.0, 0.0) if is_wide else _looked_up(codes_HW, shown, film_HW)
     return _Shown(values_HW, gain, offset, film_HW, inner_HW is not None, tuple(remarks))
 

@@ -144,6 +144,8 @@ def test_a_film_of_few_greys_keeps_a_voi_lut_that_falls(greys: int) -> None:
     falling = table(np.arange(4096)[::-1] * 16, 16)
     said = {"PhotometricInterpretation": "MONOCHROME1", "VOILUTSequence": [falling]}
     assert np.abs(seen(image(few_HW, **said))[0] - seen(image(few_HW))[0]).max() <= 1
+    beside = {"WindowCenter": -30_000, "WindowWidth": 400}
+    assert np.abs(seen(image(few_HW, **beside))[0] - seen(image(few_HW))[0]).max() <= 1
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32])
